@@ -1,0 +1,7128 @@
+/* llm.h: a language model in one C header. */
+/* ======================================================================== */
+/* >>configuration                                                           */
+/* ======================================================================== */
+#ifndef LLM_H
+#define LLM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef LLM_API
+#ifdef LLM_STATIC
+#define LLM_API static
+#elif defined(__cplusplus)
+#define LLM_API extern "C"
+#else
+#define LLM_API extern
+#endif
+#endif
+
+/* Every way a call can end. X(NAME, "what it means"). */
+#define LLM_RESULTS(X)                                                              \
+    X(OK, "success")                                                                \
+    X(ERROR_ARGUMENT, "an argument is outside its documented range")               \
+    X(ERROR_MEMORY, "the allocator returned no memory")                             \
+    X(ERROR_IO, "a file could not be opened, read, mapped or written")              \
+    X(ERROR_FORMAT, "the data is not what its format requires")                    \
+    X(ERROR_VERSION, "the data is of a version that this library does not read")   \
+    X(ERROR_UNSUPPORTED, "valid, but not supported by this build or library")      \
+    X(ERROR_CHECKSUM, "a checksum does not match its data")                         \
+    X(ERROR_CONTEXT_FULL, "the session has no room for another token")             \
+    X(ERROR_BUSY, "the object is in the middle of an evaluation")                   \
+    X(ERROR_LIMIT, "a configured limit was reached")                               \
+    X(ERROR_NUMERIC, "no finite number to work with")                               \
+    X(ERROR_TEMPLATE, "the chat template is malformed or raised an error")         \
+    X(ERROR_THREAD, "a thread could not be started")                               \
+    X(CANCELLED, "the evaluation was cancelled")                                    \
+    X(PENDING, "the budget ran out; call again to continue")
+
+typedef enum llm_result {
+#define LLM__ENUM(name, text) LLM_##name,
+    LLM_RESULTS(LLM__ENUM)
+#undef LLM__ENUM
+        LLM_RESULT_COUNT
+} llm_result;
+
+/* A code and a message that says what was wrong, and where. */
+typedef struct llm_error {
+    llm_result code;
+    char text[252]; /* UTF-8, always terminated; cut at the end if too long */
+} llm_error;
+
+/* Memory comes from here and nowhere else. All zero means malloc and free.
+   `align` is a power of two, at most 64. `release` gets the size that was asked for. */
+typedef struct llm_allocator {
+    void *(*allocate)(void *user, size_t size, size_t align); /* NULL: no memory */
+    void (*release)(void *user, void *memory, size_t size);
+    void *user;
+} llm_allocator;
+
+/* A piece of text: UTF-8, not necessarily terminated, never owned. */
+typedef struct llm_text {
+    const char *data;
+    size_t size; /* bytes */
+} llm_text;
+
+/* "LLM_ERROR_FORMAT" and the like; never NULL. */
+LLM_API const char *llm_result_name(llm_result result);
+
+
+/* How weights are stored; bits per weight include scales and parameters (K a multiple of 256). */
+typedef enum llm_type {
+    LLM_F32,  /* 32 */
+    LLM_BF16, /* 16 */
+    LLM_Q8,   /* 8.0625 */
+    LLM_Q6,   /* 6.3125 */
+    LLM_Q5,   /* 5.3125 */
+    LLM_Q4,   /* 4.3125 */
+    LLM_Q3,   /* 3.3125 */
+    LLM_TYPE_COUNT
+} llm_type;
+
+/* ======================================================================== */
+/* >>tokenizer: text to token ids and back                                   */
+/* ======================================================================== */
+/* A tokenizer is a view of the tokenizer section of an opened file: opening it reads one page, and
+   nothing is built. It is immutable, so any number of threads may use it at once; it lives as long
+   as the memory that it looks into. Ids run from 0 to vocab_size - 1; -1 means "none". */
+
+/* A few pointers into the section. Read it through the functions below. */
+typedef struct llm_tokenizer {
+    const void *section;
+    const void *tokens;
+    const uint8_t *kinds;
+    const uint8_t *text;
+    const void *trie;
+    const void *added;
+    const uint64_t *pairs;
+    const uint32_t *bytes;
+    const uint32_t *starts;
+    const uint32_t *joins;
+    const uint32_t *ends;
+    uint32_t vocab, text_size, trie_count, added_count, pair_buckets, end_count;
+} llm_tokenizer;
+
+/* What a token is (the numbers are GGUF's). */
+typedef enum llm_token_kind {
+    LLM_TOKEN_NONE = 0,         /* no such id */
+    LLM_TOKEN_NORMAL = 1,       /* a piece of text */
+    LLM_TOKEN_UNKNOWN = 2,      /* stands for what the vocabulary cannot say */
+    LLM_TOKEN_CONTROL = 3,      /* a mark such as <|im_end|>: found only in text that may hold it */
+    LLM_TOKEN_USER_DEFINED = 4, /* whole text found in any text, before everything else */
+    LLM_TOKEN_UNUSED = 5,       /* fills the vocabulary; never produced */
+    LLM_TOKEN_BYTE = 6          /* one byte of a character that the vocabulary lacks */
+} llm_token_kind;
+
+typedef struct llm_tokenizer_info {
+    uint32_t vocab_size;
+    int32_t bos, eos, eot, unknown, padding; /* -1: the model has none */
+    bool add_bos, add_eos;                   /* what the model wants around a text */
+    const uint32_t *ends;                    /* ids that end a generation */
+    uint32_t end_count;
+} llm_tokenizer_info;
+
+LLM_API void llm_tokenizer_describe(const llm_tokenizer *t, llm_tokenizer_info *info);
+
+typedef struct llm_tokenize_desc {
+    const char *text; /* may be NULL when size is 0 */
+    size_t size;      /* bytes */
+    bool special;     /* the text may hold control tokens ("<|im_end|>" becomes one id). Leave it
+                         false for text from outside, or whoever wrote it can end its own turn. */
+    int bos;          /* 0: as the model wants, 1: always (where there is one), -1: never */
+    int eos;          /* the same for the end of the text */
+    llm_allocator allocator; /* for working memory, released before the call returns */
+    llm_error *error;        /* may be NULL */
+} llm_tokenize_desc;
+
+/* Text to ids, exactly as the vocabulary's original tokenizer does. `*count` becomes the number of
+   ids that the text has. Fewer than `capacity`: all are written. More: the first `capacity` are
+   written, and the result is LLM_ERROR_LIMIT, unless `ids` is NULL (a request for the count).
+   The time is linear in the text, whatever the text. A stretch that the vocabulary's rules do not
+   split (a word, a run of letters) needs at most 1.6 bytes of working memory a byte, normally 0.3;
+   stretches below 512 bytes need none.
+   Bytes that are no UTF-8: a byte-level vocabulary takes each as a symbol that is neither letter,
+   number nor space; a SentencePiece vocabulary as its byte token. Both come back unchanged, as
+   does a NUL. A byte-level vocabulary that lacks a byte drops it, as its original does. */
+LLM_API llm_result llm_tokenize(const llm_tokenizer *t, const llm_tokenize_desc *desc, int32_t *ids,
+                                size_t capacity, size_t *count);
+
+typedef struct llm_detokenize_desc {
+    const int32_t *ids;
+    size_t count;
+    bool special;     /* write the names of control tokens; false: they are left out */
+    llm_error *error; /* may be NULL */
+} llm_detokenize_desc;
+
+/* Ids to bytes, which are UTF-8 where the ids stand for UTF-8. `*size` and `capacity` as above.
+   LLM_ERROR_ARGUMENT: an id outside the vocabulary. */
+LLM_API llm_result llm_detokenize(const llm_tokenizer *t, const llm_detokenize_desc *desc, char *text,
+                                  size_t capacity, size_t *size);
+
+/* The bytes that a token stands for, straight from the file, possibly a part of a character;
+   empty for an id outside the vocabulary. A control token's bytes are its name. */
+LLM_API llm_text llm_token_bytes(const llm_tokenizer *t, int32_t id);
+LLM_API llm_token_kind llm_token_kind_of(const llm_tokenizer *t, int32_t id);
+/* True for the ids that end a generation: eos, end of turn and the like. */
+LLM_API bool llm_token_is_end(const llm_tokenizer *t, int32_t id);
+/* The token of exactly these bytes, -1 if there is none. Control and user-defined tokens come
+   before normal ones, normal ones before byte tokens. */
+LLM_API int32_t llm_token_find(const llm_tokenizer *t, llm_text bytes);
+
+/* ---- >>model ----------------------------------------------------------- */
+
+/* An opened .llm file: immutable, shared by any number of sessions and threads. */
+typedef struct llm_model llm_model;
+
+typedef struct llm_model_desc {
+    const char *path;        /* UTF-8; the file is mapped and must not be truncated while open */
+    const void *data;        /* or, with path NULL, the bytes of the file, 64-byte aligned, */
+    size_t size;             /* which must stay as they are until the model is closed */
+    bool verify;             /* check every checksum now: reads the whole file */
+    llm_allocator allocator; /* a few KB for the directory */
+    llm_error *error;        /* says why opening failed; may be NULL */
+} llm_model_desc;
+
+/* Opens a model. *model is NULL unless the result is LLM_OK. Without `verify`, touches only the
+   header, description, directory and the head of the tokenizer; every offset in them is proved to
+   be in bounds. LLM_ERROR_IO, _FORMAT, _VERSION, _UNSUPPORTED, _CHECKSUM, _MEMORY, _ARGUMENT. */
+LLM_API llm_result llm_model_open(llm_model **model, const llm_model_desc *desc);
+
+/* Close it after the last session, batch and tokenizer use. NULL is allowed. */
+LLM_API void llm_model_close(llm_model *model);
+
+typedef struct llm_model_info {
+    llm_text family;      /* "llama", "gemma3", … */
+    uint32_t vocab;       /* tokens, and logits per position */
+    uint32_t width;       /* of the residual stream */
+    uint32_t layers;
+    uint32_t heads, kv_heads, head_size;
+    uint32_t ffn;         /* hidden width of the feed-forward */
+    uint32_t context;     /* positions that the model was trained for */
+    uint64_t file_size;   /* bytes */
+    uint64_t weights;     /* number of weights in matrices */
+    uint64_t weight_size; /* bytes that hold them */
+} llm_model_info;
+
+LLM_API void llm_model_get_info(const llm_model *model, llm_model_info *info);
+
+/* Views into the file, valid until the model is closed; empty where the file has none. */
+LLM_API const llm_tokenizer *llm_model_tokenizer(const llm_model *model); /* NULL: none */
+LLM_API llm_text llm_model_template(const llm_model *model);               /* Jinja source */
+LLM_API llm_text llm_model_meta(const llm_model *model);                   /* "key=value\n" lines */
+
+/* ---- >>pool -------------------------------------------------------------- */
+
+/* Threads that evaluate. A pool serves one evaluation at a time; a session that finds it busy
+   evaluates on its own thread alone, with the same bits. */
+typedef struct llm_pool llm_pool;
+
+/* The host's own job system: call `work(context, i)` for every i in 0 .. count - 1, on any
+   threads, in any order, at once or one after the other, and return when all have returned. */
+typedef void (*llm_parallel_for)(void *user, void (*work)(void *context, uint32_t index),
+                                 void *context, uint32_t count);
+
+typedef struct llm_pool_desc {
+    uint32_t threads;              /* the caller's own included; 0 = as many as there are cores */
+    llm_parallel_for parallel_for; /* given: no thread is started, `threads` says how many to ask for */
+    void *user;                    /* passed to it */
+    llm_allocator allocator;
+    llm_error *error;
+} llm_pool_desc;
+
+/* LLM_ERROR_ARGUMENT, _MEMORY; LLM_ERROR_THREAD when a thread does not start. Workers spin within
+   an evaluation and sleep between evaluations. */
+LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc);
+
+/* After the last evaluation with it. NULL is allowed. */
+LLM_API void llm_pool_destroy(llm_pool *pool);
+
+LLM_API uint32_t llm_pool_threads(const llm_pool *pool);
+
+/* The instruction sets that this machine can run, best first: "avx2", "scalar"; NULL past the end. */
+LLM_API const char *llm_isa_name(uint32_t index);
+
+/* ---- >>session ------------------------------------------------------------- */
+
+/* One timeline: the tokens so far and their keys and values. Used by one thread at a time;
+   only llm_session_cancel may come from another. */
+typedef struct llm_session llm_session;
+
+typedef enum llm_kv {
+    LLM_KV_Q8,  /* int8, rotated, a scale per position and head */
+    LLM_KV_F16, /* 16-bit float */
+    LLM_KV_COUNT
+} llm_kv;
+
+typedef struct llm_session_desc {
+    const llm_model *model;
+    llm_pool *pool;          /* NULL: evaluates on the calling thread */
+    uint32_t context;        /* positions it can hold; 0 = the model's own, at most 4096; the
+                                query says what came of it */
+    uint32_t rows;           /* tokens evaluated at once, 1 .. 1024; 0 = 128 */
+    uint32_t logits;         /* for how many of the last tokens fed to keep logits, 1 .. rows; 0 = 1 */
+    llm_kv kv;
+    bool batch_only;         /* no evaluator of its own: it is only fed through an llm_batch */
+    uint32_t spare;          /* further positions in its page store, for forks that diverge */
+    const char *isa;         /* force an instruction set by name; NULL = the best */
+    llm_allocator allocator;
+    llm_error *error;
+} llm_session_desc;
+
+/* Fills in the defaults and says how many bytes llm_session_create will ask the allocator for,
+   in one piece. Nothing is allocated. `resolved` and `bytes` may be NULL. */
+LLM_API llm_result llm_session_query(const llm_session_desc *desc, llm_session_desc *resolved,
+                                     size_t *bytes);
+
+/* *session is NULL unless the result is LLM_OK. After this, evaluating allocates nothing. */
+LLM_API llm_result llm_session_create(llm_session **session, const llm_session_desc *desc);
+LLM_API void llm_session_destroy(llm_session *session);
+
+/* A second timeline with the same past, for the cost of a page table. Both share the page store of
+   the first (which lives until the last of them is destroyed) and copy a page when they diverge
+   in it; with no page left, feeding says LLM_ERROR_CONTEXT_FULL. */
+LLM_API llm_result llm_session_fork(llm_session **child, llm_session *parent);
+
+/* Appends tokens to be evaluated; nothing is computed yet. All or nothing: LLM_ERROR_CONTEXT_FULL
+   when they do not fit, LLM_ERROR_ARGUMENT for an id outside the vocabulary. */
+LLM_API llm_result llm_session_feed(llm_session *session, const int32_t *tokens, size_t count);
+
+/* Evaluates what was fed, for about `budget_us` microseconds (0: until done): LLM_PENDING when
+   there is more to do, LLM_OK when there is nothing left, LLM_CANCELLED. The bits of the logits do
+   not depend on how the work was cut. */
+LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us);
+
+/* Feed and step until done. */
+LLM_API llm_result llm_eval(llm_session *session, const int32_t *tokens, size_t count);
+
+/* From any thread: the step that runs, or else the next one, returns LLM_CANCELLED soon. Tokens
+   that were fed and not finished are dropped; llm_session_position says where the session is. */
+LLM_API void llm_session_cancel(llm_session *session);
+
+/* Logits f32 [vocab] of the last evaluated token, or of the `back`-th before it; NULL where
+   there are none (nothing evaluated, not kept). Valid until the next feed or destroy. */
+LLM_API const float *llm_session_logits(const llm_session *session, uint32_t back);
+
+/* Goes back to any earlier position; keeps the first `position` tokens. What was fed and is not
+   evaluated is dropped. LLM_ERROR_ARGUMENT past the present position. */
+LLM_API llm_result llm_session_rewind(llm_session *session, uint32_t position);
+
+LLM_API uint32_t llm_session_position(const llm_session *session); /* tokens evaluated */
+LLM_API uint32_t llm_session_context(const llm_session *session);  /* tokens it can hold */
+LLM_API const int32_t *llm_session_tokens(const llm_session *session); /* i32 [position] */
+LLM_API const llm_model *llm_session_model(const llm_session *session);
+LLM_API const char *llm_session_isa(const llm_session *session);
+
+/* What the last refusal of this session was about. */
+LLM_API const llm_error *llm_session_error(const llm_session *session);
+
+/* ---- >>batch ------------------------------------------------------------- */
+
+/* Rows of several sessions of one model in one evaluation. Weights are read once for all of them. */
+typedef struct llm_batch llm_batch;
+
+typedef struct llm_batch_desc {
+    const llm_model *model;
+    llm_pool *pool;
+    uint32_t rows;   /* tokens in one evaluation, 1 .. 1024; 0 = 128 */
+    uint32_t logits; /* rows of logits, 1 .. rows; 0 = min(rows, 16) */
+    llm_kv kv;       /* of the sessions that take part */
+    const char *isa;
+    llm_allocator allocator;
+    llm_error *error;
+} llm_batch_desc;
+
+LLM_API llm_result llm_batch_query(const llm_batch_desc *desc, llm_batch_desc *resolved,
+                                   size_t *bytes);
+LLM_API llm_result llm_batch_create(llm_batch **batch, const llm_batch_desc *desc);
+LLM_API void llm_batch_destroy(llm_batch *batch); /* its sessions first finish or are dropped */
+
+/* Adds tokens of a session to the evaluation that comes; logits are kept for the last `logits` of
+   them. All or nothing: LLM_ERROR_LIMIT when rows or logits do not suffice,
+   LLM_ERROR_CONTEXT_FULL, LLM_ERROR_BUSY when the session already takes part in one. */
+LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const int32_t *tokens,
+                                 size_t count, uint32_t logits);
+
+/* As llm_step, for all that was added. When it returns LLM_OK the sessions have moved on and the
+   next llm_batch_add begins a new evaluation. */
+LLM_API llm_result llm_batch_step(llm_batch *batch, uint64_t budget_us);
+LLM_API void llm_batch_cancel(llm_batch *batch);
+
+/* As llm_session_logits, for a session of the last finished evaluation. */
+LLM_API const float *llm_batch_logits(const llm_batch *batch, const llm_session *session,
+                                      uint32_t back);
+LLM_API const llm_error *llm_batch_error(const llm_batch *batch);
+
+/* ======================================================================== */
+/* >>sampler-api: from logits to a token                                     */
+/*                                                                           */
+/* A sampler turns an array of logits into one token. It needs no model: any */
+/* float array will do. Its answer is a pure function of (settings, tokens    */
+/* in the window, seed, stream, position, logits, mask), with the same bits   */
+/* on every machine, compiler and flag, so a rewound session replays itself.  */
+/*                                                                           */
+/* The chain, in this order (the default order of llama.cpp):                 */
+/*   logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw.  */
+/* The three that cut by probability see the probabilities at temperature 1   */
+/* of what the steps before them kept. Where an order decides, the larger     */
+/* logit comes first, and of equal logits (0 equals -0) the lower token.      */
+/*                                                                           */
+/* NaN and -inf logits are never chosen; +inf counts as the largest float.    */
+/* A token whose probability is below 2^-42 of the largest counts as zero     */
+/* (of the largest kept one, for the draw).                                   */
+/*                                                                           */
+/* Work is linear in the vocabulary; after creation nothing is allocated.     */
+/* One thread at a time per sampler; different samplers are independent.      */
+/* ======================================================================== */
+typedef struct llm_sampler llm_sampler;
+
+enum {
+    LLM_SAMPLER_MAX_VOCAB = 1 << 21,
+    LLM_SAMPLER_MAX_WINDOW = 1 << 16,
+    LLM_SAMPLER_MAX_TOP_LOGPROBS = 1024
+};
+
+/* Added to a token's logit. -INFINITY forbids the token; NaN and +inf are refused. */
+typedef struct llm_logit_bias {
+    uint32_t token;
+    float bias;
+} llm_logit_bias;
+
+/* All zero: greedy, nothing cut, no penalties. */
+typedef struct llm_sampler_desc {
+    float temperature;   /* 1e-4 to 1e4. 0: greedy, the largest logit; the cuts do nothing then */
+    uint32_t top_k;      /* keep the k largest logits. 0: all */
+    float typical_p;     /* locally typical sampling (Meister et al. 2022), 0 to 1. 0 and 1: off */
+    float top_p;         /* nucleus sampling (Holtzman et al. 2020), 0 to 1. 0 and 1: off */
+    float min_p;         /* drop tokens below min_p x the largest probability, 0 to 1. 0: off */
+
+    /* For each token found n > 0 times in the window: positive logits are divided, others are
+       multiplied by repetition_penalty (Keskar et al. 2019); then n x frequency_penalty +
+       presence_penalty is subtracted (OpenAI). */
+    float repetition_penalty; /* 0.01 to 100. 0 means 1: off */
+    float frequency_penalty;  /* -100 to 100. 0: off */
+    float presence_penalty;   /* -100 to 100. 0: off */
+    uint32_t penalty_window;  /* the last accepted tokens that count, up to 65,536. 0 means 64 */
+
+    const llm_logit_bias *bias; /* copied; a token listed twice gets the sum */
+    size_t bias_count;
+
+    bool logprobs;         /* report the log-probability of the chosen token */
+    uint32_t top_logprobs; /* and of this many most probable ones, up to 1,024; implies logprobs */
+
+    uint64_t seed;   /* every value is a seed, 0 too */
+    uint64_t stream; /* keeps samplers of one seed apart: session, NPC, ... */
+} llm_sampler_desc;
+
+typedef struct llm_candidate {
+    uint32_t token;
+    float logprob; /* natural logarithm */
+} llm_candidate;
+
+/* What a call chose. Log-probabilities are the model's own: of the logits as given, before bias,
+   penalties, mask, cuts and temperature. */
+typedef struct llm_sample {
+    uint32_t token;
+    float logprob;            /* 0 where logprobs were not asked for */
+    const llm_candidate *top; /* most probable first; the sampler's, valid until its next call */
+    size_t top_count;         /* at most top_logprobs; -inf and NaN logits are not listed */
+} llm_sample;
+
+/* Checks the settings. `resolved` (may be NULL) gets them with the defaults filled in, `bytes` (may
+   be NULL) the exact size of the one block that llm_sampler_create will ask the allocator for.
+   LLM_ERROR_ARGUMENT names the field, the value found and the range expected. */
+LLM_API llm_result llm_sampler_query(const llm_sampler_desc *desc, size_t vocab,
+                                     llm_sampler_desc *resolved, size_t *bytes, llm_error *error);
+
+/* Makes a sampler for `vocab` logits (1 to 2^21). `desc` NULL: all zero. `allocator` NULL: malloc;
+   else it is copied, and its functions are used until llm_sampler_destroy. */
+LLM_API llm_result llm_sampler_create(const llm_sampler_desc *desc, size_t vocab,
+                                      const llm_allocator *allocator, llm_sampler **sampler,
+                                      llm_error *error);
+LLM_API void llm_sampler_destroy(llm_sampler *sampler); /* NULL is fine */
+
+/* Chooses a token from logits[vocab]. `mask` (may be NULL) allows token i where bit i % 32 of
+   mask[i / 32] is set. Changes nothing but the space that `out->top` lies in: asked again before
+   llm_sampler_accept, the answer is the same. LLM_ERROR_NUMERIC: no allowed finite logit. */
+LLM_API llm_result llm_sampler_sample(llm_sampler *sampler, const float *logits,
+                                      const uint32_t *mask, llm_sample *out, llm_error *error);
+
+/* The distribution that llm_sampler_sample would draw from, after the whole chain: the tokens that
+   can be drawn, by ascending token, with the logarithm of their probability. Writes at most
+   `capacity`, sets `count` to how many there are. Errors as llm_sampler_sample. */
+LLM_API llm_result llm_sampler_distribution(llm_sampler *sampler, const float *logits,
+                                            const uint32_t *mask, llm_candidate *candidates,
+                                            size_t capacity, size_t *count, llm_error *error);
+
+/* Tells the sampler that `token` is part of the text: it enters the penalty window, and the
+   position advances by one. Whether the prompt's tokens are fed too is the caller's choice. */
+LLM_API llm_result llm_sampler_accept(llm_sampler *sampler, uint32_t token, llm_error *error);
+
+/* Puts the sampler where a session was after `position` tokens: `tokens[count]` are the last ones
+   before that position, oldest first; those beyond the window are not looked at. Nothing changes on
+   an error. llm_sampler_rewind(s, 0, NULL, 0, NULL) is a reset. */
+LLM_API llm_result llm_sampler_rewind(llm_sampler *sampler, uint64_t position,
+                                      const uint32_t *tokens, size_t count, llm_error *error);
+
+/* Copies window, position, seed and stream (not the settings) between samplers whose vocabulary and
+   penalty window are the same. */
+LLM_API llm_result llm_sampler_copy(llm_sampler *to, const llm_sampler *from, llm_error *error);
+
+LLM_API uint64_t llm_sampler_position(const llm_sampler *sampler); /* tokens accepted so far */
+LLM_API uint64_t llm_sampler_seed(const llm_sampler *sampler);
+LLM_API void llm_sampler_reseed(llm_sampler *sampler, uint64_t seed, uint64_t stream);
+
+/* The random 64 bits of a position: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
+   as 1, 2, 3", 2011) with counter (position, stream) and key (seed), words 0, 1 of its output. */
+LLM_API uint64_t llm_random(uint64_t seed, uint64_t stream, uint64_t position);
+
+/* ======================================================================== */
+/* >>stream-api: bytes of tokens in, whole characters out                    */
+/*                                                                           */
+/* A token of a byte-level vocabulary can end in the middle of a character.   */
+/* A stream takes the bytes as they come and gives text of whole characters:  */
+/* valid UTF-8 at every point. Ill-formed bytes become U+FFFD, one for each   */
+/* maximal subpart (The Unicode Standard, section 3.9, table 3-11), the same  */
+/* as Python's errors="replace" and the WHATWG decoder.                       */
+/*                                                                           */
+/* It also watches for stop strings, wherever token borders fall. Text that   */
+/* may yet turn out to be the start of one is held back. The first one to be  */
+/* complete ends the stream; if several end at the same byte, the longest,    */
+/* then the one listed first. The text before it comes out, it and what       */
+/* follows do not. They are looked for in the text that comes out, U+FFFD     */
+/* included. Nothing is allocated after creation. One thread at a time.       */
+/* ======================================================================== */
+typedef struct llm_stream llm_stream;
+
+enum {
+    LLM_STREAM_MAX_STOPS = 256,
+    LLM_STREAM_MAX_STOP_BYTES = 4096 /* of one stop string */
+};
+
+/* All zero: no stop strings. */
+typedef struct llm_stream_desc {
+    const llm_text *stops; /* copied; each valid UTF-8, 1 to 4,096 bytes */
+    size_t stop_count;     /* 0 to 256 */
+} llm_stream_desc;
+
+/* Takes a piece of text, whole characters, valid during the call. false: no more, please. */
+typedef bool (*llm_emit)(void *user, llm_text text);
+
+/* Checks the settings. `bytes` (may be NULL) gets the exact size of the one block that
+   llm_stream_create will ask for: some hundred bytes, 3 x every stop string, and the longest.
+   LLM_ERROR_ARGUMENT names the stop string, what is wrong and what is expected. */
+LLM_API llm_result llm_stream_query(const llm_stream_desc *desc, size_t *bytes, llm_error *error);
+
+/* `desc` NULL: all zero. `allocator` NULL: malloc; else copied, used until llm_stream_destroy. */
+LLM_API llm_result llm_stream_create(const llm_stream_desc *desc, const llm_allocator *allocator,
+                                     llm_stream **stream, llm_error *error);
+LLM_API void llm_stream_destroy(llm_stream *stream); /* NULL is fine */
+
+/* Gives the next piece of text that is certain: takes bytes from the front of `input`, as many as
+   it needs, and says true with a non-empty `output` (valid until the next call), or false when
+   there is nothing to give: all of `input` is used, or a stop string was found (what follows it is
+   then left in `input`). Call it until it says false. `input` NULL means that the text ends: gives
+   what was held back, an unfinished character as U+FFFD, and is ready for another text. */
+LLM_API bool llm_stream_next(llm_stream *stream, llm_text *input, llm_text *output);
+
+/* The same with a callback: all of `bytes`; llm_stream_flush at the end of the text.
+   LLM_CANCELLED: `emit` said false, and what it had not seen of these bytes is dropped. */
+LLM_API llm_result llm_stream_feed(llm_stream *stream, llm_text bytes, llm_emit emit, void *user);
+LLM_API llm_result llm_stream_flush(llm_stream *stream, llm_emit emit, void *user);
+
+/* Index of the stop string that was found, or -1. Stays until llm_stream_reset. */
+LLM_API int llm_stream_stopped(const llm_stream *stream);
+
+/* Forgets what was fed and found. */
+LLM_API void llm_stream_reset(llm_stream *stream);
+
+/* ======================================================================== */
+/* >>template api: from a conversation to the text that a model was trained on */
+/* ======================================================================== */
+/* A model comes with a chat template: a program in the Jinja language that turns messages into one
+   text. Templates are rendered here as `jinja2` 3.1 does in the environment that Hugging Face's
+   `apply_chat_template` sets up (trim_blocks, lstrip_blocks, break and continue, `generation`
+   blocks, raise_exception, strftime_now, tojson as json.dumps).
+   Source: https://jinja.palletsprojects.com/en/stable/templates/ and jinja2's own lexer and parser.
+
+   The language: text, comments, raw; for (with if, else, unpacking, and `loop` except changed and
+   recursion), if, set (also of a namespace's attribute, and as a block), macro, filter, with,
+   break, continue, generation; all operators, slices and literals; the filters, tests, methods and
+   functions listed in LLM__TPL_NATIVES. What is missing (include, extends, block, call, import,
+   `*args`, integers beyond 64 bits, the remainder and the floored quotient of floats, ...) ends
+   with LLM_ERROR_UNSUPPORTED and a message that names it; a filter, test, method or function that
+   is missing only when it is reached, so that a template with an exotic branch still serves for
+   the others.
+
+   A template is data from somewhere, so steps, output and memory are bounded, and nothing of a
+   message is ever taken for a part of the program.
+
+   Origin. Every byte of the output is known to be trusted (it was written in the template, or is
+   the text of bos_token or eos_token, a number, or a date) or not (it came from a message, a tool
+   or a variable, whatever filters and methods have done to it since). A tokenizer should recognise
+   control tokens only in trusted bytes: then a user who types "<|im_end|>" ends nothing. A
+   message's role counts as trusted when it is one of the usual words (system, user, assistant,
+   tool, developer, model, function, ipython, observation), because some templates build a token
+   from it ('<|' + role + '|>'). */
+
+/* A named value: a variable of the template, or another key of a message. */
+typedef struct llm_template_field {
+    llm_text name;
+    llm_text text; /* its value */
+    bool json;     /* `text` is JSON of any type (true, 3, [..], {..}), and not a string as it is */
+    bool trusted;  /* control tokens may be recognised in it */
+} llm_template_field;
+
+/* One message of a conversation. `content.data` NULL: none (as beside a tool call). Other keys
+   (name, reasoning_content, tool_calls as JSON, ...) are fields; a field named "content" or "role"
+   takes the place of the text (a list of parts as JSON, for example). */
+typedef struct llm_message {
+    llm_text role;
+    llm_text content;
+    const llm_template_field *fields;
+    size_t n_fields;
+} llm_message;
+
+/* A moment for strftime_now, as on the wall: month 1..12, day 1..31, hour 0..23. */
+typedef struct llm_template_date {
+    int year, month, day, hour, minute, second; /* year 0: strftime_now is not defined */
+} llm_template_date;
+
+typedef struct llm_template_desc {
+    llm_text text; /* the template; at most 16 MiB */
+    const llm_message *messages;
+    size_t n_messages;
+    bool add_generation_prompt; /* end with the beginning of the model's answer */
+    llm_text bos_token;         /* `data` NULL: not defined */
+    llm_text eos_token;
+    llm_text tools; /* JSON, a list of function schemas; `data` NULL: none */
+    const llm_template_field *variables; /* enable_thinking and the like */
+    size_t n_variables;
+    llm_template_date date;
+    uint64_t max_steps; /* 0: 20 million operations, about a second of a hostile template */
+    size_t max_output;  /* bytes; 0: 16 MiB */
+    size_t max_memory;  /* bytes; 0: 128 MiB */
+    llm_allocator allocator; /* everything is given back before the call returns */
+    llm_error *error;        /* may be NULL */
+} llm_template_desc;
+
+/* Renders into `out` (UTF-8, not terminated) and sets `*size` to the bytes of the whole text. A
+   buffer that is too small (or NULL with capacity 0) ends with LLM_ERROR_ARGUMENT and `*size` set
+   to what is needed; any other failure sets 0. LLM_ERROR_TEMPLATE: the template is malformed, did
+   what Python would refuse, or called raise_exception; LLM_ERROR_UNSUPPORTED: a construct outside
+   the subset; LLM_ERROR_FORMAT: JSON that is none; LLM_ERROR_LIMIT: a bound was reached;
+   LLM_ERROR_MEMORY. The message says the line and the column. Any thread; no state is kept. */
+LLM_API llm_result llm_template_render(const llm_template_desc *desc, char *out, size_t capacity,
+                                       size_t *size);
+
+/* Renders, then hands the text to `write` in order, in runs of one origin each, none of them empty.
+   A result of `write` other than LLM_OK stops and is returned. Nothing is written unless the whole
+   text could be rendered. */
+typedef llm_result (*llm_template_write)(void *user, const char *data, size_t size, bool trusted);
+LLM_API llm_result llm_template_runs(const llm_template_desc *desc, llm_template_write write,
+                                     void *user);
+
+#endif /* LLM_H */
+
+/* ======================================================================== */
+/*                             IMPLEMENTATION                               */
+/* ======================================================================== */
+#if defined(LLM_IMPLEMENTATION) && !defined(LLM__IMPLEMENTED)
+#define LLM__IMPLEMENTED
+
+/* GCC obeys this, for intrinsics as well; clang needs LLM__PIN, see >>numerics. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("no-fast-math", "fp-contract=off")
+#elif defined(_MSC_VER) && !defined(__clang__)
+#pragma float_control(precise, on, push)
+#pragma fp_contract(off)
+#endif
+
+/* ======================================================================== */
+/* >>base: errors, memory, checked arithmetic, unaligned reads              */
+/* ======================================================================== */
+#if !defined(_WIN32) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE 1 /* for madvise and clock_gettime under -std=c99, when this comes first */
+#endif
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(_WIN32)
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <windows.h>
+#else
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+#if !defined(LLM_NO_MMAP)
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#endif
+#if !defined(LLM_NO_THREADS)
+#include <pthread.h>
+#include <sched.h>
+#endif
+#endif
+#if defined(_MSC_VER)
+#include <intrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define LLM__PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define LLM__INLINE static inline __attribute__((always_inline, unused))
+#define LLM__UNUSED __attribute__((unused))
+#else
+#define LLM__PRINTF(f, a)
+#define LLM__INLINE static inline
+#define LLM__UNUSED
+#endif
+
+#ifdef __cplusplus
+#define LLM__CAST(type, value) static_cast<type>(value)
+#define LLM__ZERO {}
+#else
+#define LLM__CAST(type, value) ((type)(value))
+#define LLM__ZERO {0}
+#endif
+
+LLM_API const char *llm_result_name(llm_result result) {
+    static const char *const names[] = {
+#define LLM__NAME(name, text) "LLM_" #name,
+        LLM_RESULTS(LLM__NAME)
+#undef LLM__NAME
+    };
+    return (unsigned)result < LLM_RESULT_COUNT ? names[result] : "LLM_UNKNOWN";
+}
+
+/* Fills `error` (may be NULL) and returns `code`, so that a refusal is one statement. */
+static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...) LLM__PRINTF(3, 4) LLM__UNUSED;
+static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...) {
+    if (error) {
+        va_list args;
+        va_start(args, format);
+        error->code = code;
+        (void)vsnprintf(error->text, sizeof error->text, format, args);
+        va_end(args);
+    }
+    return code;
+}
+
+/* NULL when there is no memory; size 0 is treated as 1. 64-byte aligned, not zeroed. */
+static LLM__UNUSED void *llm__allocate(const llm_allocator *a, size_t size) {
+    if (size == 0) size = 1;
+    if (a->allocate) return a->allocate(a->user, size, 64);
+    {   /* over-aligned block from malloc, the original pointer kept just before it */
+        unsigned char *raw, *memory;
+        if (size > SIZE_MAX - 64 - sizeof(void *)) return NULL;
+        raw = LLM__CAST(unsigned char *, malloc(size + 64 + sizeof(void *)));
+        if (!raw) return NULL;
+        memory = raw + sizeof(void *);
+        memory += (64 - (uintptr_t)memory % 64) % 64;
+        memcpy(memory - sizeof(void *), &raw, sizeof raw);
+        return memory;
+    }
+}
+
+static LLM__UNUSED void llm__release(const llm_allocator *a, void *memory, size_t size) {
+    void *raw;
+    if (!memory) return;
+    if (a->allocate) {
+        if (a->release) a->release(a->user, memory, size ? size : 1);
+        return;
+    }
+    memcpy(&raw, LLM__CAST(unsigned char *, memory) - sizeof(void *), sizeof raw);
+    free(raw);
+}
+
+/* *out = a * b, a + b; false on overflow. */
+LLM__INLINE bool llm__mul(size_t a, size_t b, size_t *out) {
+    if (a && b > SIZE_MAX / a) return false;
+    *out = a * b;
+    return true;
+}
+LLM__INLINE bool llm__add(size_t a, size_t b, size_t *out) {
+    if (b > SIZE_MAX - a) return false;
+    *out = a + b;
+    return true;
+}
+
+/* Little-endian reads from any address. */
+LLM__INLINE uint16_t llm__u16(const void *p) { uint16_t v; memcpy(&v, p, sizeof v); return v; }
+LLM__INLINE uint32_t llm__u32(const void *p) { uint32_t v; memcpy(&v, p, sizeof v); return v; }
+LLM__INLINE uint64_t llm__u64(const void *p) { uint64_t v; memcpy(&v, p, sizeof v); return v; }
+
+/* Floats by their bits, which fast-math cannot assume anything about. */
+LLM__INLINE uint32_t llm__bits(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+LLM__INLINE float llm__float(uint32_t u) {
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0x7f800000u; }
+
+/* ======================================================================== */
+/* >>file: the .llm format, version 1                                        */
+/* ========================================================================
+   Little-endian. A header, a table of sections, the sections. Sections start at multiples of
+   LLM__PAGE, so that a map can advise or lock them one by one; unknown sections are ignored.
+
+        0        8      12      16          24          32                     64
+       +--------+-------+-------+-----------+-----------+----------------------+
+       | magic  |version| count | file size | checksum  | zero                 |  header
+       +--------+-------+-------+-----------+-----------+----------------------+
+       | kind   | zero  | offset        | size          | checksum             |  x count, 32 bytes each
+       +--------+-------+---------------+---------------+----------------------+
+
+   The header's checksum covers the table. "DESC", "LAYR" and "TDIR" are verified when a model is
+   opened; "TOKN", "TMPL", "META" and the tensors in "DATA" only on request, so that opening
+   touches a few pages. Checksums are XXH64 (seed 0). */
+
+#define LLM__MAGIC "llm.h\r\n\x1a" /* 8 bytes; survives no text-mode transfer unnoticed */
+#define LLM__VERSION 1u
+#define LLM__PAGE 4096u
+#define LLM__FOURCC(a, b, c, d) \
+    ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)
+
+enum {
+    LLM__SECTION_DESC = 0x43534544, /* "DESC" llm__file_desc */
+    LLM__SECTION_LAYR = 0x5259414c, /* "LAYR" llm__file_layer[layers] */
+    LLM__SECTION_TDIR = 0x52494454, /* "TDIR" llm__file_tensor[] */
+    LLM__SECTION_TOKN = 0x4e4b4f54, /* "TOKN" tokenizer tables, see >>tokenizer */
+    LLM__SECTION_TMPL = 0x4c504d54, /* "TMPL" chat template, UTF-8 */
+    LLM__SECTION_META = 0x4154454d, /* "META" "key=value\n" lines for people, UTF-8 */
+    LLM__SECTION_DATA = 0x41544144  /* "DATA" tensors, in order of execution */
+};
+
+typedef struct llm__file_header { /* 64 bytes */
+    char magic[8];
+    uint32_t version;
+    uint32_t section_count; /* at most 64 */
+    uint64_t file_size;
+    uint64_t checksum; /* of the section table */
+    uint8_t zero[32];
+} llm__file_header;
+
+typedef struct llm__file_section { /* 32 bytes */
+    uint32_t kind;
+    uint32_t zero;
+    uint64_t offset; /* from the start of the file, a multiple of LLM__PAGE */
+    uint64_t size;   /* bytes used */
+    uint64_t checksum;
+} llm__file_section;
+
+/* How an architecture is said. Values of 0 mean "none" unless a range is given. */
+enum { LLM__NORM_RMS = 0, LLM__NORM_LAYER = 1 };
+enum {
+    LLM__ACT_SILU = 0,
+    LLM__ACT_GELU_TANH = 1,
+    LLM__ACT_GELU = 2,
+    LLM__ACT_RELU = 3,
+    LLM__ACT_RELU2 = 4
+};
+enum {
+    LLM__FLAG_PARALLEL = 1u << 0,      /* attention and feed-forward read the same normed input */
+    LLM__FLAG_POSITIONS = 1u << 1,     /* learned positions are added to the embedding */
+    LLM__FLAG_UNGATED = 1u << 2        /* feed-forward: down(act(up x)) instead of down(act(gate x) * up x) */
+};
+
+typedef struct llm__file_desc { /* 128 bytes */
+    char family[16];         /* "llama", "gemma3", …: for people, decides nothing */
+    uint32_t vocab;          /* tokens; 1 .. 2^22 */
+    uint32_t width;          /* residual stream; 1 .. 2^16 */
+    uint32_t layers;         /* 1 .. 1024 */
+    uint32_t context;        /* positions that the model was trained for */
+    uint32_t heads;          /* query heads */
+    uint32_t kv_heads;       /* divides heads */
+    uint32_t head_size;      /* of queries and keys; even, at most 512 */
+    uint32_t value_size;     /* of values, per head; at most 512 */
+    uint32_t ffn;            /* hidden width of the feed-forward */
+    uint32_t norm;           /* LLM__NORM_… */
+    uint32_t activation;     /* LLM__ACT_… */
+    uint32_t flags;          /* LLM__FLAG_… */
+    float norm_epsilon;      /* > 0 */
+    float query_scale;       /* scores are (query_scale * q) . k */
+    float embedding_scale;   /* multiplies the looked-up embedding */
+    float residual_scale;    /* multiplies what a block adds to the stream */
+    float logit_scale;       /* multiplies the logits */
+    float attention_softcap; /* cap * tanh(score / cap), 0 = off */
+    float logit_softcap;     /* the same for logits */
+    uint32_t ropes;          /* number of ROPE tensors, at most 8 */
+    uint32_t experts;        /* mixture of experts: routed experts per layer, 0 = dense */
+    uint32_t experts_used;   /* … and how many of them each token takes */
+    uint32_t zero[6];
+} llm__file_desc;
+
+typedef struct llm__file_layer { /* 16 bytes */
+    uint32_t window; /* attend to the last `window` positions, own included; 0 = all */
+    uint32_t rope;   /* which ROPE tensor turns q and k, or LLM__NONE */
+    uint32_t zero[2];
+} llm__file_layer;
+
+#define LLM__NONE 0xffffffffu
+
+/* Roles of tensors. X(NAME, "name", shape): `V` a plain f32 vector [cols], `M` a matrix in
+   panels [rows][cols], `R` rope frequencies: u64 [cols], turns per position times 2^64. */
+#define LLM__ROLES(X)                             \
+    X(EMBEDDING, "embedding", M)                  \
+    X(POSITIONS, "positions", M)                  \
+    X(ROPE, "rope", R)                            \
+    X(ATTN_NORM, "attn_norm", V)                  \
+    X(ATTN_NORM_BIAS, "attn_norm_bias", V)        \
+    X(Q, "attn_q", M)                             \
+    X(K, "attn_k", M)                             \
+    X(V, "attn_v", M)                             \
+    X(Q_BIAS, "attn_q_bias", V)                   \
+    X(K_BIAS, "attn_k_bias", V)                   \
+    X(V_BIAS, "attn_v_bias", V)                   \
+    X(Q_NORM, "attn_q_norm", V)                   \
+    X(K_NORM, "attn_k_norm", V)                   \
+    X(ATTN_OUT, "attn_out", M)                    \
+    X(ATTN_OUT_BIAS, "attn_out_bias", V)          \
+    X(ATTN_POST_NORM, "attn_post_norm", V)        \
+    X(FFN_NORM, "ffn_norm", V)                    \
+    X(FFN_NORM_BIAS, "ffn_norm_bias", V)          \
+    X(ROUTER, "ffn_router", M)                    \
+    X(GATE_UP, "ffn_gate_up", M)                  \
+    X(GATE_UP_BIAS, "ffn_gate_up_bias", V)        \
+    X(DOWN, "ffn_down", M)                        \
+    X(DOWN_BIAS, "ffn_down_bias", V)              \
+    X(FFN_POST_NORM, "ffn_post_norm", V)          \
+    X(OUT_NORM, "out_norm", V)                    \
+    X(OUT_NORM_BIAS, "out_norm_bias", V)          \
+    X(HEAD, "head", M)                            \
+    X(HEAD_BIAS, "head_bias", V)
+
+typedef enum llm__role {
+#define LLM__ROLE(NAME, name, shape) LLM__##NAME,
+    LLM__ROLES(LLM__ROLE)
+#undef LLM__ROLE
+        LLM__ROLE_COUNT
+} llm__role;
+
+typedef struct llm__file_tensor { /* 64 bytes */
+    uint32_t role;     /* llm__role; unknown roles are refused (a model without them is another model) */
+    uint32_t layer;    /* or LLM__NONE; for ROPE its number */
+    uint32_t expert;   /* or LLM__NONE */
+    uint32_t type;     /* llm_type */
+    uint32_t rows;     /* outputs; panels hold rows rounded up to 16. GATE_UP: 2 * ffn rounded up to 16,
+                          panel 2i = 16 rows of gate, panel 2i + 1 the same rows of up */
+    uint32_t cols;     /* inputs K; panels hold K rounded up to 64, with zeros */
+    uint32_t rotation; /* block of the Hadamard rotation of the input: 0 (none), 16, 32 or 64 */
+    uint32_t row_rotation; /* V only: block by which the outputs of each head are rotated, or 0 */
+    uint64_t offset;   /* from the start of the file, a multiple of 64, inside DATA */
+    uint64_t size;     /* bytes, exactly what shape and type ask for */
+    uint64_t checksum;
+    uint64_t zero;
+} llm__file_tensor;
+
+/* ======================================================================== */
+/* >>formats: how weights are stored                                         */
+/* ========================================================================
+   A matrix [N][K] is cut into panels of 16 rows. A panel holds, for its 16 rows r:
+
+       +--------------------------+------------------------------+-----+-------------------------+
+       | scales bf16 [K/S][16]    | parameters [K/16][8 bytes]   | pad | codes, records of 64 k  |
+       +--------------------------+------------------------------+-----+-------------------------+
+         S = super-block: the       byte j: low nibble row j,       to 64
+         largest of 256, 192,       high nibble row j + 8;
+         128, 64 that divides K     8 bits: none
+
+   A weight is scale * value, and value = M[p] * U[code] - B[p], an int8 in -127 .. 127, where p is
+   the parameter nibble of its row and of its 16 columns, and U, M, B are the small tables of the
+   type. A record is cut in 16 groups of 4 columns (g = k / 4, i = k % 4) and consists of lines of
+   64 bytes, in which byte 4 r + i belongs to row r and column 4 g + i:
+
+       8 bits  16 lines: line g holds the int8 value itself
+       6 bits   4 lines: bits 2 (g % 4) and up of line g / 4 are code bits 4 and 5, then 8 nibble lines
+       5 bits   2 lines: bit g % 8 of line g / 8 is code bit 4, then 8 nibble lines
+       4 bits   8 nibble lines: line g / 2, low nibble for even g, high nibble for odd g
+       3 bits   2 lines: bit g % 8 of line g / 8 is code bit 2, then 4 lines: bits 2 (g % 4) of line g / 4
+
+   so a line is at once an AMX B tile row set, a vpdpbusd or sdot operand and two maddubs operands.
+   f32 and bf16 panels are [K][16] values. */
+
+typedef struct llm__format {
+    uint8_t bits;      /* of a code */
+    uint8_t size;      /* bytes of a value, for f32 and bf16 */
+    uint8_t u[64];     /* U, one entry per code */
+    uint8_t m[16];     /* M */
+    uint8_t b[16];     /* B */
+} llm__format;
+
+/* U, M and B of every type. Found by tools/formats: least squared error over real weights among
+   tables whose products stay in int8, whose U stays within 0 .. 32 for 3 to 5 bits (eight products
+   with an int8 then fit 16 bits) and 0 .. 63 for 6 bits, and whose B stays within 0 .. 255. */
+static const llm__format llm__formats[LLM_TYPE_COUNT] = {
+    {0, 4, {0}, {0}, {0}}, /* f32 */
+    {0, 2, {0}, {0}, {0}}, /* bf16 */
+    {8, 0, {0}, {0}, {0}}, /* q8 */
+    {6, 0,
+     {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+      22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+      44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63},
+     {1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4},
+     {31, 32, 30, 33, 63, 64, 62, 65, 94, 95, 93, 96, 126, 127, 125, 125}}, /* q6 */
+    {5, 0,
+     {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+      16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31},
+     {1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8},
+     {15, 16, 31, 32, 46, 47, 61, 63, 77, 79, 92, 94, 107, 110, 122, 126}}, /* q5 */
+    {4, 0,
+     {0, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 19, 21, 24},
+     {2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9},
+     {22, 26, 33, 39, 44, 52, 55, 65, 66, 78, 77, 91, 88, 104, 99, 117}}, /* q4 */
+    {3, 0,
+     {0, 3, 5, 7, 8, 10, 12, 15},
+     {2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9},
+     {13, 17, 19, 25, 26, 34, 33, 42, 40, 50, 46, 59, 53, 67, 60, 75}} /* q3 */
+};
+
+static const char *const llm__type_names[LLM_TYPE_COUNT] = {"f32", "bf16", "q8", "q6",
+                                                            "q5",  "q4",   "q3"};
+
+/* K as stored, and the super-block S that it is cut into. */
+LLM__INLINE uint32_t llm__padded(uint32_t cols) { return (cols + 63u) / 64u * 64u; }
+LLM__INLINE uint32_t llm__super_block(uint32_t padded) {
+    return padded % 256 == 0 ? 256u : padded % 192 == 0 ? 192u : padded % 128 == 0 ? 128u : 64u;
+}
+
+/* Bytes of a panel before its codes; of a record; of a panel. K at most 2^20, so nothing overflows. */
+LLM__INLINE size_t llm__panel_header(uint32_t type, uint32_t padded) {
+    size_t scales = (size_t)padded / llm__super_block(padded) * 32;
+    size_t parameters = llm__formats[type].bits < 8 ? (size_t)padded / 16 * 8 : 0;
+    return llm__formats[type].bits ? (scales + parameters + 63) / 64 * 64 : 0;
+}
+LLM__INLINE size_t llm__record_size(uint32_t type) { return (size_t)llm__formats[type].bits * 128; }
+LLM__INLINE size_t llm__panel_size(uint32_t type, uint32_t padded) {
+    if (llm__formats[type].size) return (size_t)padded * 16 * llm__formats[type].size;
+    return llm__panel_header(type, padded) + (size_t)padded / 64 * llm__record_size(type);
+}
+
+/* The code of row r (0 .. 15), column k (0 .. 63) of a record: the layout's definition. */
+static unsigned llm__code(uint32_t type, const uint8_t *record, unsigned r, unsigned k) {
+    unsigned g = k / 4, at = 4 * r + k % 4;
+    switch (llm__formats[type].bits) {
+    case 8: return record[64 * g + at];
+    case 6: return (record[256 + 64 * (g / 2) + at] >> 4 * (g % 2) & 15u) |
+                   (record[64 * (g / 4) + at] >> 2 * (g % 4) & 3u) << 4;
+    case 5: return (record[128 + 64 * (g / 2) + at] >> 4 * (g % 2) & 15u) |
+                   (record[64 * (g / 8) + at] >> g % 8 & 1u) << 4;
+    case 4: return record[64 * (g / 2) + at] >> 4 * (g % 2) & 15u;
+    default: return (record[128 + 64 * (g / 4) + at] >> 2 * (g % 4) & 3u) |
+                    (record[64 * (g / 8) + at] >> g % 8 & 1u) << 2;
+    }
+}
+
+/* The value of row r, column k of a panel, without its scale. */
+static int llm__value(uint32_t type, const uint8_t *panel, uint32_t padded, unsigned r, uint32_t k) {
+    const llm__format *f = &llm__formats[type];
+    const uint8_t *parameters = panel + (size_t)padded / llm__super_block(padded) * 32;
+    const uint8_t *record =
+        panel + llm__panel_header(type, padded) + (size_t)(k / 64) * llm__record_size(type);
+    unsigned code = llm__code(type, record, r, k % 64), p;
+    if (f->bits == 8) return code < 128 ? (int)code : (int)code - 256;
+    p = parameters[(size_t)(k / 16) * 8 + r % 8] >> (r < 8 ? 0 : 4) & 15u;
+    return (int)f->m[p] * f->u[code] - f->b[p];
+}
+
+/* XXH64 with seed 0 (Collet, https://xxhash.com), over memory at once. */
+LLM__INLINE uint64_t llm__rotl64(uint64_t x, int n) { return x << n | x >> (64 - n); }
+static uint64_t llm__xxh64(const void *data, size_t size) {
+    const uint64_t p1 = 0x9E3779B185EBCA87u, p2 = 0xC2B2AE3D27D4EB4Fu, p3 = 0x165667B19E3779F9u,
+                   p4 = 0x85EBCA77C2B2AE63u, p5 = 0x27D4EB2F165667C5u;
+    const uint8_t *p = (const uint8_t *)data, *end = p + size;
+    uint64_t v[4], h;
+    int i;
+    if (size >= 32) {
+        v[0] = p1 + p2, v[1] = p2, v[2] = 0, v[3] = 0 - p1;
+        for (; end - p >= 32; p += 32)
+            for (i = 0; i < 4; i++)
+                v[i] = llm__rotl64(v[i] + llm__u64(p + 8 * i) * p2, 31) * p1;
+        h = llm__rotl64(v[0], 1) + llm__rotl64(v[1], 7) + llm__rotl64(v[2], 12) +
+            llm__rotl64(v[3], 18);
+        for (i = 0; i < 4; i++) h = (h ^ llm__rotl64(v[i] * p2, 31) * p1) * p1 + p4;
+    } else {
+        h = p5;
+    }
+    h += size;
+    for (; end - p >= 8; p += 8)
+        h = llm__rotl64(h ^ llm__rotl64(llm__u64(p) * p2, 31) * p1, 27) * p1 + p4;
+    for (; end - p >= 4; p += 4) h = llm__rotl64(h ^ llm__u32(p) * p1, 23) * p2 + p3;
+    for (; p < end; p++) h = llm__rotl64(h ^ *p * p5, 11) * p1;
+    h = (h ^ h >> 33) * p2;
+    h = (h ^ h >> 29) * p3;
+    return h ^ h >> 32;
+}
+
+/* ======================================================================== */
+/* >>tokenizer-section: the tables of a vocabulary, as they lie in the file  */
+/* ======================================================================== */
+/*
+   One section holds one vocabulary, ready to use in place. All numbers are little-endian u32 (or u64
+   where said), every table starts at a multiple of 64 bytes from the section's start.
+
+    byte 0    header, 256 bytes: llm__tok_header
+         .    TOKENS  (vocab + 1) x 24 bytes: llm__tok_token; the last one only ends the text
+         .    KINDS   vocab x u8: llm_token_kind
+         .    TEXT    the bytes of all tokens, one after another (SentencePiece's U+2581 as a space)
+         .    TRIE    nodes x 8 bytes: llm__tok_node; normal tokens by their bytes
+         .    ADDED   the same for control and user-defined tokens
+         .    PAIRS   buckets x 8 x u64: merge rules, hashed
+         .    BYTES   256 x u32: the token of a byte; ~0: none
+         .    STARTS  2 x 256 bits: bytes that an added token can start with; user-defined, then all
+         .    JOINS   65536 bits: bit 256 * x + y set if some normal token holds byte x before byte y
+         .    ENDS    u32 ids that end a generation
+
+   A trie is a double array. The child of a node for byte c is node number (base ^ c), and it is one
+   only if that node's label is c; the root is node 0.
+
+    word 0   31 | 30..21 | 20..0       word 1   31..8 | 7..0
+             no |   0    | token id             base  | label
+             merge
+
+   `no merge`: the token exists, but merging its own bytes does not produce it. Word 0 is 0xFFFFFFFE
+   in a node without a token, 0xFFFFFFFF in an empty node; base is 0xFFFFFF in a node without children.
+
+   A pair is one merge rule, 0 if empty. Rules fill their bucket of eight, then the next one.
+
+    bit 63..42 | 41..21   | 20..0
+        rank   | right id | left id      rank 1 merges first
+
+   Nothing in here is trusted: the header's extents are checked once, every number read later where
+   it is used. Wrong tables give wrong ids, never a read outside the section or a loop without end.
+*/
+enum {
+    LLM__TOK_MAGIC = 0x4B4F544C, /* "LTOK" */
+    LLM__TOK_VERSION = 1,
+    LLM__TOK_MAX_VOCAB = 1 << 21,
+    LLM__TOK_MAX_RANK = (1 << 22) - 1,
+    LLM__TOK_MAX_NODES = 0xFFFF00,
+    LLM__TOK_MAX_REACH = 64,
+    LLM__TOK_MAX_LENGTH = 65535,
+    LLM__TOK_SHORT = 512 /* stretches below this many bytes need no memory */
+};
+#define LLM__TOK_NONE 0xFFFFFFFEu
+#define LLM__TOK_EMPTY 0xFFFFFFFFu
+#define LLM__TOK_NO_MERGE 0x80000000u
+#define LLM__TOK_ID 0x001FFFFFu
+#define LLM__TOK_LATER 0x80000000u
+#define LLM__TOK_LEAF 0xFFFFFFu
+
+enum { /* header.flags */
+    LLM__TOK_ADD_BOS = 1,
+    LLM__TOK_ADD_EOS = 2,
+    LLM__TOK_SPACE_PREFIX = 4, /* SentencePiece: a space before every stretch of text */
+    LLM__TOK_WHOLE_WORDS = 8   /* a word that is a token is not merged (`ignore_merges`) */
+};
+
+enum { /* header.pre: how text is cut before it is merged */
+    LLM__PRE_SENTENCEPIECE = 0, /* not at all; characters, with byte fallback */
+    LLM__PRE_GPT2 = 1,
+    LLM__PRE_SMOLLM = 2, /* every digit alone, then as GPT-2 */
+    LLM__PRE_LLAMA3 = 3,
+    LLM__PRE_QWEN2 = 4,
+    LLM__PRE_COUNT
+};
+
+enum {
+    LLM__TOK_TOKENS, LLM__TOK_KINDS, LLM__TOK_TEXT, LLM__TOK_TRIE, LLM__TOK_ADDED,
+    LLM__TOK_PAIRS, LLM__TOK_BYTES, LLM__TOK_STARTS, LLM__TOK_JOINS, LLM__TOK_ENDS,
+    LLM__TOK_TABLES
+};
+
+typedef struct llm__tok_table {
+    uint32_t at, count; /* bytes from the section's start; elements */
+} llm__tok_table;
+
+typedef struct llm__tok_header {
+    uint32_t magic, version, size, pre, flags, vocab;
+    uint32_t longest; /* bytes of the longest token */
+    uint32_t reach;   /* most buckets that a search for a pair looks at */
+    uint32_t bos, eos, eot, unknown, padding, reserved[3]; /* ids; ~0: none */
+    llm__tok_table table[LLM__TOK_TABLES];
+    uint32_t zero[28];
+} llm__tok_header;
+
+/* How a token comes about when its own bytes are merged: the last merge joins `left` and `right`
+   (both the token itself for a symbol that no merge made) by the rule of rank `rank`. `time` is the
+   greatest rank among all its merges. Bit 31 of `left` is set if the left part is finished later
+   than the right one. `shorter` is the longest token that this one starts with, ~0 if none. */
+typedef struct llm__tok_token {
+    uint32_t text, left, right, time, rank, shorter;
+} llm__tok_token;
+
+typedef struct llm__tok_node {
+    uint32_t token, link;
+} llm__tok_node;
+
+static const uint8_t llm__tok_table_size[LLM__TOK_TABLES] = {24, 1, 1, 8, 8, 64, 4, 32, 1, 4};
+
+static llm_result llm__tok_check_tables(const llm__tok_header *h, size_t size, llm_error *error) {
+    static const char *const names[LLM__TOK_TABLES] = {"tokens", "kinds", "text", "trie", "added",
+                                                       "pairs", "bytes", "starts", "joins", "ends"};
+    uint32_t exact[LLM__TOK_TABLES];
+    uint32_t i;
+    for (i = 0; i < LLM__TOK_TABLES; i++) exact[i] = h->table[i].count;
+    exact[LLM__TOK_TOKENS] = h->vocab + 1;
+    exact[LLM__TOK_KINDS] = h->vocab;
+    exact[LLM__TOK_BYTES] = 256;
+    exact[LLM__TOK_STARTS] = 2;
+    exact[LLM__TOK_JOINS] = 8192;
+    for (i = 0; i < LLM__TOK_TABLES; i++) {
+        uint64_t end = h->table[i].at + (uint64_t)h->table[i].count * llm__tok_table_size[i];
+        if (h->table[i].at % 64 || h->table[i].at < sizeof *h || end > size)
+            return llm__fail(error, LLM_ERROR_FORMAT,
+                             "tokenizer: table %s at %u, %u elements, passes the end of the section"
+                             " of %lu bytes", names[i], (unsigned)h->table[i].at,
+                             (unsigned)h->table[i].count, (unsigned long)size);
+        if (h->table[i].count != exact[i])
+            return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: table %s has %u elements, not %u",
+                             names[i], (unsigned)h->table[i].count, (unsigned)exact[i]);
+    }
+    if (h->table[LLM__TOK_TRIE].count > LLM__TOK_MAX_NODES ||
+        h->table[LLM__TOK_ADDED].count > LLM__TOK_MAX_NODES || !h->table[LLM__TOK_PAIRS].count ||
+        h->reach > LLM__TOK_MAX_REACH || h->longest > LLM__TOK_MAX_LENGTH)
+        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: a table's size is out of range");
+    return LLM_OK;
+}
+
+static llm_result llm__tok_check_header(const llm__tok_header *h, size_t size, uint32_t model_vocab,
+                                        llm_error *error) {
+    const uint32_t *ids = &h->bos;
+    int i;
+    if (h->magic != LLM__TOK_MAGIC)
+        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: the section has no tokenizer header");
+    if (h->version != LLM__TOK_VERSION)
+        return llm__fail(error, LLM_ERROR_VERSION, "tokenizer: version %u, this library reads %d",
+                         (unsigned)h->version, (int)LLM__TOK_VERSION);
+    if (h->size > size)
+        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: %u bytes, but the section has %lu",
+                         (unsigned)h->size, (unsigned long)size);
+    if (h->pre >= LLM__PRE_COUNT)
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tokenizer: pre-tokenizer %u is not known",
+                         (unsigned)h->pre);
+    if (!h->vocab || h->vocab > LLM__TOK_MAX_VOCAB || (model_vocab && h->vocab > model_vocab))
+        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: %u tokens, the model has %u",
+                         (unsigned)h->vocab, (unsigned)model_vocab);
+    for (i = 0; i < 5; i++)
+        if (ids[i] >= h->vocab && ids[i] != 0xFFFFFFFFu)
+            return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: special id %u of %u tokens",
+                             (unsigned)ids[i], (unsigned)h->vocab);
+    return llm__tok_check_tables(h, size, error);
+}
+
+/* Looks at the section's header only. `section` is 8-byte aligned and outlives `t`; `model_vocab`,
+   if not 0, is the number of rows that the model has for ids. */
+static LLM__UNUSED llm_result llm__tokenizer_init(llm_tokenizer *t, const void *section, size_t size,
+                                                  uint32_t model_vocab, llm_error *error) {
+    const llm__tok_header *h = LLM__CAST(const llm__tok_header *, section);
+    const uint8_t *base = LLM__CAST(const uint8_t *, section);
+    const void *at[LLM__TOK_TABLES];
+    llm_result result;
+    int i;
+    memset(t, 0, sizeof *t);
+    if (!section || size < sizeof *h || (uintptr_t)section % 8)
+        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: the section is too small or misplaced");
+    result = llm__tok_check_header(h, size, model_vocab, error);
+    if (result != LLM_OK) return result;
+    for (i = 0; i < LLM__TOK_TABLES; i++) at[i] = base + h->table[i].at;
+    t->section = section;
+    t->tokens = at[LLM__TOK_TOKENS];
+    t->kinds = LLM__CAST(const uint8_t *, at[LLM__TOK_KINDS]);
+    t->text = LLM__CAST(const uint8_t *, at[LLM__TOK_TEXT]);
+    t->trie = at[LLM__TOK_TRIE];
+    t->added = at[LLM__TOK_ADDED];
+    t->pairs = LLM__CAST(const uint64_t *, at[LLM__TOK_PAIRS]);
+    t->bytes = LLM__CAST(const uint32_t *, at[LLM__TOK_BYTES]);
+    t->starts = LLM__CAST(const uint32_t *, at[LLM__TOK_STARTS]);
+    t->joins = LLM__CAST(const uint32_t *, at[LLM__TOK_JOINS]);
+    t->ends = LLM__CAST(const uint32_t *, at[LLM__TOK_ENDS]);
+    t->vocab = h->vocab;
+    t->text_size = h->table[LLM__TOK_TEXT].count;
+    t->trie_count = h->table[LLM__TOK_TRIE].count;
+    t->added_count = h->table[LLM__TOK_ADDED].count;
+    t->pair_buckets = h->table[LLM__TOK_PAIRS].count;
+    t->end_count = h->table[LLM__TOK_ENDS].count;
+    return LLM_OK;
+}
+
+LLM__INLINE const llm__tok_header *llm__tok_head(const llm_tokenizer *t) {
+    return LLM__CAST(const llm__tok_header *, t->section);
+}
+
+/* The record of a token; `id` may be anything below LLM__TOK_NONE. */
+LLM__INLINE const llm__tok_token *llm__tok_at(const llm_tokenizer *t, uint32_t id) {
+    const llm__tok_token *all = LLM__CAST(const llm__tok_token *, t->tokens);
+    return all + (id < t->vocab ? id : 0);
+}
+
+/* The number of bytes of a token, 0 if the table makes no sense. */
+LLM__INLINE size_t llm__tok_length(const llm_tokenizer *t, uint32_t id) {
+    const llm__tok_token *token = llm__tok_at(t, id);
+    uint32_t a = token[0].text, b = token[1].text;
+    return a <= b && b <= t->text_size ? b - a : 0;
+}
+
+/* A test counts the work done by defining this. */
+#ifndef LLM__TOK_COUNT
+#define LLM__TOK_COUNT(n) ((void)0)
+#endif
+
+/* ======================================================================== */
+/* >>tokenizer-unicode: classes of characters                                */
+/* ======================================================================== */
+/* >>unicode-table: generated by tools/unicode/generate.py, do not edit */
+/* 10576 bytes: the page of 256 scalars, the row of 16 in it, a nibble each. */
+enum {
+    LLM__CLASS_OTHER = 0,
+    LLM__CLASS_LETTER_UPPER = 1,
+    LLM__CLASS_LETTER_LOWER = 2,
+    LLM__CLASS_LETTER_OTHER = 3,
+    LLM__CLASS_MARK = 4,
+    LLM__CLASS_NUMBER = 5,
+    LLM__CLASS_DIGIT_ONLY = 6,
+    LLM__CLASS_SPACE = 7,
+    LLM__CLASS_PUNCTUATION = 8,
+    LLM__CLASS_SYMBOL = 9,
+    LLM__UNICODE_LIMIT = 0x32400,
+    LLM__UNICODE_MARK_FIRST = 0xe0100,
+    LLM__UNICODE_MARK_LAST = 0xe01ef
+};
+static const uint64_t llm__unicode_page[101] = {
+    0x706050403020100, 0xf0e0d0c0b0a0908, 0x1615111413121110, 0x1e1d1c1b1a191817, 0x242121232221201f,
+    0x2a29282726212521, 0x11111111212d2c2b, 0x1111111111111111, 0x1111111111111111, 0x11112e1111111111,
+    0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111,
+    0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111,
+    0x3130112f11111111, 0x1111111135343332, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111,
+    0x1111111111111111, 0x3611111111111111, 0x3737373737373737, 0x3737373737373737, 0x3737373737373737,
+    0x3737373737373737, 0x3c3b3a1139381137, 0x43114241403f3e3d, 0x4b4a494847464544, 0x535251504f4e4d4c,
+    0x5b5a595857565554, 0x37375e5d5c111111, 0x5f37373737373737, 0x1111116011111111, 0x1111111111111111,
+    0x3762111161111111, 0x3737373737373737, 0x3737373737373737, 0x3737373737373737, 0x3737373737376337,
+    0x6867663765641111, 0x1111111111111111, 0x1111111111111111, 0x6911111111111111, 0x37376b6a11111111,
+    0x3737373737373737, 0x3737373737373737, 0x3737373737373737, 0x6c37373737373737, 0x37373737376e6d11,
+    0x3737376f37373737, 0x3737373737373737, 0x7271217037373737, 0x7a79787776757473, 0x7c373737377b2121,
+    0x82378180377f7e7d, 0x3787868537378483, 0x8c8b2121218a8988, 0x373737378f8e218d, 0x1111111111111111,
+    0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111,
+    0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111,
+    0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111,
+    0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x1190111111111111,
+    0x1111111111111111, 0x9111111111111111, 0x1111111111111192, 0x1111111111111111, 0x1193111111111111,
+    0x1111111111111111, 0x1111111111111111, 0x1111111111111111, 0x3795111194111111, 0x3737373737373737,
+    0x3737373737961111, 0x1111111111111111, 0x1111111111111111, 0x1111111197111111, 0x1111111111111111,
+    0x98111111,
+};
+static const uint64_t llm__unicode_row[612] = {
+    0x3000200010000, 0x7000600050004, 0xa000900010008, 0xe000d000c000b, 0x10000f000f000f,
+    0x12000f000f0011, 0x16001500140013, 0x19000f00180017, 0x1a000f000f000f, 0xd000d000d001b,
+    0x1d000d001c000d, 0x210020001f001e, 0x22002200220022, 0x23002200220022, 0xd002600250024,
+    0x29000f00280027, 0xd000b000b000b, 0xf000f000d000d, 0xf000f000f002a, 0xf000f000f002b,
+    0x2c000f000f000f, 0xd000d002d000b, 0x300022002f002e, 0x330032001d0031, 0x1d001d00350034,
+    0x38003700220036, 0x1d001d001d001d, 0x3b003a0039001d, 0x22001d003d003c, 0x1d001d001d003e,
+    0x40003f001d001d, 0x420036001d0041, 0x4500440043001d, 0x1d00470046001d, 0x1d001d00490048,
+    0x22004b0022004a, 0x4d001d001d004c, 0x50004f004e0022, 0x54005300520051, 0x58005700560055,
+    0x5a005300520059, 0x5e005d005c005b, 0x6100530060005f, 0x64005700630062, 0x61005300520065,
+    0x68005700670066, 0x6c006b006a0069, 0x6f005d006e006d, 0x72005300710070, 0x75005700740073,
+    0x77005300710076, 0x79005700780073, 0x7b001d0071007a, 0x7e0057007d007c, 0x81001d0080007f,
+    0x84005d00830082, 0x86001d001d0085, 0x1000100880087, 0x8b008a001d0089, 0x10001008d008c,
+    0x910090008f008e, 0x2f0093001d0092, 0x96002200950094, 0x1000100980097, 0x990036001d001d,
+    0x9d009c009b009a, 0xb000b009f009e, 0xa1000d000d00a0, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d00a300a2, 0xa4001d001d00a2,
+    0x1d001d00a600a5, 0x1d001d00a5001d, 0xa900a800a7001d, 0xb000b00aa001d, 0xab000b000b000b,
+    0x1d001d001d0050, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x1d00ac001d001d, 0x1d001d00ae00ad, 0xb000af001d001d, 0xb2001d00b1001d, 0xb500b400b3001d,
+    0xb6001d001d001d, 0xb800b800b70022, 0x1d001d00b800b9, 0xba001d001d001d, 0x1d00bc001d00bb,
+    0xbd001d001d001d, 0xbf00bf00be001d, 0xc200c1001d00c0, 0x1d00c3001d001d, 0x21002100c500c4,
+    0x1d001d00c6001d, 0xc8002200c7001d, 0x2200c900b800b8, 0x10001000100ca, 0xb6001d001d00cb,
+    0xce00cd009a00cc, 0x4100d0001d00cf, 0xd1003f001d001d, 0xd200b6001d001d, 0xd4001d004100d3,
+    0xd6000b000b00d5, 0xda00d900d800d7, 0x1d00db000d000d, 0xdd00dc001d001d, 0x1d001d00de000d,
+    0x22002200220022, 0xf000f000f000f, 0xf000f000f000f, 0xf000f00df000f, 0xf000f000f000f,
+    0xe000e000e100e0, 0xe300e000e200e1, 0xe400e000e000e0, 0xe800e700e600e5, 0xea00eb00ea00e9,
+    0xee000100ed00ec, 0x210021009300ef, 0xf10022002200f0, 0xf500f400f300f2, 0x900090009000f6,
+    0x210021002100f7, 0x21002100210021, 0x21002100210021, 0x21002100210021, 0x21002100210021,
+    0x21002100210021, 0x2100f9002100f8, 0x21002100210021, 0x21002100210021, 0x21002100210021,
+    0x100aa00210021, 0x900090000100fa, 0x21002100fb0090, 0x9000fc00210021, 0x21002100210021,
+    0xfe00fd00210021, 0x21002100ff0090, 0x21010100210100, 0x21002100210021, 0x21002100210021,
+    0x21002101030102, 0x104002100f80021, 0x21002100210021, 0x105002100210021, 0x21002101060021,
+    0x21002100210021, 0xd000b000b000b, 0x1080107000d000d, 0xf000f000f000f, 0x10a0109000f000f,
+    0x1d010b000d000d, 0x10d010c001d001d, 0x10f010f010e001d, 0x220022010f010f, 0xea011000ea00ea,
+    0x10001011100ea, 0x21002101120021, 0x113002100210021, 0x21002100210021, 0x21002100210021,
+    0x21002100210021, 0x21000101140021, 0x118011701160115, 0x1d001d001d0085, 0x1d00500119001d,
+    0x11a001d001d001d, 0x85001d001d011b, 0x1d001d001d001d, 0x1d001d011c00be, 0x1d011d00210021,
+    0x21011f011e0021, 0x21002101210120, 0x12100210021011f, 0x21002100210021, 0x1d001d001d001d,
+    0x1d001d001d001d, 0x1d001d001d001d, 0x21002100210021, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x21002100210093, 0xd4001d001d0122, 0x10124001d0123, 0x1260125000f000f, 0x1d001d0127000f,
+    0x1290128001d001d, 0x12c012b012a0021, 0x12d000f000f000f, 0x1310130012f012e, 0x134000101330132,
+    0x1370136001d0135, 0x138001d001d001d, 0xb6001d001d0139, 0x13b002200b8013a, 0x1d013c001d0041,
+    0x93001d013e013d, 0x13f001d001d004c, 0x143014201410140, 0x1450144001d001d, 0x148001d01470146,
+    0x149001d001d001d, 0x14c0036014b014a, 0xd010f014e014d, 0xd0150014f000d, 0xd000d000d000d,
+    0xb80151001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d0152001d001d, 0xc3001d001d0153,
+    0x1000100010001, 0x1000100010001, 0x1000100010001, 0x1000100010001, 0x1d001d001d001d,
+    0x1d00c1001d001d, 0x1d001d001d001d, 0x1000100c4001d, 0x157015601550154, 0x1d001d001d0158,
+    0x1f001d001d001d, 0x1d001d015a0159, 0xd4001d001d001d, 0x1d001d001d0021, 0x1d001d015b001d,
+    0x15d00010001015c, 0xea0022015e0022, 0x1610160015f00ea, 0x1d001d001d001d, 0x93001d001d001d,
+    0x5000400030162, 0x1d016401630006, 0xbe001d001d001d, 0x168016701660165, 0x16a00a6001d0169,
+    0x1000100c100c1, 0x1d001d001d001d, 0x47001d001d001d, 0x16c00900090016b, 0x16d009000900090,
+    0x100f0016f016e, 0x170002100210001, 0x1000100010001, 0x1000100010001, 0x1d001d0093001d,
+    0x17201710063001d, 0x1d0173001d001d, 0x175001d001d0174, 0x1d001d0176001d, 0x1000101780177,
+    0xd0179000b000b, 0x1d001d001d000d, 0xb00b800c1001d, 0x17b000d017a000b, 0x1d017c001d001d,
+    0x17e017d001d001d, 0x1810180017f017e, 0x152001d001d001d, 0x10e001d001d001d, 0x1017c00bd001d,
+    0x183001d001d0182, 0x1000100010001, 0x185001d001d0184, 0x187001d0186001d, 0x1018800be001d,
+    0x189001d00010001, 0x18b001d018a001d, 0x1000100010001, 0x18c001d001d001d, 0x900090018d0090,
+    0x190001d018f018e, 0x193001d01920191, 0x100010194001d, 0x1970196001d0195, 0x198001d001d001d,
+    0x19a001d0199001d, 0x1019c019b001d, 0x1000100010001, 0x1d001d001d001d, 0x10001000100ba,
+    0x19d000b000b000b, 0x19e000d000d000d, 0xb8019f001d001d, 0xd01a0000b0041, 0x10001000101a1,
+    0x1000100010001, 0x1000100010001, 0x1a2009000010001, 0x1a401a3001d001d, 0x1a60001000101a5,
+    0x1d01a70194001d, 0x1d000101a8003f, 0x1d0001000101a9, 0x10e001d000101aa, 0x1ab001d001d00cf,
+    0x1ad0090018d01ac, 0x1ae001d001d00cf, 0xb800ba001d01af, 0x1b0013d001d00cf, 0x1b2001d001d01b1,
+    0x13f001d001d00cf, 0x1b601b501b401b3, 0x1b801b70060001d, 0x10001000101b9, 0x1d01bc01bb01ba,
+    0xb801be01bd001d, 0x1c00053005201bf, 0x1c301c201c10066, 0x1c5001d001d01c4, 0x101c801c701c6,
+    0x1c9001d001d001d, 0x101a401cb01ca, 0x22001d001d001d, 0x1000100b801cc, 0x1000100010001,
+    0x1000100010001, 0x1cd01bd001d001d, 0x1000101cf01ce, 0x22001d001d001d, 0x101d100b801d0,
+    0x1d20036001d001d, 0x101d3009000b8, 0x1d400bf00a7001d, 0x100010001010e, 0x1000100010001,
+    0x1000100010001, 0x1d501b7001d001d, 0x1000100010001, 0xb000b00010001, 0x1d60090000d000d,
+    0x1d9001d01d801d7, 0x1000100b801da, 0x1d01db00010001, 0x101dd01dc001d, 0x1df001d001d01de,
+    0x1d001d01e101e0, 0x1d01e301e2004a, 0xba001d001d001d, 0x100010001015e, 0x1000100010001,
+    0x1000100010001, 0xb801e4001d001d, 0x1e501bd001d0053, 0x1e700a9009001e6, 0x145009501e8001d,
+    0x1000100010001, 0x1ea001d001d01e9, 0x1d01ec00b801eb, 0x100b801ee01ed, 0x101ef00010001,
+    0x1000100010001, 0x1000100010001, 0x1000100010001, 0x1f0001d00010001, 0x1f2001d007101f1,
+    0x1000101f401f3, 0x63000100010001, 0x1f6002101f50090, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x1000100c4001d, 0x1000100010001, 0x90009000900090, 0x1f701a200900090, 0x1d001d001d001d,
+    0x1d001d001d001d, 0x1d001d001d001d, 0x1000100010152, 0x1000100010001, 0x1000100010001,
+    0x1000100010001, 0x1000100010001, 0x1d001d001d0001, 0x1f8001d001d001d, 0x1001d001d001d,
+    0x1d001d01fa01f9, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x1d001d001d001d, 0x47001d001d001d, 0x1d001d001d001d, 0x100010001010e, 0x1000100010001,
+    0x1000100010001, 0xb8002201fb001d, 0x1000100010001, 0x1000100010001, 0x1000100010001,
+    0xba001d001d001d, 0x1d014100be001d, 0xbe001d001d001d, 0x1fc00c1001d00b8, 0x1fd001d001d001d,
+    0x201020001ff01fe, 0x100010001001d, 0x1000100010001, 0x1000100010001, 0xb80123001d001d,
+    0x1000100010001, 0x1000100010001, 0x1000100010001, 0xd000d000b000b, 0x1000102020090,
+    0x1000100010001, 0x1d001d001d001d, 0x22002202040203, 0x1000100cf0205, 0x207020600010001,
+    0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x17c001d001d001d, 0x1d001d001d001d,
+    0x1d001d001d001d, 0x1d001d001d001d, 0x208000100bd001d, 0x10001000100ba, 0x1000100010001,
+    0x1000100010001, 0x1000100010001, 0x1000100010001, 0x1000100010001, 0x1000100010001,
+    0x209000100010001, 0x20b020a001d001d, 0x1d020d020c0001, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0xc3001d001d001d, 0x1d001d001d001d,
+    0x930047001d001d, 0x10001020e00ba, 0x1000100010001, 0x21002100210021, 0x21002100210021,
+    0x21002100210021, 0xb8002100210021, 0x21002100210021, 0x21002100210021, 0x113002100210021,
+    0x1000100010001, 0x22020f00220022, 0x21002100210145, 0x21002100210021, 0x1000100010113,
+    0x21002100210021, 0x21002100210021, 0x21002100210021, 0x114002100210021, 0x21021000210021,
+    0x212021100210021, 0x21021400210213, 0x100fa00210021, 0x21002100210021, 0x1000100010215,
+    0x1000100010001, 0x1d3009001d30090, 0x21002100210021, 0x191009001220021, 0x1000100010001,
+    0x1000100010001, 0x217000d0216000b, 0xb00e002190218, 0x21d021c021b021a, 0xd0216000b021e,
+    0x221000d0220021f, 0xb022402230222, 0x216000b000d0225, 0xd02180217000d, 0x224021a000b00e0,
+    0xb000d0225000b, 0xb0226000d0216, 0x22a022902280227, 0x22c000b022b000d, 0xd022f022e022d,
+    0xd0231000b0230, 0x90009000900232, 0x233002200220022, 0x235023400220022, 0x1002f02370236,
+    0x1000100010001, 0x1023a02390238, 0x1000100010001, 0x1000100010001, 0x1000100010001,
+    0x1d023c023b01e5, 0x100c1001d001d, 0x100010001023d, 0x1000100010001, 0x23e0093001d001d,
+    0x100010001023f, 0x1000100010001, 0x1000100010001, 0x1000100010001, 0x1000100010001,
+    0x10240001d0001, 0x24101b7001d001d, 0x1000100010001, 0x1000100010001, 0x1000100010001,
+    0xb801b7001d0001, 0x1000100010001, 0x1000100010001, 0x1000100010001, 0x24201fb001d0001,
+    0x1000100010001, 0x1000100010001, 0x1000100010001, 0xbe024300010001, 0x1d001d001d001d,
+    0x1d001d001d001d, 0x1d001d001d001d, 0x1000101450244, 0xd021a000b000b, 0x1000101410245,
+    0x1000100010001, 0x1000100010001, 0x1000100010001, 0x1b5000100010001, 0x247024600900090,
+    0x1000100010001, 0x2490248009001b5, 0x1000100010001, 0x1000100010001, 0x1000100010001,
+    0x24c024b001d024a, 0x250024f024e024d, 0xc3025200c30251, 0x253000100010001, 0x21025400210021,
+    0x21002100210021, 0x255011e01130021, 0x114002102550255, 0x21002100210256, 0x21002100210021,
+    0x1025700210021, 0x21025800010001, 0x254002100210159, 0x1011402530259, 0x1000100010001,
+    0x1000100010001, 0x21002100210021, 0x21002100210021, 0x21002100210021, 0x16f016f025a0021,
+    0x21002100210021, 0x25b002100210021, 0x21002100210021, 0xf0025400aa0021, 0x21002100210254,
+    0x21002100aa025c, 0x25402570021025c, 0x1000100010253, 0x21002100210021, 0x16f025701130021,
+    0x2100210021025d, 0x25900aa025f025e, 0x21002100210021, 0x21002100210021, 0x21002102600021,
+    0xb8002100210021, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x10001001d001d,
+    0xc4001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d00c1001d,
+    0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x1d01a4001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x1d0063001d001d, 0x1d001d001d001d, 0x1000100c1001d, 0x1000100010001, 0x1000100010001,
+    0x1000100c1001d, 0x1000100010001, 0x1000100010001, 0x1000100010001, 0x1d001d001d001d,
+    0x1d001d001d0047, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d, 0x1d001d001d001d,
+    0x1001d001d001d, 0x1000100010001,
+};
+static const uint64_t llm__unicode_class[609] = {
+    0x77777000000000, 0x0, 0x8888988888898887, 0x8999885555555555, 0x1111111111111118,
+    0x8988811111111111, 0x2222222222222229, 0x989822222222222, 0x700000, 0x9909839989999987,
+    0x8555835988295599, 0x1111111111111111, 0x2111111191111111, 0x2222222222222222, 0x2222222292222222,
+    0x2121212121212121, 0x1212121221212121, 0x2121212212121212, 0x2212121121212121, 0x1122111211212112,
+    0x1211222111211211, 0x1121221211212121, 0x2221322112121112, 0x1212112112113333, 0x2122121212121212,
+    0x2121212111212112, 0x2112112222222121, 0x2121212121111212, 0x2222222222232222, 0x3333333333333333,
+    0x3333333333999933, 0x9999999999999933, 0x9393999999933333, 0x9999999999999999, 0x4444444444444444,
+    0x1822230021932121, 0x1101011181990000, 0x1111111111111112, 0x2222111111111011, 0x1222222222222222,
+    0x2121212122211122, 0x1112211219212222, 0x2121214444444921, 0x2212121212121211, 0x1111111111111110,
+    0x8888883001111111, 0x9990088222222222, 0x4444444444444440, 0x4844444444444444, 0x48448448,
+    0x3000033333333333, 0x88333, 0x9988988999000000, 0x8880844444444444, 0x4444433333333333,
+    0x3388885555555555, 0x3333333333333334, 0x4904444444383333, 0x3344449443344444, 0x3993335555555555,
+    0x88888888888888, 0x3333333333333343, 0x3330044444444444, 0x4444444444333333, 0x34,
+    0x3333335555555555, 0x9940038889334444, 0x4444434444333333, 0x44444344434444, 0x888888888888888,
+    0x800444333333333, 0x33333333333, 0x333333933333333, 0x4444444440000000, 0x4444443333333333,
+    0x4444444444444044, 0x3333333333334444, 0x4434443333333333, 0x3333333344444443, 0x5555555555884433,
+    0x3333333333333338, 0x3003333333304443, 0x3333333333333003, 0x3333330333333333, 0x4434003333000303,
+    0x344400440044444, 0x3033000040000000, 0x5555555555004433, 0x483995555559933, 0x3000033333304440,
+    0x4404003303303303, 0x44400440000444, 0x303333000000040, 0x5555555555000000, 0x8433344,
+    0x3033333333304440, 0x3333333333333033, 0x4434003333303303, 0x44404440444444, 0x3,
+    0x4444443000000098, 0x3003333333304440, 0x44400440044444, 0x3033000044400000, 0x55555539,
+    0x3300033333303400, 0x3303033000333303, 0x3300033300033000, 0x4400003333333333, 0x44440444000444,
+    0x40000003, 0x99999999555, 0x3303333333344444, 0x3333333333333303, 0x4434003333333333,
+    0x44440444044444, 0x30033304400000, 0x9555555580000000, 0x3303333333384443, 0x4434003333303333,
+    0x330000004400000, 0x4330, 0x3303333333334444, 0x4434433333333333, 0x9344440444044444,
+    0x3555555543330000, 0x3333339555555555, 0x3333333333304440, 0x3333330003333333, 0x30333333333033,
+    0x4000040003333333, 0x4444444404044444, 0x84400, 0x3333333333333330, 0x9000044444443343,
+    0x8444444443333333, 0x885555555555, 0x3333033333030330, 0x3333333330303333, 0x34444444443343,
+    0x444444403033333, 0x3333005555555555, 0x8888888888889993, 0x9999994499989888, 0x5555555555555555,
+    0x4488884949495555, 0x3333333033333333, 0x3333333333333, 0x4443333344844444, 0x4444444044444444,
+    0x9904444444444444, 0x9909999994999999, 0x88999988888, 0x3444444444444444, 0x8888885555555555,
+    0x4433334444333333, 0x3344444443344434, 0x3333333333344443, 0x4344444444444433, 0x9944445555555555,
+    0x10000010111111, 0x2223822222222222, 0x33330333333333, 0x33330303333333, 0x333333300333303,
+    0x3333333300333303, 0x3333333303333333, 0x4440033333333333, 0x5555555888888888, 0x5555555555555,
+    0x9999999999, 0x22222200111111, 0x3893333333333333, 0x3333333333333337, 0x8833333333333,
+    0x5588833333333333, 0x333333335, 0x3000000000444433, 0x8844433, 0x4433,
+    0x3303333333333333, 0x4403, 0x4444444444443333, 0x43988838884444, 0x5555555555,
+    0x4044488888888888, 0x333333333, 0x3333333334433333, 0x34333333333, 0x333333,
+    0x333333333333333, 0x444444444444, 0x5555555555880009, 0x33333333333333, 0x33333,
+    0x333333333333, 0x3333333333, 0x9900055555555555, 0x8800444443333333, 0x444444444433333,
+    0x4004444444444444, 0x88888838888888, 0x444444444444444, 0x3333333333344444, 0x8803333333344444,
+    0x4444499999999998, 0x8889999999994444, 0x3333333333333444, 0x3344444444444443, 0x8888000000004444,
+    0x8888800044444444, 0x3330005555555555, 0x8833333333333333, 0x21222222222, 0x1110011111111111,
+    0x88888888, 0x4444444444448444, 0x3343333444444444, 0x34443343333, 0x3333222222222222,
+    0x2222233333333333, 0x2222222322222222, 0x3333322222222222, 0x2122222222212121, 0x1111111122222222,
+    0x11111100222222, 0x1010101022222222, 0x22222222222222, 0x9291111122022222, 0x9991111122022299,
+    0x9990111122002222, 0x9991111122222222, 0x991111122022200, 0x77777777777, 0x8888888888888888,
+    0x7000007788888888, 0x8888888888898888, 0x7888888888888988, 0x3889995555550035, 0x889995555555555,
+    0x9, 0x4, 0x2211129919999199, 0x9911111999192111, 0x2911119191919999,
+    0x1122992333321111, 0x9299992222199999, 0x995555521555, 0x9999888899999999, 0x9999988999999999,
+    0x99999999999, 0x9999555555555555, 0x5555559999999999, 0x8888888899999999, 0x5555555555888888,
+    0x9999999999995555, 0x9999999998899999, 0x8888888888999999, 0x8888888888888999, 0x9999999888888888,
+    0x9988999999999999, 0x9999999999009999, 0x9999999990999999, 0x1112121212211121, 0x1133222222122121,
+    0x4212199999922121, 0x8858888000002144, 0x20000020222222, 0x3000000033333333, 0x4000000000000008,
+    0x3333333, 0x333333303333333, 0x3888888888888888, 0x88888888888899, 0x9999909999999999,
+    0x9999, 0x999999, 0x8888888853398887, 0x8888888888889988, 0x4444445555555559,
+    0x9983355599333338, 0x3339944003333333, 0x3333833333333333, 0x3333333333300000, 0x9999999999555599,
+    0x9000000000999999, 0x999999999999999, 0x9999995555555555, 0x5555555599999999, 0x5555555555555559,
+    0x9999999, 0x8883333333333333, 0x335555555555, 0x4321212121212121, 0x3844444444448444,
+    0x4433212121212121, 0x5555555555333333, 0x88888844, 0x3333333339999999, 0x2121212121212199,
+    0x2121212121212122, 0x2112121222222223, 0x3212199321212121, 0x2121212121222121, 0x2111112121212121,
+    0x2121212121211111, 0x21121211112121, 0x1212121202021, 0x3333323332133300, 0x3333433334333433,
+    0x4999944444333, 0x9999555555, 0x88883333, 0x3333333333333344, 0x8800000000444444,
+    0x4338388833333344, 0x8844444444333333, 0x4444444443333333, 0x8000000000004444, 0x4444444444444333,
+    0x3088888888888884, 0x8800005555555555, 0x3333333333433333, 0x333335555555555, 0x4444444333333333,
+    0x4444444, 0x44333333334333, 0x8888005555555555, 0x3344439993333333, 0x4433333443344434,
+    0x343, 0x8833300000000000, 0x4433388, 0x333333003333330, 0x3333330,
+    0x3333922222222222, 0x993222222222, 0x44844444444333, 0x3333, 0x3333300003333333,
+    0x2222222, 0x3430000022222000, 0x3333339333333333, 0x303333303333333, 0x3333333333033033,
+    0x999, 0x3333333333333000, 0x3333333333333300, 0x9000000033333333, 0x9999333333333333,
+    0x8888888888, 0x8888888888880888, 0x889809998988, 0x3333333333033333, 0x8888988888898880,
+    0x8989822222222222, 0x3333333333888888, 0x3333330033333300, 0x3330033333300, 0x999999909999999,
+    0x99000000000000, 0x3330333333333333, 0x3033033333333333, 0x5555555550000888, 0x9999999990005555,
+    0x9999999555555555, 0x999559999999999, 0x9999999999999, 0x49999999999999, 0x5555555555555554,
+    0x555555555555, 0x3330000000005555, 0x53333333353, 0x44444333333, 0x8033333333333333,
+    0x3333333300003333, 0x555558, 0x2222222211111111, 0x2222222200001111, 0x222222222222,
+    0x33333333, 0x8000000000003333, 0x1111011111111111, 0x2222222220110111, 0x2222222222222022,
+    0x2202222222022, 0x3333333330333333, 0x33333333303, 0x3333330300333333, 0x3003000330333333,
+    0x5555555580333333, 0x5555555993333333, 0x5555555550000000, 0x5555500000330333, 0x8000555555333333,
+    0x8000003333333333, 0x3355000033333333, 0x5555555555555500, 0x4444000004404443, 0x3333333033303333,
+    0x4000044400333333, 0x555555555, 0x888888888, 0x8553333333333333, 0x5553333333333333,
+    0x3333333933333333, 0x5555500004433333, 0x8888888, 0x8888888000333333, 0x5555555500333333,
+    0x5555555500000333, 0x8888000000033, 0x5555555000000000, 0x111, 0x5555550000000222,
+    0x44443333, 0x3844444000111111, 0x9900000000222222, 0x555555555555555, 0x84403333333333,
+    0x33, 0x33300, 0x4444000000000000, 0x35555555, 0x8888855554,
+    0x8888444433, 0x555555533333, 0x4444444433333333, 0x88888884444444, 0x4000000000344334,
+    0x8808844444444444, 0x488, 0x5555555555044444, 0x34438888, 0x3884333,
+    0x4484444888833334, 0x8883835555555555, 0x5555555555555550, 0x55555, 0x4444333333333333,
+    0x3488888844444444, 0x43, 0x3033330303333333, 0x3033333333333333, 0x8333333333,
+    0x4333333333333333, 0x44444444444, 0x3003333333304444, 0x4434403333303303, 0x3330000040000003,
+    0x4444444004433, 0x44444, 0x300303333333333, 0x4444444430333333, 0x4444044440400404,
+    0x880883434, 0x440, 0x4444444444433333, 0x8888833334444444, 0x3480885555555555,
+    0x38334444, 0x4444444400444444, 0x8888888888888884, 0x44333388888888, 0x38884,
+    0x8888888888888, 0x8344444444, 0x5555, 0x9888555555555555, 0x844444444444,
+    0x3000000000000555, 0x3333003003333333, 0x3333333303303333, 0x3444400440444444, 0x8884434,
+    0x3333330033333333, 0x4444440044444443, 0x43834, 0x3333344444444443, 0x8444434444444333,
+    0x48888888, 0x3333444444444443, 0x8838884444444444, 0x888, 0x83,
+    0x4444444404444444, 0x888883, 0x3333333333333388, 0x4444444444444400, 0x3333303303333333,
+    0x4044040004444443, 0x43444444, 0x3333330330333333, 0x444443333333333, 0x344444044,
+    0x6666666666, 0x884444333, 0x3333333333334344, 0x4400044444443333, 0x8888888888888444,
+    0x45555555555, 0x9999999999955555, 0x8000000000000099, 0x88888, 0x883,
+    0x4444444443333334, 0x444444, 0x4433333333333333, 0x844444, 0x9999888884444444,
+    0x983333, 0x5555505555555555, 0x3333333333333055, 0x3330000033333333, 0x88885555555,
+    0x4000033333333333, 0x4444444444444443, 0x4000000044444444, 0x43833, 0x6660044,
+    0x3000000000000000, 0x330333333303333, 0x333, 0x300, 0x300333,
+    0x33330000, 0x8449003333333333, 0x44444444444444, 0x9999999009999999, 0x4449994444499999,
+    0x4444400000000444, 0x9999444444499444, 0x9944449999999999, 0x944499, 0x2222221111111111,
+    0x1111111111112222, 0x2211111111111111, 0x2222222222022222, 0x2222222222222211, 0x1101222222222222,
+    0x1101111001100100, 0x2220202222111111, 0x2222222222202222, 0x1110011110112222, 0x2201111111011111,
+    0x111101122222222, 0x1111110001011111, 0x2222222222222201, 0x1111222222222222, 0x2222222222111111,
+    0x1111111100222222, 0x2222222222222291, 0x2222922222222222, 0x1111111111111122, 0x2222911111111111,
+    0x1111222222922222, 0x2222222222911111, 0x9222222222222222, 0x1111111111222222, 0x9111111111111111,
+    0x2222229222222222, 0x2222229111111111, 0x5500212222229222, 0x4444499994444444, 0x9994444444444444,
+    0x9999999999499999, 0x888889949999, 0x4444400000000000, 0x2222232222222222, 0x222222222222222,
+    0x22222200000, 0x4444400444444444, 0x44444044044, 0x4000000000000000, 0x33333334444444,
+    0x9300005555555555, 0x433333333333333, 0x9000005555555555, 0x8000055555555553, 0x330333303333333,
+    0x5555555550033333, 0x344444442222, 0x5559555555555555, 0x55559, 0x5955555555555555,
+    0x55555555555555, 0x3333333333303333, 0x3333333030030330, 0x303033330333, 0x3330303030000300,
+    0x3030303030030330, 0x3333033330030330, 0x303333033330333, 0x3333303333333333, 0x3333303333303330,
+    0x99, 0x999999999999, 0x9999999999999990, 0x9995555555555555, 0x99999999999999,
+    0x9999999999000000, 0x999999999, 0x9999000099999999, 0x9999900009999999, 0x99999999,
+    0x9000009999999999, 0x9900000009999999, 0x9009999999999999, 0x9999999999990999,
+};
+/* unicode-table end */
+
+/* The class of a scalar. */
+LLM__INLINE unsigned llm__unicode(uint32_t c) {
+    uint32_t at;
+    if (c >= LLM__UNICODE_LIMIT)
+        return c >= LLM__UNICODE_MARK_FIRST && c <= LLM__UNICODE_MARK_LAST ? LLM__CLASS_MARK
+                                                                         : LLM__CLASS_OTHER;
+    at = (uint32_t)(llm__unicode_page[c >> 11] >> (8 * (c >> 8 & 7))) & 255;
+    at = at * 16 + (c >> 4 & 15);
+    at = (uint32_t)(llm__unicode_row[at >> 2] >> (16 * (at & 3))) & 65535;
+    return (unsigned)(llm__unicode_class[at] >> (4 * (c & 15))) & 15;
+}
+
+/* Reads one character of strict UTF-8 (no surrogates, nothing overlong) from s[0..n), n > 0. Returns
+   its bytes, or 0 if there is none; then the first byte stands for itself. */
+static size_t llm__tok_utf8(const uint8_t *s, size_t n, uint32_t *scalar) {
+    uint32_t a = s[0], c;
+    if (a < 0x80) {
+        *scalar = a;
+        return 1;
+    }
+    if (a < 0xC2 || a > 0xF4 || n < 2 || (s[1] & 0xC0) != 0x80) return 0;
+    c = s[1] & 0x3Fu;
+    if (a < 0xE0) {
+        *scalar = (a & 31) << 6 | c;
+        return 2;
+    }
+    if (n < 3 || (s[2] & 0xC0) != 0x80) return 0;
+    c = c << 6 | (s[2] & 0x3Fu);
+    if (a < 0xF0) {
+        *scalar = c |= (a & 15) << 12;
+        return c < 0x800 || (c >= 0xD800 && c < 0xE000) ? 0 : 3;
+    }
+    if (n < 4 || (s[3] & 0xC0) != 0x80) return 0;
+    *scalar = c = (a & 7) << 18 | c << 6 | (s[3] & 0x3Fu);
+    return c < 0x10000 || c > 0x10FFFF ? 0 : 4;
+}
+
+/* ======================================================================== */
+/* >>tokenizer-pre: cutting text into words, by hand instead of by regex     */
+/* ======================================================================== */
+/* The regular expressions that vocabularies were trained with differ in five places only:
+
+     GPT-2    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+     Llama 3  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|
+              ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+     Qwen 2   as Llama 3 with \p{N}
+
+   SmolLM first isolates every digit; what lies between is cut by GPT-2's expression, piece by piece,
+   so for that expression a digit is the end of the text. */
+typedef struct llm__pre_rule {
+    uint8_t digits;   /* every digit stands alone and ends the text */
+    uint8_t fold;     /* contractions in either case */
+    uint8_t prefix;   /* a word may start with any character but a newline, not just a space */
+    uint8_t numbers;  /* most digits in a number; 0: any number of them, after a space if there is one */
+    uint8_t newlines; /* newlines belong to the symbols or the space before them */
+} llm__pre_rule;
+
+static const llm__pre_rule llm__pre_rules[LLM__PRE_COUNT] = {
+    {0, 0, 0, 0, 0}, {0, 0, 0, 0, 0}, {1, 0, 0, 0, 0}, {0, 1, 1, 3, 1}, {0, 1, 1, 1, 1}};
+
+enum { LLM__CUT_OTHER, LLM__CUT_LETTER, LLM__CUT_NUMBER, LLM__CUT_SPACE, LLM__CUT_END };
+
+/* What stands at s[i], and where the next character starts. */
+LLM__INLINE unsigned llm__cut_kind(const llm__pre_rule *rule, const uint8_t *s, size_t i, size_t n,
+                                   size_t *next) {
+    uint32_t scalar;
+    size_t size;
+    unsigned k;
+    if (i >= n) {
+        *next = i;
+        return LLM__CUT_END;
+    }
+    size = llm__tok_utf8(s + i, n - i, &scalar);
+    *next = i + (size ? size : 1);
+    if (!size) return LLM__CUT_OTHER;
+    k = llm__unicode(scalar);
+    if (k >= LLM__CLASS_LETTER_UPPER && k <= LLM__CLASS_LETTER_OTHER) return LLM__CUT_LETTER;
+    if (k == LLM__CLASS_SPACE) return LLM__CUT_SPACE;
+    if (k == LLM__CLASS_NUMBER) return rule->digits ? LLM__CUT_END : LLM__CUT_NUMBER;
+    return k == LLM__CLASS_DIGIT_ONLY && rule->digits ? LLM__CUT_END : LLM__CUT_OTHER;
+}
+
+/* The end of a run of one kind that goes on at i, of at most `most` characters (0: any number). */
+static size_t llm__cut_run(const llm__pre_rule *rule, const uint8_t *s, size_t i, size_t n,
+                           unsigned kind, unsigned most) {
+    size_t next;
+    while (llm__cut_kind(rule, s, i, n, &next) == kind) {
+        i = next;
+        if (most && --most == 0) break;
+    }
+    return i;
+}
+
+/* The length of 's 't 're 've 'm 'll 'd at an apostrophe, or 0. */
+static size_t llm__cut_contraction(const llm__pre_rule *rule, const uint8_t *s, size_t n) {
+    uint8_t a = n > 1 ? s[1] : 0, b = n > 2 ? s[2] : 0;
+    if (rule->fold) {
+        if (a >= 'A' && a <= 'Z') a = (uint8_t)(a + 32);
+        if (b >= 'A' && b <= 'Z') b = (uint8_t)(b + 32);
+        if (a == 0xC5 && b == 0xBF) return 3; /* U+017F, the long s, is an s in another case */
+    }
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
+}
+
+/* White space from i on: up to its last newline where newlines count, else all but the last
+   character if a word follows, which may take that one as its prefix. */
+static size_t llm__cut_space(const llm__pre_rule *rule, const uint8_t *s, size_t i, size_t n) {
+    size_t last = i, newline = i, at = i, next;
+    unsigned kind;
+    while ((kind = llm__cut_kind(rule, s, at, n, &next)) == LLM__CUT_SPACE) {
+        if (s[at] == '\r' || s[at] == '\n') newline = next;
+        last = at;
+        at = next;
+    }
+    if (rule->newlines && newline > i) return newline;
+    return kind == LLM__CUT_END || last == i ? at : last;
+}
+
+/* The end of the word that starts at s[i], i < n. */
+static size_t llm__cut(const llm__pre_rule *rule, const uint8_t *s, size_t i, size_t n) {
+    size_t after, end;
+    unsigned kind = llm__cut_kind(rule, s, i, n, &after), follow;
+    if (kind == LLM__CUT_END) return after;
+    if (s[i] == '\'' && (end = llm__cut_contraction(rule, s + i, n - i)) != 0) return i + end;
+    if (kind == LLM__CUT_LETTER) return llm__cut_run(rule, s, after, n, kind, 0);
+    if (kind == LLM__CUT_NUMBER)
+        return rule->numbers == 1 ? after
+                                  : llm__cut_run(rule, s, i, n, kind, rule->numbers);
+    follow = llm__cut_kind(rule, s, after, n, &end);
+    if (follow == LLM__CUT_LETTER &&
+        (s[i] == ' ' || (rule->prefix && s[i] != '\r' && s[i] != '\n')))
+        return llm__cut_run(rule, s, end, n, follow, 0);
+    if (s[i] == ' ' && follow == LLM__CUT_NUMBER && !rule->numbers)
+        return llm__cut_run(rule, s, end, n, follow, 0);
+    if (kind == LLM__CUT_OTHER || (s[i] == ' ' && follow == LLM__CUT_OTHER)) {
+        end = llm__cut_run(rule, s, after, n, LLM__CUT_OTHER, 0);
+        while (rule->newlines && end < n && (s[end] == '\r' || s[end] == '\n')) end++;
+        return end;
+    }
+    return llm__cut_space(rule, s, i, n);
+}
+
+/* ======================================================================== */
+/* >>tokenizer-merge: byte pair encoding in linear time                      */
+/* ======================================================================== */
+/* Byte pair encoding merges the adjacent pair of lowest rank (the leftmost of equals) until no rule
+   applies. What it makes of a text is the one sequence of tokens in which every two neighbours hold:
+   merged side by side, from single symbols, no rule ever joins across their border. So the result
+   is found from left to right: take the longest token that holds against the last one, shorten it
+   if none follows, and step back where even that fails. A prefix of the text has one encoding, so a
+   position that failed once has failed for good (`dead`): the work is linear in the text. */
+
+/* The rank of the rule that joins two tokens, 0 if there is none. */
+static uint32_t llm__tok_rank(const llm_tokenizer *t, uint32_t left, uint32_t right) {
+    const uint64_t key = left | (uint64_t)right << 21, mask = ((uint64_t)1 << 42) - 1;
+    const uint64_t hash = (key * 0x9E3779B97F4A7C15u) >> 32;
+    uint32_t bucket = (uint32_t)(hash * t->pair_buckets >> 32);
+    uint32_t reach = llm__tok_head(t)->reach, i;
+    for (; reach; reach--) {
+        const uint64_t *pairs = t->pairs + (size_t)bucket * 8;
+        for (i = 0; i < 8; i++) {
+            if ((pairs[i] & mask) == key && pairs[i]) return (uint32_t)(pairs[i] >> 42);
+            if (!pairs[i]) return 0;
+        }
+        if (++bucket == t->pair_buckets) bucket = 0;
+    }
+    return 0;
+}
+
+/* Whether tokens u and v, side by side, come out of the merging of their symbols as they are.
+   Both are taken apart again, the later merge first, and at every stage the rule that would join
+   what lies on either side of the border must come too late. It fires if it ranks below some merge
+   that the left side still has to do before its edge changes, and not above some merge of the right
+   side (of equal ranks the left one goes first). Those greatest ranks are: of the side whose edge
+   was last to appear, `*_step`, what it does between two edges; of the other, `*_end`. In most
+   vocabularies ranks only grow as tokens do, and all of this is one comparison. */
+static bool llm__tok_hold(const llm_tokenizer *t, uint32_t u, uint32_t v) {
+    uint32_t u_end = 0xFFFFFFFFu, u_step = u_end, v_end = u_end, v_step = u_end;
+    uint32_t budget = 2 * llm__tok_head(t)->longest + 2;
+    const llm__tok_token *a = llm__tok_at(t, u), *b = llm__tok_at(t, v);
+    for (; budget; budget--) {
+        uint32_t rank = llm__tok_rank(t, u, v);
+        bool u_last = a->time > b->time;
+        LLM__TOK_COUNT(1);
+        if (rank && (u_last ? rank < u_step && rank <= v_end : rank < u_end && rank <= v_step))
+            return false;
+        if (u_last) {
+            u_end = a->time;
+            u_step = a->left & LLM__TOK_LATER ? a->time : a->rank;
+            a = llm__tok_at(t, u = a->right);
+        } else {
+            if (!b->time) return true;
+            v_end = b->time;
+            v_step = b->left & LLM__TOK_LATER ? b->rank : b->time;
+            b = llm__tok_at(t, v = b->left & ~LLM__TOK_LATER);
+        }
+    }
+    return false;
+}
+
+/* The longest token that s[0..n) starts with and that merging can produce, or LLM__TOK_NONE.
+   `*whole`, if asked for, is the token of exactly s[0..n), produced by merging or not. */
+static uint32_t llm__tok_longest(const llm_tokenizer *t, const uint8_t *s, size_t n, uint32_t *whole) {
+    const llm__tok_node *nodes = LLM__CAST(const llm__tok_node *, t->trie);
+    const size_t most = llm__tok_head(t)->longest;
+    uint32_t at = 0, best = LLM__TOK_NONE, token;
+    size_t i;
+    if (whole) *whole = LLM__TOK_NONE;
+    if (!t->trie_count) return best;
+    for (i = 0; i < n && i < most; i++) {
+        at = nodes[at].link >> 8 ^ s[i];
+        LLM__TOK_COUNT(1);
+        if (at >= t->trie_count) break;
+        token = nodes[at].token;
+        if ((nodes[at].link & 255) != s[i] || token == LLM__TOK_EMPTY) break;
+        if (token == LLM__TOK_NONE) continue;
+        if (!(token & LLM__TOK_NO_MERGE)) best = token;
+        if (whole && i + 1 == n) *whole = token & LLM__TOK_ID;
+    }
+    return best;
+}
+
+/* The same for the added tokens; `*size` becomes the bytes that it takes up in the text. Of user-
+   defined and control tokens only the former unless `special`. In SentencePiece vocabularies
+   U+2581 is a space. */
+static uint32_t llm__tok_match_added(const llm_tokenizer *t, const uint8_t *s, size_t n, bool special,
+                                     size_t *size) {
+    const llm__tok_node *nodes = LLM__CAST(const llm__tok_node *, t->added);
+    const bool pieces = llm__tok_head(t)->pre == LLM__PRE_SENTENCEPIECE;
+    uint32_t at = 0, best = LLM__TOK_NONE, depth = llm__tok_head(t)->longest, token;
+    size_t i = 0;
+    if (!t->added_count) return best;
+    while (i < n && depth--) {
+        uint8_t c = s[i++];
+        if (pieces && c == 0xE2 && n - i >= 2 && s[i] == 0x96 && s[i + 1] == 0x81) {
+            c = ' ';
+            i += 2;
+        }
+        LLM__TOK_COUNT(1);
+        at = nodes[at].link >> 8 ^ c;
+        if (at >= t->added_count) break;
+        token = nodes[at].token;
+        if ((nodes[at].link & 255) != c || token == LLM__TOK_EMPTY) break;
+        if (token == LLM__TOK_NONE || (token &= LLM__TOK_ID) >= t->vocab) continue;
+        if (t->kinds[token] != LLM_TOKEN_USER_DEFINED && !special) continue;
+        best = token;
+        *size = i;
+    }
+    return best;
+}
+
+/* One call's state. */
+typedef struct llm__tok_run {
+    const llm_tokenizer *t;
+    const llm_allocator *allocator;
+    int32_t *ids;
+    size_t capacity, count;
+    size_t fused;   /* `count` after the last unknown token, which swallows further ones */
+    uint8_t *memory; /* for stretches of LLM__TOK_SHORT bytes and more */
+    size_t memory_size;
+    bool failed; /* no memory */
+    uint64_t bits[2 * (LLM__TOK_SHORT / 64)];
+    uint8_t copy[LLM__TOK_SHORT];
+} llm__tok_run;
+
+LLM__INLINE void llm__tok_emit(llm__tok_run *run, uint32_t id) {
+    if (run->count < run->capacity) run->ids[run->count] = (int32_t)id;
+    run->count++;
+}
+
+static bool llm__tok_reserve(llm__tok_run *run, size_t size) {
+    if (size <= run->memory_size) return true;
+    llm__release(run->allocator, run->memory, run->memory_size);
+    run->memory_size = size + size / 4;
+    run->memory = LLM__CAST(uint8_t *, llm__allocate(run->allocator, run->memory_size));
+    if (run->memory) return true;
+    run->memory_size = 0;
+    run->failed = true;
+    return false;
+}
+
+/* Bytes of the two bit sets over the positions 0..n. */
+LLM__INLINE size_t llm__tok_bits_size(size_t n) { return 2 * 8 * (n / 64 + 1); }
+
+LLM__INLINE bool llm__bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
+LLM__INLINE void llm__bit_set(uint64_t *bits, size_t i) { bits[i >> 6] |= (uint64_t)1 << (i & 63); }
+LLM__INLINE void llm__bit_clear(uint64_t *bits, size_t i) {
+    bits[i >> 6] &= ~((uint64_t)1 << (i & 63));
+}
+
+/* A character that is no token: its byte tokens, or the unknown token. Returns its size. */
+static size_t llm__tok_fallback(llm__tok_run *run, const uint8_t *s, size_t n) {
+    const llm_tokenizer *t = run->t;
+    uint32_t scalar, unknown = llm__tok_head(t)->unknown;
+    size_t size = llm__tok_utf8(s, n, &scalar), i;
+    if (!size) size = 1;
+    for (i = 0; i < size && t->bytes[s[i]] < t->vocab; i++) continue;
+    if (i == size) {
+        for (i = 0; i < size; i++) llm__tok_emit(run, t->bytes[s[i]]);
+    } else if (unknown < t->vocab && run->fused != run->count) {
+        llm__tok_emit(run, unknown);
+        run->fused = run->count;
+    }
+    return size;
+}
+
+/* The longest candidate, from *next downwards, that holds after `last` at `at`. Returns its end, 0
+   if there is none. */
+static size_t llm__tok_fit(const llm_tokenizer *t, uint32_t last, uint32_t *next, size_t at, size_t n,
+                           const uint64_t *dead) {
+    size_t length = n - at + 1;
+    while (*next < t->vocab) {
+        size_t size = llm__tok_length(t, *next);
+        if (size == 0 || size >= length) return 0; /* each candidate is shorter than the one before */
+        if (!llm__bit(dead, at + size) && (last == LLM__TOK_NONE || llm__tok_hold(t, last, *next)))
+            return at + size;
+        length = size;
+        *next = llm__tok_at(t, *next)->shorter;
+    }
+    return 0;
+}
+
+/* The position before `at` where a token starts, not below `base`. */
+static size_t llm__tok_back(const uint64_t *edge, size_t base, size_t at) {
+    do at--;
+    while (at > base && !llm__bit(edge, at));
+    return at;
+}
+
+/* Merges s[0..n), whose longest first token is `next`. A character without a token becomes its bytes
+   if `fallback`; else the search ends there. Returns the position of the end. */
+static size_t llm__tok_search(llm__tok_run *run, const uint8_t *s, size_t n, uint32_t next,
+                              bool fallback, uint64_t *dead, uint64_t *edge) {
+    const llm_tokenizer *t = run->t;
+    uint32_t last = LLM__TOK_NONE;
+    size_t base = 0, at = 0, end;
+    while (at < n) {
+        if (next == LLM__TOK_NONE) { /* nothing reaches across this character: start afresh after it */
+            if (!fallback) return at;
+            base = at += llm__tok_fallback(run, s + at, n - at);
+            last = LLM__TOK_NONE;
+        } else if ((end = llm__tok_fit(t, last, &next, at, n, dead)) != 0) {
+            llm__tok_emit(run, next);
+            llm__bit_set(edge, end);
+            last = next;
+            at = end;
+        } else if (at == base) { /* only in tables that contradict themselves */
+            next = LLM__TOK_NONE;
+            continue;
+        } else { /* step back */
+            llm__bit_set(dead, at);
+            llm__bit_clear(edge, at);
+            run->count--;
+            next = llm__tok_at(t, last)->shorter;
+            if (next >= t->vocab) next = last, end = 0;
+            at = llm__tok_back(edge, base, at);
+            end = at > base ? llm__tok_back(edge, base, at) : at;
+            last = end < at ? llm__tok_longest(t, s + end, at - end, NULL) : LLM__TOK_NONE;
+            continue;
+        }
+        next = at < n ? llm__tok_longest(t, s + at, n - at, NULL) : LLM__TOK_NONE;
+    }
+    return n;
+}
+
+/* Emits the tokens of one stretch; returns how far it came (short of n only without `fallback`). */
+static size_t llm__tok_encode(llm__tok_run *run, const uint8_t *s, size_t n, bool fallback) {
+    const llm_tokenizer *t = run->t;
+    uint64_t *bits = run->bits;
+    uint32_t whole, first = llm__tok_longest(t, s, n, &whole);
+    if (whole < t->vocab &&
+        (first == whole || (llm__tok_head(t)->flags & LLM__TOK_WHOLE_WORDS))) {
+        llm__tok_emit(run, whole);
+        return n;
+    }
+    if (n >= LLM__TOK_SHORT) {
+        if (!llm__tok_reserve(run, llm__tok_bits_size(n))) return n;
+        bits = LLM__CAST(uint64_t *, LLM__CAST(void *, run->memory));
+    }
+    memset(bits, 0, llm__tok_bits_size(n));
+    return llm__tok_search(run, s, n, first, fallback, bits, bits + n / 64 + 1);
+}
+
+/* Room for n bytes of text that stays where it is while up to n bytes are encoded. */
+static uint8_t *llm__tok_copy_room(llm__tok_run *run, size_t n) {
+    size_t total;
+    if (n < LLM__TOK_SHORT) return run->copy;
+    if (!llm__add(llm__tok_bits_size(n), n, &total)) {
+        run->failed = true;
+        return NULL;
+    }
+    return llm__tok_reserve(run, total) ? run->memory + llm__tok_bits_size(n) : NULL;
+}
+
+/* A word of a byte-level vocabulary. Bytes that it lacks are as if they were not there. */
+static void llm__tok_word(llm__tok_run *run, const uint8_t *s, size_t n) {
+    const size_t before = run->count;
+    uint8_t *copy;
+    size_t i, kept = 0;
+    if (llm__tok_encode(run, s, n, false) == n || run->failed) return;
+    run->count = before;
+    copy = llm__tok_copy_room(run, n);
+    if (!copy) return;
+    for (i = 0; i < n; i++)
+        if (run->t->bytes[s[i]] < run->t->vocab) copy[kept++] = s[i];
+    if (kept) (void)llm__tok_encode(run, copy, kept, true);
+}
+
+static void llm__tok_segment_words(llm__tok_run *run, const uint8_t *s, size_t n) {
+    const llm__pre_rule *rule = &llm__pre_rules[llm__tok_head(run->t)->pre];
+    size_t i = 0, end;
+    while (i < n && !run->failed) {
+        end = llm__cut(rule, s, i, n);
+        llm__tok_word(run, s + i, end - i);
+        i = end;
+    }
+}
+
+/* One byte of SentencePiece's normalised text, in which U+2581 is a space; *i moves on. */
+LLM__INLINE uint8_t llm__tok_piece_byte(const uint8_t *s, size_t *i, size_t n) {
+    if (s[*i] == 0xE2 && n - *i >= 3 && s[*i + 1] == 0x96 && s[*i + 2] == 0x81) {
+        *i += 3;
+        return ' ';
+    }
+    return s[(*i)++];
+}
+
+/* SentencePiece text is one word, but no token reaches across two bytes that no token joins. So it
+   falls apart there, almost always before a space. */
+static void llm__tok_segment_pieces(llm__tok_run *run, const uint8_t *s, size_t n) {
+    const uint32_t *joins = run->t->joins;
+    bool prefix = (llm__tok_head(run->t)->flags & LLM__TOK_SPACE_PREFIX) != 0;
+    size_t i = 0;
+    while (i < n && !run->failed) {
+        size_t at = i, next = i, size = prefix ? 1 : 0, k;
+        uint32_t pair = prefix ? ' ' : llm__tok_piece_byte(s, &at, n);
+        if (!prefix) size = 1;
+        while (at < n) {
+            next = at;
+            pair = (pair << 8 | llm__tok_piece_byte(s, &next, n)) & 0xFFFF;
+            if (!(joins[pair >> 5] >> (pair & 31) & 1)) break;
+            at = next;
+            size++;
+        }
+        if (size == at - i) { /* neither a prefix nor a U+2581 */
+            (void)llm__tok_encode(run, s + i, size, true);
+        } else {
+            uint8_t *copy = llm__tok_copy_room(run, size);
+            if (!copy) return;
+            k = 0;
+            if (prefix) copy[k++] = ' ';
+            for (next = i; next < at && k < size;) copy[k++] = llm__tok_piece_byte(s, &next, n);
+            (void)llm__tok_encode(run, copy, k, true);
+        }
+        prefix = false;
+        i = at;
+    }
+}
+
+static void llm__tok_segment(llm__tok_run *run, const uint8_t *s, size_t n) {
+    run->fused = (size_t)-1;
+    if (llm__tok_head(run->t)->pre == LLM__PRE_SENTENCEPIECE)
+        llm__tok_segment_pieces(run, s, n);
+    else
+        llm__tok_segment_words(run, s, n);
+}
+
+/* Cuts the text at added tokens: the leftmost, and of those the longest. */
+static void llm__tok_text(llm__tok_run *run, const uint8_t *s, size_t n, bool special) {
+    const uint32_t *starts = run->t->starts + (special ? 8 : 0);
+    size_t from = 0, i = 0, size = 0;
+    while (i < n && !run->failed) {
+        uint32_t id = LLM__TOK_NONE;
+        if (starts[s[i] >> 5] >> (s[i] & 31) & 1)
+            id = llm__tok_match_added(run->t, s + i, n - i, special, &size);
+        if (id == LLM__TOK_NONE) {
+            i++;
+            continue;
+        }
+        llm__tok_segment(run, s + from, i - from);
+        llm__tok_emit(run, id);
+        from = i += size;
+    }
+    llm__tok_segment(run, s + from, n - from);
+}
+
+/* ======================================================================== */
+/* >>tokenizer-calls: the public functions                                   */
+/* ======================================================================== */
+LLM_API llm_result llm_tokenize(const llm_tokenizer *t, const llm_tokenize_desc *desc, int32_t *ids,
+                                size_t capacity, size_t *count) {
+    llm__tok_run run;
+    const llm__tok_header *h;
+    if (count) *count = 0;
+    if (!t || !t->section || !desc || !count || (desc->size && !desc->text) ||
+        desc->size > SIZE_MAX / 4 || (capacity && !ids))
+        return llm__fail(desc ? desc->error : NULL, LLM_ERROR_ARGUMENT,
+                         "llm_tokenize: no tokenizer, text, buffer or place for the count");
+    h = llm__tok_head(t);
+    run.t = t;
+    run.allocator = &desc->allocator;
+    run.ids = ids;
+    run.capacity = capacity;
+    run.count = 0;
+    run.memory = NULL;
+    run.memory_size = 0;
+    run.failed = false;
+    if (h->bos < t->vocab && (desc->bos > 0 || (!desc->bos && (h->flags & LLM__TOK_ADD_BOS))))
+        llm__tok_emit(&run, h->bos);
+    if (desc->size)
+        llm__tok_text(&run, LLM__CAST(const uint8_t *, LLM__CAST(const void *, desc->text)),
+                      desc->size, desc->special);
+    if (h->eos < t->vocab && (desc->eos > 0 || (!desc->eos && (h->flags & LLM__TOK_ADD_EOS))))
+        llm__tok_emit(&run, h->eos);
+    llm__release(&desc->allocator, run.memory, run.memory_size);
+    if (run.failed)
+        return llm__fail(desc->error, LLM_ERROR_MEMORY, "llm_tokenize: no working memory for %lu bytes"
+                         " of text", (unsigned long)desc->size);
+    *count = run.count;
+    if (ids && run.count > capacity)
+        return llm__fail(desc->error, LLM_ERROR_LIMIT, "llm_tokenize: %lu ids, room for %lu",
+                         (unsigned long)run.count, (unsigned long)capacity);
+    return LLM_OK;
+}
+
+LLM_API llm_text llm_token_bytes(const llm_tokenizer *t, int32_t id) {
+    llm_text text = LLM__ZERO;
+    text.data = "";
+    if (!t || id < 0 || (uint32_t)id >= t->vocab) return text;
+    text.size = llm__tok_length(t, (uint32_t)id);
+    if (text.size)
+        text.data = LLM__CAST(const char *, LLM__CAST(const void *, t->text)) +
+                    llm__tok_at(t, (uint32_t)id)->text;
+    return text;
+}
+
+LLM_API llm_token_kind llm_token_kind_of(const llm_tokenizer *t, int32_t id) {
+    if (!t || id < 0 || (uint32_t)id >= t->vocab || t->kinds[id] > LLM_TOKEN_BYTE)
+        return LLM_TOKEN_NONE;
+    return LLM__CAST(llm_token_kind, t->kinds[id]);
+}
+
+LLM_API bool llm_token_is_end(const llm_tokenizer *t, int32_t id) {
+    uint32_t i;
+    for (i = 0; t && i < t->end_count; i++)
+        if (id >= 0 && t->ends[i] == (uint32_t)id) return true;
+    return false;
+}
+
+LLM_API int32_t llm_token_find(const llm_tokenizer *t, llm_text bytes) {
+    const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, bytes.data));
+    size_t size = 0;
+    uint32_t id;
+    if (!t || !bytes.size || !s) return -1;
+    id = llm__tok_match_added(t, s, bytes.size, true, &size);
+    if (id < t->vocab && size == bytes.size && llm__tok_length(t, id) == size) return (int32_t)id;
+    (void)llm__tok_longest(t, s, bytes.size, &id);
+    if (id < t->vocab) return (int32_t)id;
+    if (bytes.size == 1 && t->bytes[s[0]] < t->vocab) return (int32_t)t->bytes[s[0]];
+    return -1;
+}
+
+LLM_API void llm_tokenizer_describe(const llm_tokenizer *t, llm_tokenizer_info *info) {
+    const llm__tok_header *h = llm__tok_head(t);
+    info->vocab_size = t->vocab;
+    info->bos = (int32_t)h->bos;
+    info->eos = (int32_t)h->eos;
+    info->eot = (int32_t)h->eot;
+    info->unknown = (int32_t)h->unknown;
+    info->padding = (int32_t)h->padding;
+    info->add_bos = (h->flags & LLM__TOK_ADD_BOS) != 0;
+    info->add_eos = (h->flags & LLM__TOK_ADD_EOS) != 0;
+    info->ends = t->ends;
+    info->end_count = t->end_count;
+}
+
+LLM_API llm_result llm_detokenize(const llm_tokenizer *t, const llm_detokenize_desc *desc, char *text,
+                                  size_t capacity, size_t *size) {
+    size_t i, k, used = 0;
+    bool strip;
+    if (size) *size = 0;
+    if (!t || !t->section || !desc || !size || (desc->count && !desc->ids) || (capacity && !text))
+        return llm__fail(desc ? desc->error : NULL, LLM_ERROR_ARGUMENT,
+                         "llm_detokenize: no tokenizer, ids, buffer or place for the size");
+    strip = (llm__tok_head(t)->flags & LLM__TOK_SPACE_PREFIX) != 0;
+    for (i = 0; i < desc->count; i++) {
+        llm_text bytes = llm_token_bytes(t, desc->ids[i]);
+        llm_token_kind kind = llm_token_kind_of(t, desc->ids[i]);
+        if (desc->ids[i] < 0 || (uint32_t)desc->ids[i] >= t->vocab)
+            return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "llm_detokenize: id %ld at %lu, the"
+                             " vocabulary has %lu", (long)desc->ids[i], (unsigned long)i,
+                             (unsigned long)t->vocab);
+        if (kind == LLM_TOKEN_CONTROL && !desc->special) continue;
+        k = strip && bytes.size && bytes.data[0] == ' '; /* the space that tokenizing put there */
+        strip = false;
+        for (; k < bytes.size; k++, used++)
+            if (used < capacity) text[used] = bytes.data[k];
+    }
+    *size = used;
+    if (text && used > capacity)
+        return llm__fail(desc->error, LLM_ERROR_LIMIT, "llm_detokenize: %lu bytes, room for %lu",
+                         (unsigned long)used, (unsigned long)capacity);
+    return LLM_OK;
+}
+
+/* ======================================================================== */
+/* >>model: opening a file                                                   */
+/* ========================================================================
+   The header, description, layers and directory are proved consistent here, once; everything
+   after relies on it. Weights are never read at open. */
+
+typedef struct llm__tensor { /* a matrix or vector in the map; data is NULL where there is none */
+    const uint8_t *data;
+    uint32_t type, rows, cols;
+    uint32_t rotation, row_rotation;
+} llm__tensor;
+
+struct llm_model {
+    llm_allocator allocator;
+    size_t memory;       /* bytes of this block */
+    const uint8_t *file; /* the whole file */
+    size_t size;
+    bool mapped;
+    const llm__file_desc *desc;
+    const llm__file_layer *layer;      /* [layers] */
+    const llm__file_tensor *directory; /* [tensors] */
+    uint32_t tensors;
+    llm__tensor *tensor; /* [1 + layers][LLM__ROLE_COUNT], the first row for those without layer */
+    llm__tensor rope[8];
+    llm_tokenizer tokenizer;
+    bool has_tokenizer;
+    llm_text chat_template, meta;
+    uint64_t weights, weight_size;
+};
+
+/* Row 0 of the table is for tensors of no layer. */
+LLM__INLINE llm__tensor *llm__tensor_at(const llm_model *m, uint32_t layer, uint32_t role) {
+    return &m->tensor[(size_t)(layer == LLM__NONE ? 0 : layer + 1) * LLM__ROLE_COUNT + role];
+}
+
+static const char *const llm__role_names[LLM__ROLE_COUNT] = {
+#define LLM__ROLE(NAME, name, shape) name,
+    LLM__ROLES(LLM__ROLE)
+#undef LLM__ROLE
+};
+static const char llm__role_shapes[LLM__ROLE_COUNT] = {
+#define LLM__ROLE(NAME, name, shape) #shape[0],
+    LLM__ROLES(LLM__ROLE)
+#undef LLM__ROLE
+};
+
+/* "blk.3.attn_k", for messages. */
+static const char *llm__tensor_name(char text[64], uint32_t role, uint32_t layer) {
+    const char *name = role < LLM__ROLE_COUNT ? llm__role_names[role] : "unknown";
+    if (layer == LLM__NONE)
+        (void)snprintf(text, 64, "%s", name);
+    else
+        (void)snprintf(text, 64, "blk.%u.%s", (unsigned)layer, name);
+    return text;
+}
+
+/* ---- maps ---- */
+
+#if defined(_WIN32)
+static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error) {
+    wchar_t wide[1024];
+    HANDLE file, mapping;
+    LARGE_INTEGER length;
+    void *view = NULL;
+    if (!MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, 1024)) {
+        llm__fail(error, LLM_ERROR_ARGUMENT, "path is not UTF-8, or longer than 1023 characters");
+        return NULL;
+    }
+    file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, 0, NULL);
+    if (file == INVALID_HANDLE_VALUE) {
+        llm__fail(error, LLM_ERROR_IO, "%s: cannot be opened (error %u)", path, (unsigned)GetLastError());
+        return NULL;
+    }
+    if (GetFileSizeEx(file, &length) && length.QuadPart > 0 &&
+        (uint64_t)length.QuadPart <= SIZE_MAX) {
+        mapping = CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL);
+        if (mapping) {
+            view = MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
+            CloseHandle(mapping);
+        }
+    }
+    CloseHandle(file);
+    if (!view) llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped (is it empty?)", path);
+    *size = view ? (size_t)length.QuadPart : 0;
+    return (const uint8_t *)view;
+}
+static void llm__unmap(const uint8_t *file, size_t size) {
+    (void)size;
+    UnmapViewOfFile(file);
+}
+#elif defined(LLM_NO_MMAP)
+static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error) {
+    *size = 0;
+    llm__fail(error, LLM_ERROR_UNSUPPORTED, "%s: built with LLM_NO_MMAP, open from memory", path);
+    return NULL;
+}
+static void llm__unmap(const uint8_t *file, size_t size) { (void)file, (void)size; }
+#else
+static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error) {
+    struct stat about;
+    void *view = MAP_FAILED;
+    int file = open(path, O_RDONLY);
+    if (file < 0) {
+        llm__fail(error, LLM_ERROR_IO, "%s: cannot be opened (errno %d)", path, errno);
+        return NULL;
+    }
+    if (fstat(file, &about) == 0 && S_ISREG(about.st_mode) && about.st_size > 0 &&
+        (uint64_t)about.st_size <= SIZE_MAX)
+        view = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_SHARED, file, 0);
+    (void)close(file);
+    if (view == MAP_FAILED) {
+        llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped (is it an ordinary, non-empty file?)", path);
+        return NULL;
+    }
+    *size = (size_t)about.st_size;
+    return (const uint8_t *)view;
+}
+static void llm__unmap(const uint8_t *file, size_t size) {
+    (void)munmap((void *)(uintptr_t)file, size);
+}
+#endif
+
+/* ---- checks ---- */
+
+#define LLM__REFUSE(...) return llm__fail(error, LLM_ERROR_FORMAT, __VA_ARGS__)
+
+/* The section of a kind; a missing one has size 0. */
+static llm__file_section llm__section(const llm_model *m, uint32_t kind) {
+    llm__file_header header;
+    llm__file_section section;
+    uint32_t i;
+    memcpy(&header, m->file, sizeof header);
+    for (i = 0; i < header.section_count; i++) {
+        memcpy(&section, m->file + sizeof header + i * sizeof section, sizeof section);
+        if (section.kind == kind) return section;
+    }
+    memset(&section, 0, sizeof section);
+    return section;
+}
+
+static llm_result llm__check_header(const llm_model *m, llm_error *error) {
+    const uint16_t probe = 1;
+    llm__file_header header;
+    llm__file_section section;
+    size_t table, i;
+    uint8_t little;
+    memcpy(&little, &probe, 1);
+    if (!little) return llm__fail(error, LLM_ERROR_UNSUPPORTED, "the host is big-endian, .llm files are not");
+    if (m->size < sizeof header) LLM__REFUSE("file: %zu bytes, shorter than a header of 64", m->size);
+    memcpy(&header, m->file, sizeof header);
+    if (memcmp(header.magic, LLM__MAGIC, 8)) LLM__REFUSE("header: the magic is not that of a .llm file");
+    if (header.version != LLM__VERSION)
+        return llm__fail(error, LLM_ERROR_VERSION, "header: version %u, this library reads 1",
+                         (unsigned)header.version);
+    if (header.section_count < 1 || header.section_count > 64)
+        LLM__REFUSE("header: section_count %u is not in 1 .. 64", (unsigned)header.section_count);
+    if (header.file_size != m->size)
+        LLM__REFUSE("header: file_size %llu, but the file has %zu bytes",
+                    (unsigned long long)header.file_size, m->size);
+    table = header.section_count * sizeof section;
+    if (table > m->size - sizeof header) LLM__REFUSE("header: the section table passes the end of the file");
+    if (llm__xxh64(m->file + sizeof header, table) != header.checksum)
+        return llm__fail(error, LLM_ERROR_CHECKSUM, "header: the section table does not match its checksum");
+    for (i = 0; i < header.section_count; i++) {
+        memcpy(&section, m->file + sizeof header + i * sizeof section, sizeof section);
+        if (section.offset % LLM__PAGE || section.offset > m->size ||
+            section.size > m->size - section.offset)
+            LLM__REFUSE("section %.4s: offset 0x%llx + %llu bytes is unaligned or passes the end of the file",
+                        (const char *)&section.kind, (unsigned long long)section.offset,
+                        (unsigned long long)section.size);
+    }
+    return LLM_OK;
+}
+
+static llm_result llm__check_sum(const llm_model *m, uint32_t kind, llm_error *error) {
+    llm__file_section s = llm__section(m, kind);
+    if (s.size && llm__xxh64(m->file + s.offset, (size_t)s.size) != s.checksum)
+        return llm__fail(error, LLM_ERROR_CHECKSUM, "section %.4s: does not match its checksum",
+                         (const char *)&kind);
+    return LLM_OK;
+}
+
+static llm_result llm__range(const char *field, uint32_t value, uint32_t least, uint32_t most,
+                             llm_error *error) {
+    if (value >= least && value <= most) return LLM_OK;
+    return llm__fail(error, LLM_ERROR_FORMAT, "description: %s is %u, not in %u .. %u", field,
+                     (unsigned)value, (unsigned)least, (unsigned)most);
+}
+
+/* 0, or a cap too small to be meant, is never reached by arithmetic on hostile descriptions. */
+static llm_result llm__check_desc(const llm__file_desc *d, llm_error *error) {
+    const struct { const char *field; uint32_t value, least, most; } ranges[] = {
+        {"vocab", d->vocab, 1, 1u << 22},        {"width", d->width, 1, 1u << 16},
+        {"layers", d->layers, 1, 1024},          {"context", d->context, 1, 1u << 28},
+        {"heads", d->heads, 1, 1024},            {"kv_heads", d->kv_heads, 1, d->heads},
+        {"head_size", d->head_size, 2, 512},     {"value_size", d->value_size, 1, 512},
+        {"ffn", d->ffn, 1, 1u << 18},            {"norm", d->norm, 0, LLM__NORM_LAYER},
+        {"activation", d->activation, 0, LLM__ACT_RELU2}, {"ropes", d->ropes, 0, 8}};
+    const struct { const char *field; float value; } floats[] = {
+        {"norm_epsilon", d->norm_epsilon},       {"query_scale", d->query_scale},
+        {"embedding_scale", d->embedding_scale}, {"residual_scale", d->residual_scale},
+        {"logit_scale", d->logit_scale},         {"attention_softcap", d->attention_softcap},
+        {"logit_softcap", d->logit_softcap}};
+    size_t i;
+    for (i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        llm_result r = llm__range(ranges[i].field, ranges[i].value, ranges[i].least, ranges[i].most, error);
+        if (r) return r;
+    }
+    for (i = 0; i < sizeof floats / sizeof *floats; i++)
+        if (!llm__finite(floats[i].value)) LLM__REFUSE("description: %s is not finite", floats[i].field);
+    if (!(d->norm_epsilon > 0)) LLM__REFUSE("description: norm_epsilon is not above 0");
+    if (d->attention_softcap < 0 || d->logit_softcap < 0) LLM__REFUSE("description: a softcap is below 0");
+    if (d->heads % d->kv_heads)
+        LLM__REFUSE("description: kv_heads %u does not divide heads %u", (unsigned)d->kv_heads, (unsigned)d->heads);
+    if (d->head_size % 2) LLM__REFUSE("description: head_size %u is odd", (unsigned)d->head_size);
+    if (d->experts || d->norm == LLM__NORM_LAYER || d->flags || d->activation == LLM__ACT_GELU)
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED,
+                         "description: experts %u, norm %u, flags 0x%x, activation %u: not in this version",
+                         (unsigned)d->experts, (unsigned)d->norm, (unsigned)d->flags, (unsigned)d->activation);
+    return LLM_OK;
+}
+
+/* rows and cols that a role must have by the description; 0 = any. */
+static void llm__role_shape(const llm__file_desc *d, uint32_t role, uint32_t *rows, uint32_t *cols) {
+    const uint32_t q = d->heads * d->head_size, k = d->kv_heads * d->head_size,
+                   v = d->kv_heads * d->value_size, f = (d->ffn + 15) / 16 * 16;
+    *rows = 1;
+    *cols = d->width;
+    switch (role) {
+    case LLM__EMBEDDING: case LLM__HEAD: *rows = d->vocab; break;
+    case LLM__POSITIONS: *rows = 0; break;
+    case LLM__ROPE: *cols = 0; break;
+    case LLM__Q: *rows = q; break;
+    case LLM__K: *rows = k; break;
+    case LLM__V: *rows = v; break;
+    case LLM__Q_BIAS: *cols = q; break;
+    case LLM__K_BIAS: *cols = k; break;
+    case LLM__V_BIAS: *cols = v; break;
+    case LLM__Q_NORM: case LLM__K_NORM: *cols = d->head_size; break;
+    case LLM__ATTN_OUT: *rows = d->width; *cols = d->heads * d->value_size; break;
+    case LLM__GATE_UP: *rows = 2 * f; break;
+    case LLM__GATE_UP_BIAS: *cols = 2 * f; break;
+    case LLM__DOWN: *rows = d->width; *cols = d->ffn; break;
+    case LLM__HEAD_BIAS: *cols = d->vocab; break;
+    default: break;
+    }
+}
+
+static uint64_t llm__tensor_size(const llm__file_tensor *t) {
+    char shape = llm__role_shapes[t->role];
+    if (shape == 'V') return (uint64_t)t->cols * 4;
+    if (shape == 'R') return (uint64_t)t->cols * 8;
+    return ((uint64_t)t->rows + 15) / 16 * llm__panel_size(t->type, llm__padded(t->cols));
+}
+
+static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *t, llm_error *error) {
+    char name[64];
+    llm__file_section data = llm__section(m, LLM__SECTION_DATA);
+    uint32_t rows, cols;
+    if (t->role >= LLM__ROLE_COUNT)
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "directory: a tensor has role %u, not in 0 .. %d",
+                         (unsigned)t->role, LLM__ROLE_COUNT - 1);
+    llm__tensor_name(name, t->role, t->layer);
+    if (t->role == LLM__ROPE ? t->layer >= m->desc->ropes
+                             : t->layer != LLM__NONE && t->layer >= m->desc->layers)
+        LLM__REFUSE("tensor %s: no such layer", name);
+    if (t->expert != LLM__NONE)
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tensor %s: experts are not in this version", name);
+    if (t->type >= LLM_TYPE_COUNT || (llm__role_shapes[t->role] != 'M' && t->type != LLM_F32))
+        LLM__REFUSE("tensor %s: type %u does not fit its role", name, (unsigned)t->type);
+    if (t->cols < 1 || t->cols > 1u << 18 || t->rows < 1 || t->rows > 1u << 22)
+        LLM__REFUSE("tensor %s: shape %u x %u is out of range", name, (unsigned)t->rows, (unsigned)t->cols);
+    llm__role_shape(m->desc, t->role, &rows, &cols);
+    if ((rows && t->rows != rows) || (cols && t->cols != cols))
+        LLM__REFUSE("tensor %s: shape %u x %u, the description asks for %u x %u", name,
+                    (unsigned)t->rows, (unsigned)t->cols, (unsigned)rows, (unsigned)cols);
+    if (t->role == LLM__ROPE && t->cols * 2 > m->desc->head_size)
+        LLM__REFUSE("tensor %s: %u pairs do not fit a head of %u", name, (unsigned)t->cols,
+                    (unsigned)m->desc->head_size);
+    if ((t->rotation && t->rotation != 16 && t->rotation != 32 && t->rotation != 64) ||
+        (t->row_rotation && t->row_rotation != 16 && t->row_rotation != 32 && t->row_rotation != 64) ||
+        (t->row_rotation && (t->role != LLM__V || m->desc->value_size % t->row_rotation)) ||
+        (t->rotation && llm__formats[t->type].size))
+        LLM__REFUSE("tensor %s: rotation %u, rows %u: not 0, 16, 32 or 64, or it does not fit", name,
+                    (unsigned)t->rotation, (unsigned)t->row_rotation);
+    if (t->offset % 64 || t->offset < data.offset || t->offset - data.offset > data.size ||
+        t->size > data.size - (t->offset - data.offset) ||
+        (m->size - t->offset) / 64 < (t->size + 63) / 64) /* leaves may read a vector's last line whole */
+        LLM__REFUSE("tensor %s: offset 0x%llx + %llu bytes is unaligned or passes the end of the data", name,
+                    (unsigned long long)t->offset, (unsigned long long)t->size);
+    if (t->size != llm__tensor_size(t))
+        LLM__REFUSE("tensor %s: %llu bytes, its shape asks for %llu", name, (unsigned long long)t->size,
+                    (unsigned long long)llm__tensor_size(t));
+    return LLM_OK;
+}
+
+/* Fills the table of tensors. */
+static llm_result llm__load_directory(llm_model *m, llm_error *error) {
+    uint32_t i;
+    char name[64];
+    for (i = 0; i < m->tensors; i++) {
+        const llm__file_tensor *t = &m->directory[i];
+        llm__tensor *to;
+        llm_result r = llm__check_tensor(m, t, error);
+        if (r) return r;
+        to = t->role == LLM__ROPE ? &m->rope[t->layer] : llm__tensor_at(m, t->layer, t->role);
+        if (to->data) LLM__REFUSE("tensor %s: stands twice in the directory", llm__tensor_name(name, t->role, t->layer));
+        to->data = m->file + t->offset;
+        to->type = t->type, to->rows = t->rows, to->cols = t->cols;
+        to->rotation = t->rotation, to->row_rotation = t->row_rotation;
+        if (llm__role_shapes[t->role] == 'M') {
+            m->weights += (uint64_t)t->rows * t->cols;
+            m->weight_size += t->size;
+        }
+    }
+    return LLM_OK;
+}
+
+/* What every model must have, and what must agree. */
+static llm_result llm__check_model(const llm_model *m, llm_error *error) {
+    static const uint32_t needed[] = {LLM__ATTN_NORM, LLM__Q,       LLM__K,       LLM__V,
+                                      LLM__ATTN_OUT,  LLM__FFN_NORM, LLM__GATE_UP, LLM__DOWN};
+    char name[64];
+    uint32_t layer, i;
+    if (!llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING)->data) LLM__REFUSE("tensor embedding is missing");
+    if (!llm__tensor_at(m, LLM__NONE, LLM__OUT_NORM)->data) LLM__REFUSE("tensor out_norm is missing");
+    for (i = 0; i < m->desc->ropes; i++)
+        if (!m->rope[i].data) LLM__REFUSE("tensor blk.%u.rope is missing", (unsigned)i);
+    for (layer = 0; layer < m->desc->layers; layer++) {
+        const llm__tensor *row = llm__tensor_at(m, layer, 0);
+        uint32_t rope = m->layer[layer].rope;
+        for (i = 0; i < sizeof needed / sizeof *needed; i++)
+            if (!row[needed[i]].data)
+                LLM__REFUSE("tensor %s is missing", llm__tensor_name(name, needed[i], layer));
+        if (rope != LLM__NONE && rope >= m->desc->ropes)
+            LLM__REFUSE("layer %u: rope %u, there are %u", (unsigned)layer, (unsigned)rope, (unsigned)m->desc->ropes);
+        for (i = LLM__K; i <= LLM__V; i++)
+            if (!llm__formats[row[i].type].size && !llm__formats[row[LLM__Q].type].size &&
+                row[i].rotation != row[LLM__Q].rotation)
+                LLM__REFUSE("tensor %s: rotation %u, but attn_q has %u", llm__tensor_name(name, i, layer),
+                            (unsigned)row[i].rotation, (unsigned)row[LLM__Q].rotation);
+    }
+    return LLM_OK;
+}
+
+static llm_result llm__verify(const llm_model *m, llm_error *error) {
+    static const uint32_t kinds[] = {LLM__SECTION_TOKN, LLM__SECTION_TMPL, LLM__SECTION_META};
+    char name[64];
+    uint32_t i;
+    for (i = 0; i < 3; i++)
+        if (llm__check_sum(m, kinds[i], error)) return LLM_ERROR_CHECKSUM;
+    for (i = 0; i < m->tensors; i++) {
+        const llm__file_tensor *t = &m->directory[i];
+        if (llm__xxh64(m->file + t->offset, (size_t)t->size) != t->checksum)
+            return llm__fail(error, LLM_ERROR_CHECKSUM, "tensor %s: does not match its checksum",
+                             llm__tensor_name(name, t->role, t->layer));
+    }
+    return LLM_OK;
+}
+
+static llm_text llm__section_text(const llm_model *m, uint32_t kind) {
+    llm__file_section s = llm__section(m, kind);
+    llm_text text;
+    text.data = (const char *)m->file + s.offset;
+    text.size = (size_t)s.size;
+    return text;
+}
+
+/* Description, layers and directory; then the table of tensors is allocated behind the model. */
+static llm_result llm__load(llm_model **model, llm_error *error) {
+    llm_model *m = *model, *whole;
+    llm__file_section desc, layers, tensors, tokens;
+    llm_result r;
+    size_t size;
+    if ((r = llm__check_header(m, error)) != LLM_OK) return r;
+    if ((r = llm__check_sum(m, LLM__SECTION_DESC, error)) != LLM_OK) return r;
+    if ((r = llm__check_sum(m, LLM__SECTION_LAYR, error)) != LLM_OK) return r;
+    if ((r = llm__check_sum(m, LLM__SECTION_TDIR, error)) != LLM_OK) return r;
+    desc = llm__section(m, LLM__SECTION_DESC);
+    layers = llm__section(m, LLM__SECTION_LAYR);
+    tensors = llm__section(m, LLM__SECTION_TDIR);
+    if (desc.size < sizeof(llm__file_desc))
+        LLM__REFUSE("section DESC: %llu bytes, needs %zu", (unsigned long long)desc.size, sizeof(llm__file_desc));
+    m->desc = (const llm__file_desc *)(const void *)(m->file + desc.offset);
+    if ((r = llm__check_desc(m->desc, error)) != LLM_OK) return r;
+    if (layers.size != m->desc->layers * sizeof(llm__file_layer))
+        LLM__REFUSE("section LAYR: %llu bytes, %u layers ask for %zu", (unsigned long long)layers.size,
+                    (unsigned)m->desc->layers, m->desc->layers * sizeof(llm__file_layer));
+    if (tensors.size % sizeof(llm__file_tensor) || tensors.size > 1u << 24)
+        LLM__REFUSE("section TDIR: %llu bytes, not a multiple of 64 up to 16 MB", (unsigned long long)tensors.size);
+    m->layer = (const llm__file_layer *)(const void *)(m->file + layers.offset);
+    m->directory = (const llm__file_tensor *)(const void *)(m->file + tensors.offset);
+    m->tensors = (uint32_t)(tensors.size / sizeof(llm__file_tensor));
+
+    size = sizeof *m + ((size_t)m->desc->layers + 1) * LLM__ROLE_COUNT * sizeof(llm__tensor);
+    whole = LLM__CAST(llm_model *, llm__allocate(&m->allocator, size));
+    if (!whole) return llm__fail(error, LLM_ERROR_MEMORY, "model: no memory for a directory of %zu bytes", size);
+    memset(whole, 0, size);
+    *whole = *m;
+    *model = m = whole;
+    m->memory = size;
+    m->tensor = (llm__tensor *)(void *)(m + 1);
+    if ((r = llm__load_directory(m, error)) != LLM_OK) return r;
+    if ((r = llm__check_model(m, error)) != LLM_OK) return r;
+    tokens = llm__section(m, LLM__SECTION_TOKN);
+    if (tokens.size) {
+        r = llm__tokenizer_init(&m->tokenizer, m->file + tokens.offset, (size_t)tokens.size, m->desc->vocab, error);
+        if (r) return r;
+        m->has_tokenizer = true;
+    }
+    m->chat_template = llm__section_text(m, LLM__SECTION_TMPL);
+    m->meta = llm__section_text(m, LLM__SECTION_META);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_model_open(llm_model **model, const llm_model_desc *desc) {
+    llm_model start, *m = &start;
+    llm_result r;
+    if (!model) return LLM_ERROR_ARGUMENT;
+    *model = NULL;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    memset(&start, 0, sizeof start);
+    start.allocator = desc->allocator;
+    if (desc->path) {
+        start.file = llm__map(desc->path, &start.size, desc->error);
+        if (!start.file) return desc->error ? desc->error->code : LLM_ERROR_IO;
+        start.mapped = true;
+    } else {
+        if (!desc->data || (uintptr_t)desc->data % 64)
+            return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
+                             "model: neither a path nor data aligned to 64 bytes was given");
+        start.file = (const uint8_t *)desc->data;
+        start.size = desc->size;
+    }
+    r = llm__load(&m, desc->error);
+    if (r == LLM_OK && desc->verify) r = llm__verify(m, desc->error);
+    if (r != LLM_OK) {
+        if (start.mapped) llm__unmap(start.file, start.size);
+        if (m != &start) llm__release(&start.allocator, m, m->memory);
+        return r;
+    }
+    *model = m;
+    return LLM_OK;
+}
+
+LLM_API void llm_model_close(llm_model *model) {
+    llm_allocator allocator;
+    if (!model) return;
+    allocator = model->allocator;
+    if (model->mapped) llm__unmap(model->file, model->size);
+    llm__release(&allocator, model, model->memory);
+}
+
+LLM_API void llm_model_get_info(const llm_model *model, llm_model_info *info) {
+    const llm__file_desc *d = model->desc;
+    const char *end = (const char *)memchr(d->family, 0, sizeof d->family);
+    info->family.data = d->family;
+    info->family.size = end ? (size_t)(end - d->family) : sizeof d->family;
+    info->vocab = d->vocab, info->width = d->width, info->layers = d->layers;
+    info->heads = d->heads, info->kv_heads = d->kv_heads, info->head_size = d->head_size;
+    info->ffn = d->ffn, info->context = d->context;
+    info->file_size = model->size;
+    info->weights = model->weights, info->weight_size = model->weight_size;
+}
+
+LLM_API const llm_tokenizer *llm_model_tokenizer(const llm_model *model) {
+    return model->has_tokenizer ? &model->tokenizer : NULL;
+}
+LLM_API llm_text llm_model_template(const llm_model *model) { return model->chat_template; }
+LLM_API llm_text llm_model_meta(const llm_model *model) { return model->meta; }
+
+/* ======================================================================== */
+/* >>numerics: float arithmetic with one result                              */
+/* ========================================================================
+   The host may compile with -Ofast, with FMA at hand. LLM__PIN makes a value opaque to the
+   optimiser, between a product and the addition that follows, and between the additions of a
+   fixed order, so that nothing is contracted, reassociated or turned into a reciprocal. There is
+   no division and no call to libm: both differ between compilers, flags and platforms. */
+
+#if defined(__GNUC__) || defined(__clang__)
+#if defined(__x86_64__) || (defined(__i386__) && defined(__SSE2_MATH__))
+#define LLM__PIN(x) __asm__("" : "+x"(x))
+#elif defined(__aarch64__)
+#define LLM__PIN(x) __asm__("" : "+w"(x))
+#elif defined(__wasm__)
+#define LLM__PIN(x) __asm__("" : "+r"(x))
+#else
+#define LLM__PIN(x) __asm__("" : "+m"(x))
+#endif
+#else
+#define LLM__PIN(x) ((void)0)
+#endif
+
+LLM__INLINE float llm__mulf(float a, float b) {
+    float p = a * b;
+    LLM__PIN(p);
+    return p;
+}
+LLM__INLINE float llm__addf(float a, float b) {
+    float s = a + b;
+    LLM__PIN(s);
+    return s;
+}
+LLM__INLINE float llm__subf(float a, float b) {
+    float s = a - b;
+    LLM__PIN(s);
+    return s;
+}
+
+LLM__INLINE float llm__bf16(uint16_t h) { return llm__float((uint32_t)h << 16); }
+
+/* To the nearest integer, ties to even; |x| < 2^22. */
+LLM__INLINE int32_t llm__round(float x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: its last bit is worth 1 */
+    return (int32_t)llm__bits(llm__addf(x, magic)) - (int32_t)llm__bits(magic);
+}
+
+/* 1 / x for normal x in 0 < x < 2^126, by Newton's method from a guess in the exponent's bits. */
+LLM__INLINE float llm__recip(float x) {
+    float y = llm__float(0x7ef311c3u - llm__bits(x));
+    int i;
+    for (i = 0; i < 4; i++) y = llm__mulf(y, llm__subf(2.0f, llm__mulf(x, y)));
+    return y;
+}
+
+/* 1 / sqrt(x) for finite x > 0. */
+LLM__INLINE float llm__rsqrt(float x) {
+    float y = llm__float(0x5f375a86u - (llm__bits(x) >> 1));
+    float h = llm__mulf(0.5f, x);
+    int i;
+    for (i = 0; i < 4; i++)
+        y = llm__mulf(y, llm__subf(1.5f, llm__mulf(llm__mulf(h, y), y)));
+    return y;
+}
+
+#define LLM__LOG2E 1.44269504088896341f
+#define LLM__LN2_HI 0.693359375f
+#define LLM__LN2_LO -2.12194440e-4f
+#define LLM__EXP_LEAST -87.0f
+#define LLM__EXP_MOST 87.0f /* so that 1 / (1 + e^x) is a normal number */
+
+/* e^x, x cut to -87 .. 87: x = n ln 2 + r, a polynomial in r (Cephes expf), times 2^n. */
+LLM__INLINE float llm__exp(float x) {
+    float n, r, p;
+    int32_t i;
+    x = x > LLM__EXP_LEAST ? x : LLM__EXP_LEAST;
+    x = x < LLM__EXP_MOST ? x : LLM__EXP_MOST;
+    i = llm__round(llm__mulf(x, LLM__LOG2E));
+    n = (float)i;
+    r = llm__subf(x, llm__mulf(n, LLM__LN2_HI));
+    r = llm__subf(r, llm__mulf(n, LLM__LN2_LO));
+    p = llm__addf(llm__mulf(1.9875691500e-4f, r), 1.3981999507e-3f);
+    p = llm__addf(llm__mulf(p, r), 8.3334519073e-3f);
+    p = llm__addf(llm__mulf(p, r), 4.1665795894e-2f);
+    p = llm__addf(llm__mulf(p, r), 1.6666665459e-1f);
+    p = llm__addf(llm__mulf(p, r), 5.0000001201e-1f);
+    p = llm__addf(llm__mulf(llm__mulf(p, r), r), r);
+    p = llm__addf(p, 1.0f);
+    return llm__mulf(p, llm__float((uint32_t)(i + 127) << 23));
+}
+
+/* tanh u = 1 - 2 / (e^(2u) + 1) */
+LLM__INLINE float llm__tanh(float u) {
+    float e = llm__addf(llm__exp(llm__mulf(2.0f, u)), 1.0f);
+    return llm__subf(1.0f, llm__mulf(2.0f, llm__recip(e)));
+}
+
+LLM__INLINE float llm__silu(float x) {
+    return llm__mulf(x, llm__recip(llm__addf(1.0f, llm__exp(-x))));
+}
+LLM__INLINE float llm__gelu_tanh(float x) {
+    float cube = llm__mulf(llm__mulf(x, x), x);
+    float u = llm__mulf(0.7978845608f, llm__addf(x, llm__mulf(0.044715f, cube)));
+    return llm__mulf(llm__mulf(0.5f, x), llm__addf(1.0f, llm__tanh(u)));
+}
+
+/* Sine and cosine of a phase in turns times 2^32: an octant and two polynomials, so that a
+   position of any size keeps its full precision. */
+static void llm__sincos(uint32_t phase, float *sine, float *cosine) {
+    uint32_t quadrant = (phase + 0x20000000u) >> 30;
+    float x = llm__mulf((float)(int32_t)(phase - (quadrant << 30)), 1.46291807927e-9f); /* 2 pi / 2^32 */
+    float z = llm__mulf(x, x), s, c;
+    s = llm__addf(llm__mulf(-1.9515295891e-4f, z), 8.3321608736e-3f);
+    s = llm__addf(llm__mulf(s, z), -1.6666654611e-1f);
+    s = llm__addf(llm__mulf(llm__mulf(s, z), x), x);
+    c = llm__addf(llm__mulf(2.443315711809948e-5f, z), -1.388731625493765e-3f);
+    c = llm__addf(llm__mulf(c, z), 4.166664568298827e-2f);
+    c = llm__addf(llm__mulf(llm__mulf(c, z), z), llm__subf(1.0f, llm__mulf(0.5f, z)));
+    if (quadrant & 1) {
+        float t = s;
+        s = c;
+        c = -t;
+    }
+    *sine = quadrant & 2 ? -s : s;
+    *cosine = quadrant & 2 ? -c : c;
+}
+
+/* IEEE half to float, exactly; and back, to nearest even. */
+static float llm__half_to_float(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, e = h >> 10 & 31u, f = h & 0x3ffu;
+    if (e == 31) return llm__float(sign | 0x7f800000u | f << 13);
+    if (e) return llm__float(sign | (e + 112) << 23 | f << 13);
+    return llm__float(sign | llm__bits((float)(int32_t)f * 5.9604644775390625e-8f));
+}
+static uint16_t llm__float_to_half(float x) {
+    uint32_t u = llm__bits(x), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu, e, f, shift, half;
+    if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
+    if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
+    e = a >> 23;
+    if (e < 102) return (uint16_t)sign;
+    f = (a & 0x7fffffu) | 0x800000u;
+    shift = e < 113 ? 126 - e : 13;
+    half = (f >> shift) + (e < 113 ? 0 : (e - 113) << 10);
+    f &= (1u << shift) - 1;
+    if (f > 1u << (shift - 1) || (f == 1u << (shift - 1) && (half & 1))) half++;
+    return (uint16_t)(sign | half);
+}
+
+/* ======================================================================== */
+/* >>kernels: one table per instruction set                                  */
+/* ========================================================================
+   Every inner loop is a leaf behind a table of functions. The scalar table is the specification;
+   any other gives the same bits. Rows of floats are padded with zeros to 64, so leaves take
+   lengths that are multiples of 16 (the virtual lanes in which sums are kept) or 64. */
+
+/* The inputs of a matmul, rows of `padded` values: quantised, and where a part is f32 or bf16
+   also as floats. */
+typedef struct llm__input {
+    const int8_t *q;      /* [rows][stride] */
+    const int16_t *wide;  /* the same as 16 bits, [rows][stride] */
+    const float *scale;   /* [rows][stride / 64], a scale per super-block */
+    const int16_t *sums;  /* [rows][stride / 16], sum of q over 16 columns */
+    const float *x;       /* [rows][stride] */
+    uint32_t stride;      /* the largest K of the model, padded */
+} llm__input;
+
+typedef struct llm__kernels {
+    const char *name;
+    /* y = x * rsqrt(mean(x^2) + epsilon) * gain; f32 [n] */
+    void (*norm)(float *y, const float *x, const float *gain, uint32_t n, float inverse_n, float epsilon);
+    /* Normalised Walsh-Hadamard transform of each `block` (16, 32, 64) of x, in place. */
+    void (*rotate)(float *x, uint32_t n, uint32_t block);
+    /* Row x to int8 with a scale per super-block s; sums over 16; wide = q as 16 bits. */
+    void (*quantize)(const float *x, uint32_t n, uint32_t s, int8_t *q, int16_t *wide,
+                     float *scale, int16_t *sums);
+    /* x[n] to integers in -limit .. limit with one scale, which it returns. */
+    float (*quantize_head)(const float *x, uint32_t n, float limit, int16_t *q);
+    /* (x0, x1) turned by (cos, sin): x f32 [2][half], turn f32 [2][half]. */
+    void (*rope)(float *x, const float *turn, uint32_t half);
+    /* y += x * scale */
+    void (*add)(float *y, const float *x, float scale, uint32_t n);
+    /* y = y * a + x * b */
+    void (*blend)(float *y, float a, const float *x, float b, uint32_t n);
+    /* y = activation(gate) * up; y may be gate */
+    void (*gate)(float *y, const float *gate, const float *up, uint32_t n, uint32_t activation);
+    /* s = exp(s - most), 0 where it is LLM__MASKED; the sum, over 64 positions */
+    float (*softmax)(float *s, float most);
+    /* s = s * (factor * scale) for positions first .. last of 64, LLM__MASKED for the others; the
+       largest; scale f32 [64] or NULL for ones */
+    float (*mask)(float *s, const float *scale, float factor, uint32_t first, uint32_t last);
+    /* y = p * scale, 0 where p is 0, over 64 positions */
+    void (*weigh)(float *y, const float *p, const float *scale);
+    /* dot[64] = q[n] . k for the 64 positions of a page, int8 or f16, in the cache's layout */
+    void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n);
+    void (*scores_f16)(float *dot, const float *q, const uint16_t *k, uint32_t n);
+    /* out[n] = sum over the 64 positions of p v */
+    void (*values_q8)(float *out, const int16_t *p, const int8_t *v, uint32_t n);
+    void (*values_f16)(float *out, const float *p, const uint16_t *v, uint32_t n);
+    /* out f32 [rows][16] = one panel times `rows` (1 .. 64) rows of the input from `row` on */
+    void (*panel[LLM_TYPE_COUNT])(float *out, const uint8_t *panel, uint32_t padded,
+                                  const llm__input *in, uint32_t row, uint32_t rows);
+} llm__kernels;
+
+#define LLM__ROWS_AT_ONCE 64u
+#define LLM__MASKED -1e30f /* finite: fast-math may assume that there are no infinities */
+#define LLM__INT8_MOST 127.0f
+#define LLM__INT16_MOST 16256.0f /* 127 * 128: two int8 digits */
+
+/* ======================================================================== */
+/* >>threads: atomics, time, the pool                                        */
+/* ========================================================================
+   A pool runs one function on several lanes. Lanes take items of an evaluation by themselves (see
+   >>runner), so it does not matter when a lane starts, or whether it starts at all: the host's
+   parallel_for, worker threads and the caller alone are the same thing. */
+
+#if defined(__GNUC__) || defined(__clang__)
+LLM__INLINE uint32_t llm__load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+LLM__INLINE void llm__store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+LLM__INLINE uint32_t llm__fetch_add32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+LLM__INLINE uint32_t llm__exchange32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
+LLM__INLINE uint64_t llm__load64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+LLM__INLINE void llm__store64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+LLM__INLINE uint64_t llm__fetch_add64(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+#elif defined(_MSC_VER)
+LLM__INLINE uint32_t llm__load32(const uint32_t *p) { return (uint32_t)_InterlockedOr((volatile long *)p, 0); }
+LLM__INLINE void llm__store32(uint32_t *p, uint32_t v) { (void)_InterlockedExchange((volatile long *)p, (long)v); }
+LLM__INLINE uint32_t llm__fetch_add32(uint32_t *p, uint32_t v) { return (uint32_t)_InterlockedExchangeAdd((volatile long *)p, (long)v); }
+LLM__INLINE uint32_t llm__exchange32(uint32_t *p, uint32_t v) { return (uint32_t)_InterlockedExchange((volatile long *)p, (long)v); }
+LLM__INLINE uint64_t llm__load64(const uint64_t *p) { return (uint64_t)_InterlockedOr64((volatile __int64 *)p, 0); }
+LLM__INLINE void llm__store64(uint64_t *p, uint64_t v) { (void)_InterlockedExchange64((volatile __int64 *)p, (__int64)v); }
+LLM__INLINE uint64_t llm__fetch_add64(uint64_t *p, uint64_t v) { return (uint64_t)_InterlockedExchangeAdd64((volatile __int64 *)p, (__int64)v); }
+#else
+#error "llm.h needs atomics: GCC, clang or MSVC"
+#endif
+
+LLM__INLINE void llm__relax(void) {
+#if defined(_MSC_VER) && (defined(_M_X64) || defined(_M_IX86))
+    _mm_pause();
+#elif defined(_MSC_VER)
+    YieldProcessor();
+#elif defined(__x86_64__) || defined(__i386__)
+    __asm__ volatile("pause");
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+/* Microseconds from some fixed point; never goes back. */
+static uint64_t llm__now(void) {
+#if defined(_WIN32)
+    LARGE_INTEGER count, frequency;
+    QueryPerformanceCounter(&count);
+    QueryPerformanceFrequency(&frequency);
+    return (uint64_t)count.QuadPart / (uint64_t)frequency.QuadPart * 1000000u +
+           (uint64_t)count.QuadPart % (uint64_t)frequency.QuadPart * 1000000u / (uint64_t)frequency.QuadPart;
+#elif defined(CLOCK_MONOTONIC)
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+#else
+    struct timeval t;
+    (void)gettimeofday(&t, NULL);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_usec;
+#endif
+}
+
+LLM__INLINE void llm__yield(void) {
+#if defined(_WIN32)
+    (void)SwitchToThread();
+#elif !defined(LLM_NO_THREADS)
+    (void)sched_yield();
+#endif
+}
+
+/* ---- the float environment: no flush of denormals, to nearest, on every thread that computes ---- */
+
+LLM__INLINE uint32_t llm__float_environment(bool enter, uint32_t saved) {
+#if defined(__x86_64__) || defined(_M_X64) || defined(__SSE2__)
+    uint32_t now = _mm_getcsr();
+    _mm_setcsr(enter ? 0x1f80u : saved); /* all exceptions masked, everything else off */
+    return now;
+#elif defined(__aarch64__)
+    uint64_t now;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(now));
+    __asm__ volatile("msr fpcr, %0" : : "r"(enter ? (uint64_t)0 : (uint64_t)saved));
+    return (uint32_t)now;
+#else
+    (void)enter;
+    return saved;
+#endif
+}
+
+
+/* What the engine room at the end of the file provides. */
+typedef void (*llm__lane)(void *context, uint32_t lane);
+static void llm__pool_run(llm_pool *pool, llm__lane work, void *context);
+static const llm__kernels *llm__kernels_by_name(const char *name, llm_error *error);
+
+/* ======================================================================== */
+/* >>runner: a plan's items, taken by lanes                                  */
+/* ========================================================================
+   An evaluation is a list of steps; a step is a number of independent items. The cursor holds
+   (step << 32 | next item). A lane takes an item by adding one; who finishes the last item of a
+   step moves the cursor on. A lane waits only for items that another lane is running, so any
+   number of lanes makes progress, and stopping is not taking any more. */
+
+typedef struct llm__run {
+    uint64_t cursor;
+    uint32_t done;         /* items of the present step that are finished */
+    uint32_t stop;         /* 1: the budget is spent or the evaluation is cancelled */
+    uint32_t lanes;
+    const uint32_t *count; /* [steps] items, 0 = skip */
+    uint32_t steps;
+    uint32_t *cancel;      /* set from outside */
+    uint64_t deadline;     /* in llm__now's time, 0 = none */
+    void (*item)(void *user, uint32_t step, uint32_t item, uint32_t lane);
+    void *user;
+} llm__run;
+
+static uint64_t llm__next_step(const llm__run *run, uint32_t step) {
+    while (step < run->steps && !run->count[step]) step++;
+    return (uint64_t)step << 32;
+}
+
+/* Lane 0 watches the clock and the cancel flag for all. */
+LLM__INLINE bool llm__should_stop(llm__run *run, uint32_t lane) {
+    if (llm__load32(&run->stop)) return true;
+    if (lane == 0 && ((run->deadline && llm__now() >= run->deadline) || llm__load32(run->cancel))) {
+        llm__store32(&run->stop, 1);
+        return true;
+    }
+    return false;
+}
+
+static void llm__run_lane(void *context, uint32_t lane) {
+    llm__run *run = LLM__CAST(llm__run *, context);
+    uint32_t saved = llm__float_environment(true, 0), waited = 0;
+    while (!llm__should_stop(run, lane)) {
+        uint64_t at = llm__load64(&run->cursor);
+        uint32_t step = (uint32_t)(at >> 32), item = (uint32_t)at;
+        if (step >= run->steps) break;
+        if (item < run->count[step]) {
+            at = llm__fetch_add64(&run->cursor, 1);
+            step = (uint32_t)(at >> 32), item = (uint32_t)at;
+        }
+        if (step >= run->steps) break;
+        if (item >= run->count[step]) { /* others still run the last items */
+            if (++waited > 20000) {
+                llm__yield();
+                waited = 0;
+            }
+            llm__relax();
+            continue;
+        }
+        waited = 0;
+        run->item(run->user, step, item, lane);
+        if (llm__fetch_add32(&run->done, 1) + 1 == run->count[step]) {
+            llm__store32(&run->done, 0);
+            llm__store64(&run->cursor, llm__next_step(run, step + 1));
+        }
+    }
+    (void)llm__float_environment(false, saved);
+}
+
+/* ======================================================================== */
+/* >>forward: the plan                                                       */
+/* ========================================================================
+   The description is compiled into a flat list of steps. A row is a token of some session at some
+   position; every step treats every row by itself, and only keys and values connect them.
+
+       embed
+       per layer:  input(norm) | q k v | heads: norm, rope, append | attend |
+                   input | out, added | input(norm) | gate and up | input | down, added
+       input(norm) | head | cap
+
+   "input" makes what a matmul eats: it finishes the residual stream where the model norms a
+   block's output (post_gain), norms, rotates, quantises. */
+
+enum { LLM__OP_EMBED, LLM__OP_INPUT, LLM__OP_MATMUL, LLM__OP_HEADS, LLM__OP_ATTEND, LLM__OP_CAP };
+enum { LLM__FROM_STREAM, LLM__FROM_ATTENTION, LLM__FROM_HIDDEN };
+enum { LLM__TO_STORE, LLM__TO_ADD, LLM__TO_GATE };
+
+typedef struct llm__part { /* one matrix of a matmul */
+    const llm__tensor *weight;
+    const float *bias; /* f32 [rows], or NULL */
+    uint32_t column;   /* of the output, where its first row goes */
+    uint32_t panels;
+} llm__part;
+
+typedef struct llm__step {
+    uint8_t op, from, to;
+    bool last;       /* works on the rows that want logits only */
+    bool want_int, want_float; /* input: which forms the matmul needs */
+    uint32_t layer;
+    const float *gain, *post_gain; /* input: norms, or NULL */
+    uint32_t width;                /* input: values per row */
+    uint32_t unrotate, rotate;     /* input: blocks to rotate by, in this order; 0 = not */
+    llm__part part[3];
+    uint32_t parts, panels, per_item; /* matmul: panels in all, and per item */
+    float *out;
+    uint32_t out_stride;
+} llm__step;
+
+typedef struct llm__row {
+    llm_session *session;
+    uint32_t position;
+    int32_t token;
+} llm__row;
+
+typedef struct llm__entry { /* a session's share of an evaluation */
+    llm_session *session;
+    uint32_t first, count;           /* rows */
+    uint32_t first_logits, logits;   /* rows of logits, of its last tokens */
+} llm__entry;
+
+/* Sizes that follow from the description. */
+typedef struct llm__shape {
+    uint32_t stream;        /* width padded to 64 */
+    uint32_t qkv;           /* columns of q, k and v, each padded to 16 */
+    uint32_t k_at, v_at;    /* where k and v begin */
+    uint32_t attention;     /* heads * value_size, padded to 64 */
+    uint32_t hidden;        /* ffn padded to 64 */
+    uint32_t input;         /* the widest input of a matmul, padded */
+    uint32_t vocab;         /* padded to 16 */
+    uint32_t head, value;   /* head_size and value_size padded to 16 */
+    uint32_t group;         /* query heads per kv head */
+    uint32_t turn;          /* floats of rotary turns per row and rope */
+    uint32_t q_rotation;    /* of q and k in the int8 cache */
+    uint32_t v_rotation;    /* of v in the int8 cache, unless the weights did it */
+} llm__shape;
+
+struct llm_batch {
+    llm_allocator allocator;
+    size_t memory;
+    const llm_model *model;
+    llm_pool *pool;
+    const llm__kernels *kernels;
+    uint32_t rows, most_logits, lanes;
+    llm_kv kv;
+    llm__shape shape;
+    llm_error error;
+    /* the evaluation that is put together or runs */
+    llm__entry *entry; /* [rows] */
+    llm__row *row;     /* [rows] */
+    uint32_t *wanted;  /* [most_logits] the row of each row of logits */
+    uint32_t entries, used_rows, used_logits;
+    bool running, finished;
+    uint32_t cancel;
+    llm__run run;
+    llm__step *step; /* [steps] */
+    uint32_t *count; /* [steps] items */
+    uint32_t steps;
+    /* activations */
+    float *x, *y, *qkv, *attention, *hidden, *turns, *logits;
+    int16_t *q16;    /* [rows][heads][head] queries of the int8 cache */
+    float *q_scale;  /* [rows][heads] */
+    llm__input in;
+    int8_t *in_q;
+    int16_t *in_wide, *in_sums;
+    float *in_scale, *in_x;
+    uint8_t *scratch; /* [lanes][scratch_size] */
+    size_t scratch_size;
+};
+
+LLM__INLINE uint32_t llm__up(uint32_t n, uint32_t to) { return (n + to - 1) / to * to; }
+LLM__INLINE uint32_t llm__least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* The largest of 64, 32, 16 that divides n; 0 if none does. */
+LLM__INLINE uint32_t llm__rotation_for(uint32_t n) {
+    return n % 64 == 0 ? 64u : n % 32 == 0 ? 32u : n % 16 == 0 ? 16u : 0u;
+}
+
+static llm__shape llm__shape_of(const llm__file_desc *d) {
+    llm__shape s;
+    uint32_t hidden = llm__up(d->ffn, 16);
+    s.stream = llm__up(d->width, 64);
+    s.k_at = llm__up(d->heads * d->head_size, 16);
+    s.v_at = s.k_at + llm__up(d->kv_heads * d->head_size, 16);
+    s.qkv = llm__up(s.v_at + llm__up(d->kv_heads * d->value_size, 16), 64);
+    s.attention = llm__up(d->heads * d->value_size, 64);
+    s.hidden = llm__up(hidden, 64);
+    s.input = s.stream > s.attention ? s.stream : s.attention;
+    s.input = s.input > s.hidden ? s.input : s.hidden;
+    s.vocab = llm__up(d->vocab, 16);
+    s.head = llm__up(d->head_size, 16);
+    s.value = llm__up(d->value_size, 16);
+    s.group = d->heads / d->kv_heads;
+    s.turn = llm__up(d->head_size, 16);
+    s.q_rotation = llm__rotation_for(d->head_size);
+    s.v_rotation = llm__rotation_for(d->value_size);
+    return s;
+}
+
+/* ---- >>cache: pages of 64 positions, shared by the timelines that agree in them ---- */
+
+#define LLM__PAGE_POSITIONS 64u
+
+typedef struct llm__store {
+    uint32_t lock;
+    uint32_t sessions; /* that use it */
+    uint32_t pages, unused;
+    size_t page_size;
+    uint32_t *uses; /* [pages] */
+    uint32_t *free; /* [unused] a stack */
+    uint8_t *data;  /* [pages][page_size] */
+    llm_allocator allocator;
+    void *block; /* the memory it lies in, released with the last session */
+    size_t block_size;
+} llm__store;
+
+struct llm_session {
+    llm_allocator allocator;
+    size_t memory;
+    llm_session_desc desc; /* resolved */
+    const llm_model *model;
+    llm__shape shape;
+    llm__store *store;
+    bool owns_block; /* the store lies in this session's block */
+    llm_batch *own;  /* its evaluator, or NULL */
+    llm_batch *busy; /* the batch that it takes part in now */
+    uint32_t context, position, fed;
+    uint32_t *page; /* [pages of the context] */
+    uint32_t pages; /* held */
+    int32_t *token; /* [context] */
+    bool has_logits;
+    uint32_t cancel;
+    llm_error error;
+};
+
+/* Bytes of one kv head of one layer in a page: keys, values, and for int8 their scales. */
+static size_t llm__unit_size(const llm__shape *s, llm_kv kv) {
+    size_t values = (size_t)LLM__PAGE_POSITIONS * (s->head + s->value);
+    return kv == LLM_KV_Q8 ? values + 2 * LLM__PAGE_POSITIONS * sizeof(float) : values * 2;
+}
+
+typedef struct llm__unit {
+    uint8_t *k, *v;
+    float *k_scale, *v_scale;
+} llm__unit;
+
+static llm__unit llm__unit_at(const llm_session *s, uint32_t page, uint32_t layer, uint32_t kv_head) {
+    const size_t size = llm__unit_size(&s->shape, s->desc.kv);
+    const size_t bytes = s->desc.kv == LLM_KV_Q8 ? 1 : 2;
+    llm__unit u;
+    u.k = s->store->data + s->page[page] * s->store->page_size +
+          ((size_t)layer * s->model->desc->kv_heads + kv_head) * size;
+    u.v = u.k + bytes * LLM__PAGE_POSITIONS * s->shape.head;
+    u.k_scale = (float *)(void *)(u.v + bytes * LLM__PAGE_POSITIONS * s->shape.value);
+    u.v_scale = u.k_scale + LLM__PAGE_POSITIONS;
+    return u;
+}
+
+static void llm__store_lock(llm__store *store) {
+    while (llm__exchange32(&store->lock, 1)) llm__yield();
+}
+static void llm__store_unlock(llm__store *store) { llm__store32(&store->lock, 0); }
+
+/* Gives back the pages from number `keep` on. */
+static void llm__drop_pages(llm_session *s, uint32_t keep) {
+    llm__store_lock(s->store);
+    while (s->pages > keep) {
+        uint32_t page = s->page[--s->pages];
+        if (--s->store->uses[page] == 0) s->store->free[s->store->unused++] = page;
+    }
+    llm__store_unlock(s->store);
+}
+
+/* Makes positions from .. to - 1 writable: pages there, and not shared. False: no page is left,
+   and nothing has changed but that shared pages may have been copied. */
+static bool llm__claim_pages(llm_session *s, uint32_t from, uint32_t to) {
+    llm__store *store = s->store;
+    uint32_t had = s->pages, first = from / LLM__PAGE_POSITIONS,
+             end = (to + LLM__PAGE_POSITIONS - 1) / LLM__PAGE_POSITIONS;
+    bool enough = true;
+    llm__store_lock(store);
+    if (first < had && store->uses[s->page[first]] > 1) {
+        enough = store->unused > 0;
+        if (enough) {
+            uint32_t fresh = store->free[--store->unused], old = s->page[first];
+            memcpy(store->data + fresh * store->page_size, store->data + old * store->page_size,
+                   store->page_size);
+            store->uses[old]--;
+            store->uses[fresh] = 1;
+            s->page[first] = fresh;
+        }
+    }
+    if (end > had && store->unused < end - had) enough = false;
+    while (enough && s->pages < end) {
+        uint32_t fresh = store->free[--store->unused];
+        store->uses[fresh] = 1;
+        s->page[s->pages++] = fresh;
+    }
+    llm__store_unlock(store);
+    return enough;
+}
+
+/* ---- what the steps do with an item ---- */
+
+/* Row `token` of the embedding matrix, back in the stream's basis. */
+static void llm__embed(const llm_batch *b, uint32_t row) {
+    const llm_model *m = b->model;
+    const llm__tensor *t = llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING);
+    const uint32_t token = (uint32_t)b->row[row].token, r = token % 16, padded = llm__padded(t->cols);
+    const uint8_t *panel = t->data + token / 16 * llm__panel_size(t->type, padded);
+    float *x = b->x + (size_t)row * b->shape.stream;
+    uint32_t k, i, s = llm__super_block(padded);
+    for (k = 0; k < padded; k++) {
+        if (t->type == LLM_F32)
+            x[k] = llm__float(llm__u32(panel + ((size_t)k * 16 + r) * 4));
+        else if (t->type == LLM_BF16)
+            x[k] = llm__bf16(llm__u16(panel + ((size_t)k * 16 + r) * 2));
+        else
+            x[k] = llm__mulf((float)llm__value(t->type, panel, padded, r, k),
+                             llm__bf16(llm__u16(panel + (k / s * 16 + r) * 2)));
+    }
+    if (t->rotation) b->kernels->rotate(x, padded, t->rotation);
+    for (k = 0; k < padded; k++)
+        x[k] = k < t->cols ? llm__mulf(x[k], m->desc->embedding_scale) : 0.0f;
+    for (i = 0; i < m->desc->ropes; i++) {
+        const llm__tensor *rope = &m->rope[i];
+        float *turn = b->turns + ((size_t)i * b->rows + row) * b->shape.turn;
+        for (k = 0; k < rope->cols; k++) {
+            uint64_t phase = llm__u64(rope->data + 8 * (size_t)k) * b->row[row].position;
+            llm__sincos((uint32_t)(phase >> 32), &turn[rope->cols + k], &turn[k]);
+        }
+    }
+}
+
+/* Makes row `item` of the matmul's input. */
+static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t lane) {
+    const llm__file_desc *d = b->model->desc;
+    const llm__kernels *kernels = b->kernels;
+    const uint32_t row = step->last ? b->wanted[item] : item, padded = llm__padded(step->width);
+    const uint32_t aligned = llm__up(step->width, 16), stride = b->in.stride;
+    const bool same = step->unrotate == step->rotate && !step->want_float; /* there and back */
+    float *buffer = (float *)(void *)(b->scratch + lane * b->scratch_size);
+    float *x = b->x + (size_t)row * b->shape.stream;
+    const float *from = step->from == LLM__FROM_STREAM      ? x
+                        : step->from == LLM__FROM_ATTENTION ? b->attention + (size_t)row * b->shape.attention
+                                                            : b->hidden + (size_t)row * b->shape.hidden;
+    if (step->post_gain) {
+        kernels->norm(buffer, b->y + (size_t)row * b->shape.stream, step->post_gain, aligned,
+                      llm__recip((float)d->width), d->norm_epsilon);
+        kernels->add(x, buffer, d->residual_scale, aligned);
+    }
+    if (step->gain)
+        kernels->norm(buffer, from, step->gain, aligned, llm__recip((float)d->width), d->norm_epsilon);
+    else
+        memcpy(buffer, from, aligned * sizeof(float));
+    if (padded > step->width)
+        memset(buffer + step->width, 0, (padded - step->width) * sizeof(float));
+    if (step->unrotate && !same) kernels->rotate(buffer, padded, step->unrotate);
+    if (step->want_float)
+        memcpy(b->in_x + (size_t)item * stride, buffer, padded * sizeof(float));
+    if (step->want_int) {
+        if (step->rotate && !same) kernels->rotate(buffer, padded, step->rotate);
+        kernels->quantize(buffer, padded, llm__super_block(padded), b->in_q + (size_t)item * stride,
+                          b->in_wide + (size_t)item * stride, b->in_scale + (size_t)item * (stride / 64),
+                          b->in_sums + (size_t)item * (stride / 16));
+    }
+}
+
+/* Sixteen columns of `rows` rows to where the step wants them. */
+static void llm__put(const llm_batch *b, const llm__step *step, const llm__part *part, uint32_t panel,
+                     const float *out, uint32_t row, uint32_t rows) {
+    uint32_t i, column = part->column + 16 * panel;
+    for (i = 0; i < rows; i++) {
+        float *to = step->out + (size_t)(row + i) * step->out_stride + column;
+        if (step->to == LLM__TO_ADD)
+            b->kernels->add(to, out + 16 * i, b->model->desc->residual_scale, 16);
+        else
+            memcpy(to, out + 16 * i, 16 * sizeof(float));
+    }
+}
+
+/* A few panels against up to 64 rows. Gate and up lie in turn: an odd panel ends a pair. */
+static void llm__matmul(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t all_rows) {
+    const uint32_t blocks = (all_rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE;
+    const uint32_t row = item % blocks * LLM__ROWS_AT_ONCE;
+    const uint32_t rows = llm__least(all_rows - row, LLM__ROWS_AT_ONCE);
+    uint32_t at = item / blocks * step->per_item, i, p, first = 0;
+    const uint32_t end = llm__least(at + step->per_item, step->panels);
+    float out[LLM__ROWS_AT_ONCE * 16], gate[LLM__ROWS_AT_ONCE * 16];
+    for (i = 0; i < step->parts && at < end; first += step->part[i++].panels) {
+        const llm__part *part = &step->part[i];
+        const llm__tensor *w = part->weight;
+        const uint32_t padded = llm__padded(w->cols);
+        const size_t size = llm__panel_size(w->type, padded);
+        for (p = at - first; at < end && p < part->panels; p++, at++) {
+            float *to = step->to == LLM__TO_GATE && p % 2 == 0 ? gate : out;
+            b->kernels->panel[w->type](to, w->data + p * size, padded, &b->in, row, rows);
+            if (part->bias) {
+                uint32_t r;
+                for (r = 0; r < rows; r++) b->kernels->add(to + 16 * r, part->bias + 16 * p, 1.0f, 16);
+            }
+            if (to == gate) continue;
+            if (step->to == LLM__TO_GATE)
+                b->kernels->gate(out, gate, out, 16 * rows, b->model->desc->activation);
+            llm__put(b, step, part, step->to == LLM__TO_GATE ? p / 2 : p, out, row, rows);
+        }
+    }
+}
+
+/* A head's values from a row, padded with zeros to 16. */
+static void llm__load_head(float *to, const float *from, uint32_t n, uint32_t padded) {
+    memcpy(to, from, n * sizeof(float));
+    memset(to + n, 0, (padded - n) * sizeof(float));
+}
+
+/* Norm and rope of one query or key head in place. */
+static void llm__turn_head(const llm_batch *b, float *head, const llm__tensor *norm, uint32_t layer,
+                           uint32_t row) {
+    const llm__file_desc *d = b->model->desc;
+    const uint32_t rope = b->model->layer[layer].rope;
+    if (norm->data)
+        b->kernels->norm(head, head, (const float *)(const void *)norm->data, b->shape.head,
+                         llm__recip((float)d->head_size), d->norm_epsilon);
+    if (rope != LLM__NONE)
+        b->kernels->rope(head, b->turns + ((size_t)rope * b->rows + row) * b->shape.turn,
+                         b->model->rope[rope].cols);
+}
+
+/* Writes a key (channels in fours, by position) or value (positions in fours, by channel). */
+static void llm__append_key(const llm_batch *b, llm__unit u, llm_kv kv, uint32_t t, float *head) {
+    const uint32_t n = b->shape.head;
+    uint32_t c;
+    if (kv == LLM_KV_Q8) {
+        int16_t q[512];
+        if (b->shape.q_rotation) b->kernels->rotate(head, b->model->desc->head_size, b->shape.q_rotation);
+        u.k_scale[t] = b->kernels->quantize_head(head, n, LLM__INT8_MOST, q);
+        for (c = 0; c < n; c++) u.k[t / 16 * 16 * n + c / 4 * 64 + 4 * (t % 16) + c % 4] = (uint8_t)q[c];
+    } else {
+        uint16_t *k = (uint16_t *)(void *)u.k;
+        for (c = 0; c < n; c++) k[(t / 16 * n + c) * 16 + t % 16] = llm__float_to_half(head[c]);
+    }
+}
+static void llm__append_value(const llm_batch *b, llm__unit u, llm_kv kv, uint32_t t, float *head,
+                              bool rotated) {
+    const uint32_t n = b->shape.value;
+    uint32_t c;
+    if (kv == LLM_KV_Q8) {
+        int16_t q[512];
+        if (b->shape.v_rotation && !rotated)
+            b->kernels->rotate(head, b->model->desc->value_size, b->shape.v_rotation);
+        u.v_scale[t] = b->kernels->quantize_head(head, n, LLM__INT8_MOST, q);
+        for (c = 0; c < n; c++) u.v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4] = (uint8_t)q[c];
+    } else {
+        uint16_t *v = (uint16_t *)(void *)u.v;
+        for (c = 0; c < n; c++) v[t * n + c] = llm__float_to_half(head[c]);
+    }
+}
+
+/* The queries, the key and the value of one kv head of one row. */
+static void llm__heads(const llm_batch *b, const llm__step *step, uint32_t item) {
+    const llm_model *m = b->model;
+    const llm__file_desc *d = m->desc;
+    const uint32_t row = item / d->kv_heads, kv_head = item % d->kv_heads, n = b->shape.head;
+    const uint32_t position = b->row[row].position, t = position % LLM__PAGE_POSITIONS;
+    const llm_session *s = b->row[row].session;
+    const llm__unit u = llm__unit_at(s, position / LLM__PAGE_POSITIONS, step->layer, kv_head);
+    float *qkv = b->qkv + (size_t)row * b->shape.qkv;
+    float head[512];
+    uint32_t i;
+    for (i = 0; i < b->shape.group; i++) {
+        const uint32_t h = kv_head * b->shape.group + i;
+        llm__load_head(head, qkv + (size_t)h * d->head_size, d->head_size, n);
+        llm__turn_head(b, head, llm__tensor_at(m, step->layer, LLM__Q_NORM), step->layer, row);
+        if (s->desc.kv == LLM_KV_Q8) {
+            const size_t at = (size_t)row * d->heads + h;
+            if (b->shape.q_rotation) b->kernels->rotate(head, d->head_size, b->shape.q_rotation);
+            b->q_scale[at] = b->kernels->quantize_head(head, n, LLM__INT16_MOST, b->q16 + at * n);
+        } else {
+            memcpy(qkv + (size_t)h * d->head_size, head, d->head_size * sizeof(float));
+        }
+    }
+    llm__load_head(head, qkv + b->shape.k_at + (size_t)kv_head * d->head_size, d->head_size, n);
+    llm__turn_head(b, head, llm__tensor_at(m, step->layer, LLM__K_NORM), step->layer, row);
+    llm__append_key(b, u, s->desc.kv, t, head);
+    llm__load_head(head, qkv + b->shape.v_at + (size_t)kv_head * d->value_size, d->value_size, b->shape.value);
+    llm__append_value(b, u, s->desc.kv, t, head, llm__tensor_at(m, step->layer, LLM__V)->row_rotation != 0);
+}
+
+/* A sum of values under a running softmax: sum = total e^(score - most) v, weight the same without v. */
+typedef struct llm__softmax_sum {
+    float *sum; /* [value] */
+    float most, weight;
+    bool any;
+} llm__softmax_sum;
+
+/* to += from, both relative to the larger most (Milakov and Gimelshein, arXiv 1805.02867). */
+static void llm__merge(const llm_batch *b, llm__softmax_sum *to, const float *sum, float factor,
+                       float most, float weight) {
+    float larger = to->any && to->most > most ? to->most : most;
+    float keep = to->any ? llm__exp(llm__subf(to->most, larger)) : 0.0f;
+    float take = llm__exp(llm__subf(most, larger));
+    b->kernels->blend(to->sum, keep, sum, llm__mulf(take, factor), b->shape.value);
+    to->weight = llm__addf(llm__mulf(to->weight, keep), llm__mulf(weight, take));
+    to->most = larger;
+    to->any = true;
+}
+
+/* Scores of one query head against a page. */
+static float llm__score_page(const llm_batch *b, const llm_session *s, const llm__unit *u, uint32_t row,
+                             uint32_t h, float *score, uint32_t first, uint32_t last) {
+    const llm__file_desc *d = b->model->desc;
+    const size_t at = (size_t)row * d->heads + h;
+    const bool q8 = s->desc.kv == LLM_KV_Q8;
+    float factor = d->query_scale, most;
+    uint32_t t;
+    if (q8) {
+        b->kernels->scores_q8(score, b->q16 + at * b->shape.head, (const int8_t *)u->k, b->shape.head);
+        factor = llm__mulf(factor, b->q_scale[at]);
+    } else {
+        float head[512];
+        llm__load_head(head, b->qkv + (size_t)row * b->shape.qkv + (size_t)h * d->head_size, d->head_size,
+                       b->shape.head);
+        b->kernels->scores_f16(score, head, (const uint16_t *)(const void *)u->k, b->shape.head);
+    }
+    most = b->kernels->mask(score, q8 ? u->k_scale : NULL, factor, first, last);
+    if (d->attention_softcap > 0) {
+        const float inverse = llm__recip(d->attention_softcap);
+        for (t = first; t <= last; t++)
+            score[t] = llm__mulf(d->attention_softcap, llm__tanh(llm__mulf(score[t], inverse)));
+        most = llm__mulf(d->attention_softcap, llm__tanh(llm__mulf(most, inverse)));
+    }
+    return most;
+}
+
+/* One page into a running sum. */
+static void llm__attend_page(const llm_batch *b, const llm_session *s, const llm__unit *u, uint32_t row,
+                             uint32_t h, llm__softmax_sum *to, uint32_t first, uint32_t last) {
+    float score[LLM__PAGE_POSITIONS], sum[512], factor = 1.0f, weight;
+    float most = llm__score_page(b, s, u, row, h, score, first, last);
+    weight = b->kernels->softmax(score, most);
+    if (s->desc.kv == LLM_KV_Q8) {
+        int16_t p[LLM__PAGE_POSITIONS];
+        b->kernels->weigh(score, score, u->v_scale);
+        factor = b->kernels->quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, p);
+        b->kernels->values_q8(sum, p, (const int8_t *)u->v, b->shape.value);
+    } else {
+        b->kernels->values_f16(sum, score, (const uint16_t *)(const void *)u->v, b->shape.value);
+    }
+    llm__merge(b, to, sum, factor, most, weight);
+}
+
+/* Attention of all query heads of one kv head for one row. Pages are summed in chunks of eight, and
+   the chunks in order, so that chunks may be given to different threads without a bit changing. */
+#define LLM__CHUNK_PAGES 8u
+static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t lane) {
+    const llm__file_desc *d = b->model->desc;
+    const uint32_t row = item / d->kv_heads, kv_head = item % d->kv_heads, n = b->shape.value;
+    const uint32_t position = b->row[row].position, window = b->model->layer[step->layer].window;
+    const uint32_t least = window && position >= window ? position - window + 1 : 0;
+    const llm_session *s = b->row[row].session;
+    float *sums = (float *)(void *)(b->scratch + lane * b->scratch_size);
+    llm__softmax_sum chunk, total;
+    uint32_t page, i, c;
+    for (i = 0; i < b->shape.group; i++) {
+        const uint32_t h = kv_head * b->shape.group + i, last_page = position / LLM__PAGE_POSITIONS;
+        memset(sums, 0, 2 * n * sizeof(float));
+        memset(&chunk, 0, sizeof chunk), memset(&total, 0, sizeof total);
+        chunk.sum = sums, total.sum = sums + n;
+        for (page = least / LLM__PAGE_POSITIONS; page <= last_page; page++) {
+            const uint32_t start = page * LLM__PAGE_POSITIONS;
+            const llm__unit u = llm__unit_at(s, page, step->layer, kv_head);
+            llm__attend_page(b, s, &u, row, h, &chunk, least > start ? least - start : 0,
+                             llm__least(position - start, LLM__PAGE_POSITIONS - 1));
+            if (page == last_page || page % LLM__CHUNK_PAGES == LLM__CHUNK_PAGES - 1) {
+                llm__merge(b, &total, chunk.sum, 1.0f, chunk.most, chunk.weight);
+                chunk.any = false;
+                chunk.weight = 0;
+            }
+        }
+        b->kernels->blend(total.sum, llm__recip(total.weight), total.sum, 0.0f, n);
+        for (c = 0; c < d->value_size; c++)
+            b->attention[(size_t)row * b->shape.attention + (size_t)h * d->value_size + c] = total.sum[c];
+    }
+}
+
+/* Scales and caps a row of logits. */
+static void llm__cap(const llm_batch *b, uint32_t item) {
+    const llm__file_desc *d = b->model->desc;
+    float *logits = b->logits + (size_t)item * b->shape.vocab;
+    const float inverse = d->logit_softcap > 0 ? llm__recip(d->logit_softcap) : 0;
+    uint32_t i;
+    for (i = 0; i < d->vocab; i++) {
+        float x = llm__mulf(logits[i], d->logit_scale);
+        if (d->logit_softcap > 0) x = llm__mulf(d->logit_softcap, llm__tanh(llm__mulf(x, inverse)));
+        logits[i] = x;
+    }
+}
+
+static void llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t lane) {
+    const llm_batch *b = LLM__CAST(const llm_batch *, user);
+    const llm__step *step = &b->step[number];
+    switch (step->op) {
+    case LLM__OP_EMBED: llm__embed(b, item); break;
+    case LLM__OP_INPUT: llm__make_input(b, step, item, lane); break;
+    case LLM__OP_MATMUL: llm__matmul(b, step, item, step->last ? b->used_logits : b->used_rows); break;
+    case LLM__OP_HEADS: llm__heads(b, step, item); break;
+    case LLM__OP_ATTEND: llm__attend(b, step, item, lane); break;
+    default: llm__cap(b, item); break;
+    }
+}
+
+/* ---- compiling the plan ---- */
+
+#define LLM__STEPS_PER_LAYER 10u
+#define LLM__ITEM_BYTES 16384u /* least weight bytes of a matmul item */
+
+static const float *llm__vector(const llm_model *m, uint32_t layer, uint32_t role) {
+    return (const float *)(const void *)llm__tensor_at(m, layer, role)->data;
+}
+
+static llm__step *llm__new_step(llm_batch *b, uint32_t op, uint32_t layer) {
+    llm__step *step = &b->step[b->steps++];
+    memset(step, 0, sizeof *step);
+    step->op = (uint8_t)op;
+    step->layer = layer;
+    return step;
+}
+
+/* An input for the matmul that comes next; `basis` is the rotation that its source already has. */
+static llm__step *llm__plan_input(llm_batch *b, uint32_t layer, uint32_t from, uint32_t width,
+                                  uint32_t basis) {
+    llm__step *step = llm__new_step(b, LLM__OP_INPUT, layer);
+    step->from = (uint8_t)from;
+    step->width = width;
+    step->unrotate = basis;
+    return step;
+}
+
+static llm__step *llm__plan_matmul(llm_batch *b, uint32_t layer, uint32_t to, float *out, uint32_t stride) {
+    llm__step *step = llm__new_step(b, LLM__OP_MATMUL, layer);
+    step->to = (uint8_t)to;
+    step->out = out;
+    step->out_stride = stride;
+    return step;
+}
+
+static void llm__plan_part(llm__step *input, llm__step *step, const llm__tensor *weight,
+                           const float *bias, uint32_t column) {
+    llm__part *part = &step->part[step->parts++];
+    const uint32_t size = (uint32_t)llm__panel_size(weight->type, llm__padded(weight->cols));
+    uint32_t least = LLM__ITEM_BYTES / size + 1;
+    part->weight = weight;
+    part->bias = bias;
+    part->column = column;
+    part->panels = (weight->rows + 15) / 16;
+    step->panels += part->panels;
+    if (least > step->per_item) step->per_item = least;
+    if (llm__formats[weight->type].size) {
+        input->want_float = true;
+    } else {
+        input->want_int = true;
+        input->rotate = weight->rotation; /* equal in all parts, see llm__check_model */
+    }
+}
+
+static void llm__plan_layer(llm_batch *b, uint32_t layer) {
+    const llm_model *m = b->model;
+    const llm__file_desc *d = m->desc;
+    const llm__tensor *t = llm__tensor_at(m, layer, 0), *v = &t[LLM__V];
+    const uint32_t basis = v->row_rotation ? v->row_rotation : b->kv == LLM_KV_Q8 ? b->shape.v_rotation : 0;
+    llm__step *input, *step;
+
+    input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
+    input->gain = llm__vector(m, layer, LLM__ATTN_NORM);
+    if (layer) input->post_gain = llm__vector(m, layer - 1, LLM__FFN_POST_NORM);
+    step = llm__plan_matmul(b, layer, LLM__TO_STORE, b->qkv, b->shape.qkv);
+    llm__plan_part(input, step, &t[LLM__Q], llm__vector(m, layer, LLM__Q_BIAS), 0);
+    llm__plan_part(input, step, &t[LLM__K], llm__vector(m, layer, LLM__K_BIAS), b->shape.k_at);
+    llm__plan_part(input, step, &t[LLM__V], llm__vector(m, layer, LLM__V_BIAS), b->shape.v_at);
+    llm__new_step(b, LLM__OP_HEADS, layer);
+    llm__new_step(b, LLM__OP_ATTEND, layer);
+
+    input = llm__plan_input(b, layer, LLM__FROM_ATTENTION, d->heads * d->value_size, basis);
+    step = t[LLM__ATTN_POST_NORM].data ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
+                                       : llm__plan_matmul(b, layer, LLM__TO_ADD, b->x, b->shape.stream);
+    llm__plan_part(input, step, &t[LLM__ATTN_OUT], llm__vector(m, layer, LLM__ATTN_OUT_BIAS), 0);
+
+    input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
+    input->gain = llm__vector(m, layer, LLM__FFN_NORM);
+    input->post_gain = llm__vector(m, layer, LLM__ATTN_POST_NORM);
+    step = llm__plan_matmul(b, layer, LLM__TO_GATE, b->hidden, b->shape.hidden);
+    llm__plan_part(input, step, &t[LLM__GATE_UP], llm__vector(m, layer, LLM__GATE_UP_BIAS), 0);
+    step->per_item = llm__up(step->per_item, 2);
+
+    input = llm__plan_input(b, layer, LLM__FROM_HIDDEN, d->ffn, 0);
+    step = t[LLM__FFN_POST_NORM].data ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
+                                      : llm__plan_matmul(b, layer, LLM__TO_ADD, b->x, b->shape.stream);
+    llm__plan_part(input, step, &t[LLM__DOWN], llm__vector(m, layer, LLM__DOWN_BIAS), 0);
+}
+
+static void llm__plan(llm_batch *b) {
+    const llm_model *m = b->model;
+    const llm__file_desc *d = m->desc;
+    const llm__tensor *head = llm__tensor_at(m, LLM__NONE, LLM__HEAD);
+    llm__step *input, *step;
+    uint32_t layer, i, groups;
+    if (!head->data) head = llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING);
+    b->steps = 0;
+    llm__new_step(b, LLM__OP_EMBED, 0);
+    for (layer = 0; layer < d->layers; layer++) llm__plan_layer(b, layer);
+    input = llm__plan_input(b, d->layers, LLM__FROM_STREAM, d->width, 0);
+    input->gain = llm__vector(m, LLM__NONE, LLM__OUT_NORM);
+    input->post_gain = llm__vector(m, d->layers - 1, LLM__FFN_POST_NORM);
+    input->last = true;
+    step = llm__plan_matmul(b, d->layers, LLM__TO_STORE, b->logits, b->shape.vocab);
+    llm__plan_part(input, step, head, llm__vector(m, LLM__NONE, LLM__HEAD_BIAS), 0);
+    step->last = true;
+    if (d->logit_softcap > 0 || llm__bits(d->logit_scale) != llm__bits(1.0f))
+        llm__new_step(b, LLM__OP_CAP, d->layers)->last = true;
+    for (i = 0; i < b->steps; i++) { /* some eight items per lane, if they are large enough */
+        step = &b->step[i];
+        if (step->op != LLM__OP_MATMUL) continue;
+        groups = step->panels / (8 * b->lanes);
+        if (groups > step->per_item) step->per_item = llm__up(groups, 2);
+    }
+}
+
+/* Items of every step for the rows at hand. */
+static void llm__count_items(llm_batch *b) {
+    uint32_t i;
+    for (i = 0; i < b->steps; i++) {
+        const llm__step *step = &b->step[i];
+        const uint32_t rows = step->last ? b->used_logits : b->used_rows;
+        const uint32_t blocks = (rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE;
+        switch (step->op) {
+        case LLM__OP_MATMUL:
+            b->count[i] = (step->panels + step->per_item - 1) / step->per_item * blocks;
+            break;
+        case LLM__OP_HEADS:
+        case LLM__OP_ATTEND: b->count[i] = rows * b->model->desc->kv_heads; break;
+        default: b->count[i] = rows; break;
+        }
+    }
+}
+
+/* ======================================================================== */
+/* >>evaluate: batches and sessions                                          */
+/* ======================================================================== */
+
+/* ---- memory: one walk that measures, and the same walk that hands out ---- */
+
+typedef struct llm__arena {
+    uint8_t *base; /* NULL: measure only */
+    size_t used;
+    bool overflow;
+} llm__arena;
+
+static void *llm__take(llm__arena *arena, size_t count, size_t size) {
+    size_t bytes, at = arena->used;
+    if (!llm__mul(count, size, &bytes) || !llm__add(bytes, 63, &bytes) ||
+        !llm__add(at, bytes / 64 * 64, &arena->used)) {
+        arena->overflow = true;
+        return NULL;
+    }
+    return arena->base ? arena->base + at : NULL;
+}
+#define LLM__TAKE(type, count) (type *)llm__take(arena, count, sizeof(type))
+
+/* ---- batch ---- */
+
+static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
+    const llm__file_desc *d = b->model->desc;
+    const llm__shape *s = &b->shape;
+    const size_t rows = b->rows, steps = 4 + (size_t)d->layers * LLM__STEPS_PER_LAYER;
+    b->entry = LLM__TAKE(llm__entry, rows);
+    b->row = LLM__TAKE(llm__row, rows);
+    b->wanted = LLM__TAKE(uint32_t, b->most_logits);
+    b->step = LLM__TAKE(llm__step, steps);
+    b->count = LLM__TAKE(uint32_t, steps);
+    b->x = LLM__TAKE(float, rows * s->stream);
+    b->y = LLM__TAKE(float, rows * s->stream);
+    b->qkv = LLM__TAKE(float, rows * s->qkv);
+    b->attention = LLM__TAKE(float, rows * s->attention);
+    b->hidden = LLM__TAKE(float, rows * s->hidden);
+    b->turns = LLM__TAKE(float, rows * s->turn * d->ropes);
+    b->q16 = LLM__TAKE(int16_t, rows * d->heads * s->head);
+    b->q_scale = LLM__TAKE(float, rows * d->heads);
+    b->in_q = LLM__TAKE(int8_t, rows * s->input);
+    b->in_wide = LLM__TAKE(int16_t, rows * s->input);
+    b->in_sums = LLM__TAKE(int16_t, rows * (s->input / 16));
+    b->in_scale = LLM__TAKE(float, rows * (s->input / 64));
+    b->in_x = LLM__TAKE(float, rows * s->input);
+    b->scratch_size = sizeof(float) * (s->input > 2 * s->value ? s->input : 2 * s->value);
+    b->scratch = LLM__TAKE(uint8_t, b->lanes * b->scratch_size);
+    b->logits = LLM__TAKE(float, (size_t)b->most_logits * s->vocab);
+}
+
+/* Checks a descriptor and fills in its defaults. */
+static llm_result llm__resolve_batch(llm_batch_desc *d) {
+    llm_error *error = d->error;
+    if (!d->model) return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: model is NULL");
+    if (!d->rows) d->rows = 128;
+    if (d->rows > 1024)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: rows is %u, not in 0 .. 1024", (unsigned)d->rows);
+    if (!d->logits) d->logits = llm__least(d->rows, 16);
+    if (d->logits > d->rows)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: logits is %u, not in 0 .. rows, %u",
+                         (unsigned)d->logits, (unsigned)d->rows);
+    if ((unsigned)d->kv >= LLM_KV_COUNT)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: kv is %d, not in 0 .. %d", (int)d->kv, LLM_KV_COUNT - 1);
+    if (!llm__kernels_by_name(d->isa, error)) return LLM_ERROR_UNSUPPORTED;
+    return LLM_OK;
+}
+
+/* Everything of an evaluator but the block itself, from a resolved descriptor. */
+static void llm__set_batch(llm_batch *b, const llm_batch_desc *d) {
+    memset(b, 0, sizeof *b);
+    b->allocator = d->allocator;
+    b->model = d->model;
+    b->pool = d->pool;
+    b->kernels = llm__kernels_by_name(d->isa, NULL);
+    b->rows = d->rows;
+    b->most_logits = d->logits;
+    b->kv = d->kv;
+    b->lanes = llm_pool_threads(d->pool);
+    b->shape = llm__shape_of(d->model->desc);
+}
+
+/* Inside memory that is zeroed. */
+static void llm__make_batch(llm_batch *b, const llm_batch_desc *d, llm__arena *arena) {
+    llm__set_batch(b, d);
+    llm__lay_out_batch(b, arena);
+    b->in.q = b->in_q, b->in.wide = b->in_wide, b->in.scale = b->in_scale;
+    b->in.sums = b->in_sums, b->in.x = b->in_x, b->in.stride = b->shape.input;
+    llm__plan(b);
+}
+
+static void llm__measure_batch(const llm_batch_desc *d, llm__arena *arena) {
+    llm_batch b;
+    llm__set_batch(&b, d);
+    (void)llm__take(arena, 1, sizeof b);
+    llm__lay_out_batch(&b, arena);
+}
+
+LLM_API llm_result llm_batch_query(const llm_batch_desc *desc, llm_batch_desc *resolved, size_t *bytes) {
+    llm__arena arena = {NULL, 0, false};
+    llm_batch_desc d;
+    llm_result r;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    d = *desc;
+    if ((r = llm__resolve_batch(&d)) != LLM_OK) return r;
+    llm__measure_batch(&d, &arena);
+    if (arena.overflow) return llm__fail(d.error, LLM_ERROR_MEMORY, "batch: its size passes that of the address space");
+    if (resolved) *resolved = d;
+    if (bytes) *bytes = arena.used;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_batch_create(llm_batch **batch, const llm_batch_desc *desc) {
+    llm__arena arena = {NULL, 0, false};
+    llm_batch_desc d;
+    llm_batch *b;
+    llm_result r;
+    size_t size;
+    if (!batch) return LLM_ERROR_ARGUMENT;
+    *batch = NULL;
+    if ((r = llm_batch_query(desc, &d, &size)) != LLM_OK) return r;
+    arena.base = LLM__CAST(uint8_t *, llm__allocate(&d.allocator, size));
+    if (!arena.base) return llm__fail(d.error, LLM_ERROR_MEMORY, "batch: no memory for %zu bytes", size);
+    memset(arena.base, 0, size);
+    b = LLM__CAST(llm_batch *, llm__take(&arena, 1, sizeof *b));
+    llm__make_batch(b, &d, &arena);
+    b->memory = size;
+    *batch = b;
+    return LLM_OK;
+}
+
+/* Forgets the evaluation at hand; its sessions stay where they were before it. */
+static void llm__drop_batch(llm_batch *b) {
+    uint32_t i;
+    for (i = 0; i < b->entries; i++) {
+        llm_session *s = b->entry[i].session;
+        if (!b->finished) s->busy = NULL, s->fed = s->position;
+    }
+    b->entries = b->used_rows = b->used_logits = 0;
+    b->running = b->finished = false;
+}
+
+LLM_API void llm_batch_destroy(llm_batch *batch) {
+    llm_allocator allocator;
+    if (!batch) return;
+    llm__drop_batch(batch);
+    allocator = batch->allocator;
+    llm__release(&allocator, batch, batch->memory);
+}
+
+LLM_API const llm_error *llm_batch_error(const llm_batch *batch) { return &batch->error; }
+
+/* Adds tokens that already stand in the session's timeline, from its position on. */
+static void llm__add_rows(llm_batch *b, llm_session *s, uint32_t count, uint32_t logits) {
+    llm__entry *e = &b->entry[b->entries++];
+    uint32_t i;
+    e->session = s;
+    e->first = b->used_rows, e->count = count;
+    e->first_logits = b->used_logits, e->logits = logits;
+    for (i = 0; i < count; i++) {
+        llm__row *row = &b->row[b->used_rows++];
+        row->session = s;
+        row->position = s->position + i;
+        row->token = s->token[s->position + i];
+        if (i + logits >= count) b->wanted[b->used_logits++] = e->first + i;
+    }
+    s->busy = b;
+}
+
+/* Puts tokens behind what was fed, with pages for them. */
+static llm_result llm__extend(llm_session *s, const int32_t *tokens, size_t count, llm_error *error) {
+    size_t i;
+    if (count && !tokens) return llm__fail(error, LLM_ERROR_ARGUMENT, "feed: tokens is NULL");
+    if (count > s->context - s->fed)
+        return llm__fail(error, LLM_ERROR_CONTEXT_FULL,
+                         "feed: %zu tokens at position %u pass the context of %u; rewind, or open a longer session",
+                         count, (unsigned)s->fed, (unsigned)s->context);
+    for (i = 0; i < count; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= s->model->desc->vocab)
+            return llm__fail(error, LLM_ERROR_ARGUMENT, "feed: token %zu is %d, not in 0 .. %u", i,
+                             (int)tokens[i], (unsigned)s->model->desc->vocab - 1);
+    if (count && !llm__claim_pages(s, s->fed, s->fed + (uint32_t)count))
+        return llm__fail(error, LLM_ERROR_CONTEXT_FULL,
+                         "feed: no page left for %zu tokens at position %u; forks share %u pages", count,
+                         (unsigned)s->fed, (unsigned)s->store->pages);
+    if (count) memcpy(s->token + s->fed, tokens, count * sizeof *tokens);
+    s->fed += (uint32_t)count;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const int32_t *tokens, size_t count,
+                                 uint32_t logits) {
+    llm_batch *b = batch;
+    llm_result r;
+    if (!b) return LLM_ERROR_ARGUMENT;
+    if (b->running) return llm__fail(&b->error, LLM_ERROR_BUSY, "add: an evaluation runs; step until it is done");
+    if (b->finished) llm__drop_batch(b);
+    if (!session || session->model != b->model || session->desc.kv != b->kv)
+        return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: the session is NULL, or of another model or kv type");
+    if (session->busy || session->fed > session->position)
+        return llm__fail(&b->error, LLM_ERROR_BUSY, "add: the session has an evaluation that is not done");
+    if (!count || logits > count)
+        return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: count is %zu and logits %u, want 1 or more, and no more logits than tokens",
+                         count, (unsigned)logits);
+    if (count > b->rows - b->used_rows || logits > b->most_logits - b->used_logits)
+        return llm__fail(&b->error, LLM_ERROR_LIMIT, "add: %zu rows and %u logits do not fit; %u and %u are free", count,
+                         (unsigned)logits, (unsigned)(b->rows - b->used_rows), (unsigned)(b->most_logits - b->used_logits));
+    if ((r = llm__extend(session, tokens, count, &b->error)) != LLM_OK) return r;
+    session->has_logits = false;
+    llm__add_rows(b, session, (uint32_t)count, logits);
+    return LLM_OK;
+}
+
+static void llm__begin(llm_batch *b) {
+    llm__count_items(b);
+    memset(&b->run, 0, sizeof b->run);
+    b->run.count = b->count;
+    b->run.steps = b->steps;
+    b->run.item = llm__run_item;
+    b->run.user = b;
+    b->run.cursor = llm__next_step(&b->run, 0);
+    b->running = true;
+}
+
+/* Runs what was begun until done, the deadline, or cancelled. */
+static llm_result llm__continue(llm_batch *b, uint64_t deadline, uint32_t *cancel) {
+    uint32_t i;
+    b->run.deadline = deadline;
+    b->run.cancel = cancel;
+    b->run.stop = 0;
+    llm__pool_run(b->pool, llm__run_lane, &b->run);
+    if ((uint32_t)(b->run.cursor >> 32) < b->steps) {
+        if (!llm__load32(cancel)) return LLM_PENDING;
+        llm__store32(cancel, 0);
+        llm__drop_batch(b);
+        return LLM_CANCELLED;
+    }
+    b->running = false;
+    b->finished = true;
+    for (i = 0; i < b->entries; i++) {
+        llm_session *s = b->entry[i].session;
+        s->position += b->entry[i].count;
+        s->busy = NULL;
+    }
+    return LLM_OK;
+}
+
+LLM__INLINE uint64_t llm__deadline(uint64_t budget_us) { return budget_us ? llm__now() + budget_us : 0; }
+
+LLM_API llm_result llm_batch_step(llm_batch *batch, uint64_t budget_us) {
+    if (!batch) return LLM_ERROR_ARGUMENT;
+    if (!batch->running) {
+        if (!batch->entries || batch->finished) return LLM_OK;
+        llm__begin(batch);
+    }
+    return llm__continue(batch, llm__deadline(budget_us), &batch->cancel);
+}
+
+LLM_API void llm_batch_cancel(llm_batch *batch) { llm__store32(&batch->cancel, 1); }
+
+LLM_API const float *llm_batch_logits(const llm_batch *batch, const llm_session *session, uint32_t back) {
+    uint32_t i;
+    if (!batch->finished) return NULL;
+    for (i = 0; i < batch->entries; i++) {
+        const llm__entry *e = &batch->entry[i];
+        if (e->session == session && back < e->logits)
+            return batch->logits + (size_t)(e->first_logits + e->logits - 1 - back) * batch->shape.vocab;
+    }
+    return NULL;
+}
+
+/* ---- session ---- */
+
+static void llm__own_batch_desc(const llm_session_desc *s, llm_batch_desc *b) {
+    memset(b, 0, sizeof *b);
+    b->model = s->model, b->pool = s->pool, b->rows = s->rows, b->logits = s->logits;
+    b->kv = s->kv, b->isa = s->isa, b->allocator = s->allocator, b->error = s->error;
+}
+
+static llm_result llm__resolve_session(llm_session_desc *d) {
+    llm_batch_desc b;
+    llm_result r;
+    if (!d->model) return llm__fail(d->error, LLM_ERROR_ARGUMENT, "session: model is NULL");
+    if (!d->context) d->context = llm__least(d->model->desc->context, 4096);
+    if (d->context > 1u << 24 || d->spare > 1u << 24)
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "session: context is %u and spare %u, not in 0 .. %u",
+                         (unsigned)d->context, (unsigned)d->spare, 1u << 24);
+    if (!d->rows) d->rows = 128;
+    if (!d->logits) d->logits = 1;
+    llm__own_batch_desc(d, &b);
+    if ((r = llm__resolve_batch(&b)) != LLM_OK) return r;
+    return LLM_OK;
+}
+
+static uint32_t llm__pages_for(uint32_t positions) {
+    return (positions + LLM__PAGE_POSITIONS - 1) / LLM__PAGE_POSITIONS;
+}
+
+/* What a session holds besides its evaluator; with_store: not for a fork. */
+static void llm__lay_out_session(llm_session *s, llm__arena *arena, bool with_store) {
+    const llm__file_desc *d = s->model->desc;
+    s->page = LLM__TAKE(uint32_t, llm__pages_for(s->context));
+    s->token = LLM__TAKE(int32_t, s->context);
+    if (with_store) {
+        llm__store none, *store = LLM__TAKE(llm__store, 1);
+        if (!store) store = &none;
+        else s->store = store;
+        store->pages = llm__pages_for(s->context) + llm__pages_for(s->desc.spare);
+        store->page_size = llm__unit_size(&s->shape, s->desc.kv) * d->layers * d->kv_heads;
+        store->uses = LLM__TAKE(uint32_t, store->pages);
+        store->free = LLM__TAKE(uint32_t, store->pages);
+        store->data = (uint8_t *)llm__take(arena, store->pages, store->page_size);
+    }
+}
+
+static void llm__set_session(llm_session *s, const llm_session_desc *d) {
+    memset(s, 0, sizeof *s);
+    s->allocator = d->allocator;
+    s->desc = *d;
+    s->desc.error = NULL; /* it need not outlive the call */
+    s->model = d->model;
+    s->shape = llm__shape_of(d->model->desc);
+    s->context = d->context;
+}
+
+static void llm__measure_session(const llm_session_desc *d, llm__arena *arena, bool with_store) {
+    llm_session s;
+    llm_batch_desc b;
+    llm__set_session(&s, d);
+    (void)llm__take(arena, 1, sizeof s);
+    llm__lay_out_session(&s, arena, with_store);
+    llm__own_batch_desc(d, &b);
+    if (!d->batch_only) llm__measure_batch(&b, arena);
+}
+
+/* A session in one block; `store` is NULL for a new one, or the store that a fork shares. */
+static llm_result llm__new_session(llm_session **session, const llm_session_desc *d, llm__store *store) {
+    llm__arena arena = {NULL, 0, false};
+    llm_session *s;
+    llm_batch_desc own;
+    size_t size;
+    uint32_t i;
+    llm__measure_session(d, &arena, !store);
+    size = arena.used;
+    if (arena.overflow) return llm__fail(d->error, LLM_ERROR_MEMORY, "session: its size passes that of the address space");
+    arena.used = 0;
+    arena.base = LLM__CAST(uint8_t *, llm__allocate(&d->allocator, size));
+    if (!arena.base) return llm__fail(d->error, LLM_ERROR_MEMORY, "session: no memory for %zu bytes", size);
+    memset(arena.base, 0, size);
+    s = LLM__CAST(llm_session *, llm__take(&arena, 1, sizeof *s));
+    llm__set_session(s, d);
+    s->memory = size;
+    llm__lay_out_session(s, &arena, !store);
+    if (store) {
+        s->store = store;
+    } else {
+        store = s->store;
+        store->allocator = d->allocator;
+        store->block = s;
+        store->block_size = size;
+        store->unused = store->pages;
+        for (i = 0; i < store->pages; i++) store->free[i] = store->pages - 1 - i;
+        s->owns_block = true;
+    }
+    if (!d->batch_only) {
+        llm__own_batch_desc(d, &own);
+        s->own = LLM__CAST(llm_batch *, llm__take(&arena, 1, sizeof *s->own));
+        llm__make_batch(s->own, &own, &arena);
+    }
+    llm__store_lock(store);
+    store->sessions++;
+    llm__store_unlock(store);
+    *session = s;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_session_query(const llm_session_desc *desc, llm_session_desc *resolved, size_t *bytes) {
+    llm__arena arena = {NULL, 0, false};
+    llm_session_desc d;
+    llm_result r;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    d = *desc;
+    if ((r = llm__resolve_session(&d)) != LLM_OK) return r;
+    llm__measure_session(&d, &arena, true);
+    if (arena.overflow) return llm__fail(d.error, LLM_ERROR_MEMORY, "session: its size passes that of the address space");
+    if (resolved) *resolved = d;
+    if (bytes) *bytes = arena.used;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_session_create(llm_session **session, const llm_session_desc *desc) {
+    llm_session_desc d;
+    llm_result r;
+    if (!session) return LLM_ERROR_ARGUMENT;
+    *session = NULL;
+    if ((r = llm_session_query(desc, &d, NULL)) != LLM_OK) return r;
+    return llm__new_session(session, &d, NULL);
+}
+
+LLM_API void llm_session_destroy(llm_session *session) {
+    llm_allocator allocator;
+    llm__store *store;
+    bool last;
+    if (!session) return;
+    if (session->busy) llm__drop_batch(session->busy);
+    llm__drop_pages(session, 0);
+    store = session->store;
+    llm__store_lock(store);
+    last = --store->sessions == 0;
+    llm__store_unlock(store);
+    allocator = session->allocator;
+    if (!session->owns_block) llm__release(&allocator, session, session->memory);
+    if (last) {
+        allocator = store->allocator;
+        llm__release(&allocator, store->block, store->block_size);
+    }
+}
+
+LLM_API llm_result llm_session_fork(llm_session **child, llm_session *parent) {
+    llm_session_desc d;
+    llm_session *c;
+    llm_result r;
+    uint32_t i;
+    if (!child) return LLM_ERROR_ARGUMENT;
+    *child = NULL;
+    if (!parent) return LLM_ERROR_ARGUMENT;
+    if (parent->fed > parent->position)
+        return llm__fail(&parent->error, LLM_ERROR_BUSY, "fork: tokens were fed that are not evaluated");
+    d = parent->desc;
+    d.error = &parent->error;
+    if ((r = llm__new_session(&c, &d, parent->store)) != LLM_OK) return r;
+    memcpy(c->token, parent->token, parent->position * sizeof *c->token);
+    c->position = c->fed = parent->position;
+    llm__store_lock(c->store);
+    c->pages = llm__least(parent->pages, llm__pages_for(c->position));
+    for (i = 0; i < c->pages; i++) {
+        c->page[i] = parent->page[i];
+        c->store->uses[c->page[i]]++;
+    }
+    llm__store_unlock(c->store);
+    *child = c;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_session_feed(llm_session *session, const int32_t *tokens, size_t count) {
+    llm_result r;
+    if (!session) return LLM_ERROR_ARGUMENT;
+    if (!session->own)
+        return llm__fail(&session->error, LLM_ERROR_ARGUMENT, "feed: the session is batch_only; add it to a batch");
+    if (session->busy && session->busy != session->own)
+        return llm__fail(&session->error, LLM_ERROR_BUSY, "feed: the session takes part in a batch");
+    if ((r = llm__extend(session, tokens, count, &session->error)) != LLM_OK) return r;
+    if (count) session->has_logits = false;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us) {
+    const uint64_t deadline = llm__deadline(budget_us);
+    llm_session *s = session;
+    llm_result r;
+    if (!s) return LLM_ERROR_ARGUMENT;
+    if (!s->own || (s->busy && s->busy != s->own))
+        return llm__fail(&s->error, LLM_ERROR_BUSY, "step: the session is fed through a batch");
+    while (s->position < s->fed) {
+        if (!s->own->running) {
+            uint32_t count = llm__least(s->fed - s->position, s->own->rows);
+            uint32_t logits = s->position + count == s->fed ? llm__least(count, s->own->most_logits) : 0;
+            s->own->entries = s->own->used_rows = s->own->used_logits = 0;
+            s->own->finished = false;
+            llm__add_rows(s->own, s, count, logits);
+            llm__begin(s->own);
+        }
+        r = llm__continue(s->own, deadline, &s->cancel);
+        if (r == LLM_CANCELLED) {
+            s->fed = s->position;
+            return llm__fail(&s->error, LLM_CANCELLED, "step: cancelled at position %u", (unsigned)s->position);
+        }
+        if (r) return r;
+        s->has_logits = s->position == s->fed;
+        if (deadline && s->position < s->fed && llm__now() >= deadline) return LLM_PENDING;
+    }
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_eval(llm_session *session, const int32_t *tokens, size_t count) {
+    llm_result r = llm_session_feed(session, tokens, count);
+    return r ? r : llm_step(session, 0);
+}
+
+LLM_API void llm_session_cancel(llm_session *session) { llm__store32(&session->cancel, 1); }
+
+LLM_API const float *llm_session_logits(const llm_session *session, uint32_t back) {
+    return session->has_logits ? llm_batch_logits(session->own, session, back) : NULL;
+}
+
+LLM_API llm_result llm_session_rewind(llm_session *session, uint32_t position) {
+    llm_session *s = session;
+    if (!s) return LLM_ERROR_ARGUMENT;
+    if (s->busy && s->busy != s->own)
+        return llm__fail(&s->error, LLM_ERROR_BUSY, "rewind: the session takes part in a batch");
+    if (position > s->position)
+        return llm__fail(&s->error, LLM_ERROR_ARGUMENT, "rewind: position %u is past the present one, %u",
+                         (unsigned)position, (unsigned)s->position);
+    if (s->busy) llm__drop_batch(s->own);
+    if (position < s->position || s->fed > s->position) s->has_logits = false;
+    s->position = s->fed = position;
+    llm__drop_pages(s, llm__pages_for(position));
+    return LLM_OK;
+}
+
+LLM_API uint32_t llm_session_position(const llm_session *session) { return session->position; }
+LLM_API uint32_t llm_session_context(const llm_session *session) { return session->context; }
+LLM_API const int32_t *llm_session_tokens(const llm_session *session) { return session->token; }
+LLM_API const llm_model *llm_session_model(const llm_session *session) { return session->model; }
+LLM_API const char *llm_session_isa(const llm_session *session) {
+    return llm__kernels_by_name(session->desc.isa, NULL)->name;
+}
+LLM_API const llm_error *llm_session_error(const llm_session *session) { return &session->error; }
+
+/* ======================================================================== */
+/* >>sampler-math: exp and log in integers                                   */
+/*                                                                           */
+/* A probability is a 64-bit integer: 2^42 for the largest logit, less for    */
+/* the others, 0 below 2^-42 of it. Integer sums are exact, so they have no   */
+/* order, and no compiler flag can change them. Floats are only subtracted,   */
+/* scaled and compared, one rounding at a time, pinned in between; what may   */
+/* be NaN or infinite is compared by its bits.                                */
+/* ======================================================================== */
+
+/* Makes a value opaque, so that no flag contracts or reassociates across it; costs nothing. */
+#ifndef LLM__PIN
+#if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__SSE2_MATH__))
+#define LLM__PIN(x) __asm__("" : "+x"(x))
+#elif (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__)
+#define LLM__PIN(x) __asm__("" : "+w"(x))
+#elif defined(__GNUC__) || defined(__clang__)
+#define LLM__PIN(x) __asm__("" : "+m"(x))
+#else
+#define LLM__PIN(x) ((void)(x))
+#endif
+#endif
+
+/* The same for an array: what was stored there is what will be loaded. */
+#ifndef LLM__PIN_ARRAY
+#if defined(__GNUC__) || defined(__clang__)
+#define LLM__PIN_ARRAY(p) __asm__ __volatile__("" : : "r"(p) : "memory")
+#else
+#define LLM__PIN_ARRAY(p) ((void)(p))
+#endif
+#endif
+
+#define LLM__FLT_MAX 3.40282346638528859812e38
+#define LLM__KEY_MAX 0x7f7fffff        /* key of the largest finite float */
+#define LLM__MINUS_INF 0xff800000u     /* bits of -inf */
+#define LLM__OCTAVE 1048576.0          /* steps in a factor of two */
+#define LLM__STEPS_PER_NAT 1512775.3950951185 /* LLM__OCTAVE / ln 2 */
+#define LLM__LN2 0.69314718055994530942
+
+/* Order-preserving integer of a float: -0 and 0 are both 0, NaNs lie beyond the infinities. */
+LLM__INLINE int32_t llm__float_key(float x) {
+    uint32_t bits, sign;
+    memcpy(&bits, &x, sizeof bits);
+    sign = 0u - (bits >> 31);
+    return (int32_t)(((bits & 0x7fffffffu) ^ sign) - sign);
+}
+
+LLM__INLINE float llm__float_of_key(int32_t key) {
+    uint32_t bits = key < 0 ? 0x80000000u | (0u - (uint32_t)key) : (uint32_t)key;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* The nearest finite float; results that a flushing FPU would lose are 0 everywhere. */
+static float llm__to_float(double x) {
+    float y;
+    if (x > LLM__FLT_MAX) x = LLM__FLT_MAX;
+    if (x < -LLM__FLT_MAX) x = -LLM__FLT_MAX;
+    if (x < 1.1754943508222875e-38 && x > -1.1754943508222875e-38) x = 0;
+    y = (float)x;
+    LLM__PIN(y);
+    return y;
+}
+
+/* High 64 bits of a product. */
+static uint64_t llm__mul_high(uint64_t a, uint64_t b) {
+    uint64_t al = a & 0xffffffffu, ah = a >> 32, bl = b & 0xffffffffu, bh = b >> 32;
+    uint64_t low = al * bl, middle = ah * bl + (low >> 32);
+    uint64_t other = al * bh + (middle & 0xffffffffu);
+    return ah * bh + (middle >> 32) + (other >> 32);
+}
+
+/* log2(x) in units of 2^-40, for x > 0, by repeated squaring of the mantissa. */
+static int64_t llm__log2_fixed(uint64_t x) {
+    int64_t result = 63;
+    int i;
+    while (!(x >> 63)) x <<= 1, result--;
+    for (i = 0; i < 40; i++) { /* x / 2^63 in [1, 2) */
+        x = llm__mul_high(x, x);
+        result = result * 2 + (int64_t)(x >> 63);
+        if (!(x >> 63)) x <<= 1;
+    }
+    return result;
+}
+
+/* ln(x * 2^exponent), x > 0. */
+static double llm__log_fixed(uint64_t x, int exponent) {
+    double l = (double)(llm__log2_fixed(x) + (int64_t)exponent * ((int64_t)1 << 40));
+    l *= LLM__LN2 / 1099511627776.0;
+    LLM__PIN(l);
+    return l;
+}
+
+enum { LLM__ROOTS = 1024 };
+
+/* high[i] = 2^(-i / 2^10), low[i] = 2^(-i / 2^20), both times 2^31. */
+typedef struct llm__exp_table {
+    uint32_t high[LLM__ROOTS], low[LLM__ROOTS];
+} llm__exp_table;
+
+static void llm__exp_table_fill(llm__exp_table *table) {
+    /* round(2^32 * 2^(-2^-(i + 1))) */
+    static const uint32_t roots[20] = {
+        0xB504F334u, 0xD744FCCBu, 0xEAC0C6E8u, 0xF5257D15u, 0xFA83B2DBu,
+        0xFD3E0C0Du, 0xFE9E115Cu, 0xFF4ECB59u, 0xFFA75652u, 0xFFD3A752u,
+        0xFFE9D2B3u, 0xFFF4E91Cu, 0xFFFA747Fu, 0xFFFD3A3Bu, 0xFFFE9D1Du,
+        0xFFFF4E8Eu, 0xFFFFA747u, 0xFFFFD3A3u, 0xFFFFE9D2u, 0xFFFFF4E9u,
+    };
+    uint32_t i, bit;
+    for (i = 0; i < LLM__ROOTS; i++) {
+        uint64_t high = (uint64_t)1 << 32, low = high;
+        for (bit = 0; bit < 10; bit++) {
+            if (!(i >> (9 - bit) & 1)) continue;
+            high = (high * roots[bit] + 0x80000000u) >> 32;
+            low = (low * roots[bit + 10] + 0x80000000u) >> 32;
+        }
+        table->high[i] = (uint32_t)((high + 1) >> 1);
+        table->low[i] = (uint32_t)((low + 1) >> 1);
+    }
+}
+
+/* 2^(42 - steps / 2^20), rounded down; steps < 44 * 2^20. */
+LLM__INLINE uint64_t llm__weight(const llm__exp_table *table, uint32_t steps) {
+    uint64_t product = (uint64_t)table->high[steps >> 10 & 1023] * table->low[steps & 1023];
+    return product >> (20 + (steps >> 20));
+}
+
+/* Philox4x32-10, Salmon et al. 2011. */
+LLM_API uint64_t llm_random(uint64_t seed, uint64_t stream, uint64_t position) {
+    uint32_t c0 = (uint32_t)position, c1 = (uint32_t)(position >> 32);
+    uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    int round;
+    for (round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)c0 * 0xD2511F53u, b = (uint64_t)c2 * 0xCD9E8D57u;
+        c0 = (uint32_t)(b >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)b;
+        c2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)a;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return (uint64_t)c1 << 32 | c0;
+}
+
+/* In place, ascending, no recursion: heapsort. */
+static void llm__sort_u64(uint64_t *a, size_t n) {
+    size_t start = n / 2, end = n;
+    while (end > 1) {
+        uint64_t value;
+        size_t hole, child;
+        if (start > 0) {
+            value = a[--start];
+        } else {
+            value = a[--end];
+            a[end] = a[0];
+        }
+        for (hole = start; (child = 2 * hole + 1) < end; hole = child) {
+            if (child + 1 < end && a[child + 1] > a[child]) child++;
+            if (a[child] <= value) break;
+            a[hole] = a[child];
+        }
+        a[hole] = value;
+    }
+}
+
+/* ======================================================================== */
+/* >>sampler: selection without sorting                                      */
+/*                                                                           */
+/* The vocabulary is looked at in blocks of 256. One pass notes each block's  */
+/* largest logit; after that a pass that wants tokens above some logit opens  */
+/* only the blocks that have one. A cut is an edge in an order (the logit, or */
+/* the distance from the typical), found by a histogram of counts or of       */
+/* probability mass that is refined inside the one bin where the target is    */
+/* reached. The draw walks the kept tokens by id: no order is needed there.   */
+/* ======================================================================== */
+enum { LLM__LOGIT_BLOCK = 256, LLM__BINS = 2048, LLM__SHORT_LIST = LLM_SAMPLER_MAX_TOP_LOGPROBS };
+
+/* Keeps what has a lower rank, and of the same rank the ids up to this one. */
+typedef struct llm__rank_edge {
+    uint32_t rank, id;
+} llm__rank_edge;
+
+/* How a distance from the largest logit becomes a weight. */
+typedef struct llm__heat {
+    float peak, scale; /* weight = 2^(42 - (peak - value) * scale / 2^20) */
+    uint32_t limit;    /* bits of the distance from which on the weight is 0 */
+} llm__heat;
+
+typedef struct llm__patch { /* a logit that differs from the given one */
+    uint32_t id;
+    float value;
+} llm__patch;
+
+typedef struct llm__repeat { /* a token in the penalty window */
+    uint32_t token, count;
+} llm__repeat;
+
+/* Logits as one step of the chain sees them. */
+typedef struct llm__view {
+    const float *values;
+    const uint32_t *ids; /* NULL: the index is the id */
+    size_t count, blocks;
+    const uint32_t *mask;
+    const llm__patch *patches; /* ascending ids */
+    size_t patch_count;
+    float *tops;          /* largest value of each block, -inf where none is allowed */
+    unsigned char *dirty; /* blocks that must be cleaned before use; NULL: none */
+    int32_t top;          /* key of the largest value; ranks count from here */
+    llm__rank_edge edge;       /* kept by logit */
+    bool cut, typical;    /* is anything cut; is `band` in use */
+    uint32_t center;      /* mean distance from the peak, in steps */
+    llm__rank_edge band;       /* kept by distance from `center`, see llm__rank_typical */
+    llm__heat heat;       /* at temperature 1 */
+    const llm__exp_table *table;
+} llm__view;
+
+/* The kept tokens of one block. */
+typedef struct llm__members {
+    size_t count;
+    uint32_t ids[LLM__LOGIT_BLOCK];
+    float values[LLM__LOGIT_BLOCK];
+} llm__members;
+
+struct llm_sampler {
+    llm_sampler_desc desc; /* resolved; the biases are in `bias` */
+    llm_allocator allocator;
+    size_t vocab, blocks, bytes;
+    uint64_t position;
+    uint32_t window, window_used, window_next; /* ring of the last tokens */
+    size_t repeat_count;
+    llm__heat plain, heated; /* at temperature 1, at the set one; peak not set */
+    double min_p_distance; /* -ln(min_p); below 0: off */
+    uint64_t top_p_fixed, typical_p_fixed; /* times 2^32 */
+    llm__exp_table table;
+    uint64_t bins[LLM__BINS];
+    /* arrays of this block */
+    uint64_t *masses;     /* [blocks] */
+    uint64_t *sorted;     /* [top_logprobs] */
+    uint64_t *bias;       /* [bias_count] token << 32 | bits of the float, ascending */
+    llm_candidate *found; /* [top_logprobs] */
+    llm__patch *patches;  /* [window + bias_count] */
+    llm__repeat *repeats; /* [window], ascending tokens */
+    float *tops;          /* [blocks] */
+    float *list_values;   /* [LLM__SHORT_LIST] */
+    uint32_t *list_ids;   /* [LLM__SHORT_LIST] */
+    uint32_t *ring;       /* [window] */
+    unsigned char *dirty; /* [blocks] */
+    float super[LLM_SAMPLER_MAX_VOCAB / LLM__LOGIT_BLOCK / LLM__LOGIT_BLOCK]; /* tops of tops */
+};
+
+/* Distance from the peak in steps; whatever is too far, -inf and NaN included, gets weight 0. */
+LLM__INLINE uint32_t llm__steps_below(const llm__heat *heat, float value) {
+    float distance = heat->peak - value, steps;
+    uint32_t bits;
+    LLM__PIN(distance);
+    memcpy(&bits, &distance, sizeof bits);
+    bits &= 0x7fffffffu;
+    if (bits > heat->limit) bits = heat->limit;
+    memcpy(&distance, &bits, sizeof bits);
+    steps = distance * heat->scale;
+    return (uint32_t)(int32_t)steps;
+}
+
+LLM__INLINE uint32_t llm__logit_rank(const llm__view *view, float value) {
+    return (uint32_t)view->top - (uint32_t)llm__float_key(value);
+}
+
+/* Rank of the last token that may be chosen at all. */
+LLM__INLINE uint32_t llm__rank_last(const llm__view *view) {
+    return (uint32_t)view->top + LLM__KEY_MAX;
+}
+
+LLM__INLINE size_t llm__block_size(const llm__view *view, size_t block) {
+    size_t left = view->count - block * LLM__LOGIT_BLOCK;
+    return left < LLM__LOGIT_BLOCK ? left : (size_t)LLM__LOGIT_BLOCK;
+}
+
+/* The total weight of a whole block: llm__steps_below and llm__weight in loops that vectorise.
+   `moment` gets the sum of weight / 2^8 x steps: below 2^54 each, so below 2^62. */
+static uint64_t llm__block_mass(const llm__exp_table *table, const llm__heat *heat,
+                                const float *values, size_t count, uint64_t *moment) {
+    float distances[LLM__LOGIT_BLOCK];
+    uint32_t bits[LLM__LOGIT_BLOCK];
+    int32_t steps[LLM__LOGIT_BLOCK];
+    uint64_t mass = 0, sum = 0;
+    const float peak = heat->peak, scale = heat->scale;
+    const int32_t limit = (int32_t)heat->limit;
+    size_t i;
+    for (i = 0; i < count; i++) distances[i] = peak - values[i];
+    for (; i < LLM__LOGIT_BLOCK; i++) distances[i] = (float)LLM__FLT_MAX; /* weight 0 */
+    LLM__PIN_ARRAY(distances);
+    memcpy(bits, distances, sizeof bits);
+    for (i = 0; i < LLM__LOGIT_BLOCK; i++) {
+        int32_t b = (int32_t)(bits[i] & 0x7fffffffu);
+        bits[i] = (uint32_t)(b < limit ? b : limit);
+    }
+    memcpy(distances, bits, sizeof bits);
+    LLM__PIN_ARRAY(distances);
+    for (i = 0; i < LLM__LOGIT_BLOCK; i++) steps[i] = (int32_t)(distances[i] * scale);
+    if (!moment) {
+        for (i = 0; i < LLM__LOGIT_BLOCK; i++) mass += llm__weight(table, (uint32_t)steps[i]);
+        return mass;
+    }
+    for (i = 0; i < LLM__LOGIT_BLOCK; i++) {
+        uint64_t weight = llm__weight(table, (uint32_t)steps[i]);
+        mass += weight;
+        sum += (weight >> 8) * (uint32_t)steps[i];
+    }
+    *moment = sum;
+    return mass;
+}
+
+/* Largest key of a block. */
+LLM__INLINE int32_t llm__largest_key(const float *values, size_t count) {
+    int32_t largest = -0x7fffffff;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        int32_t key = llm__float_key(values[i]);
+        largest = key > largest ? key : largest;
+    }
+    return largest;
+}
+
+static float llm__largest(const float *values, size_t count, bool *abnormal) {
+    int32_t key = count == LLM__LOGIT_BLOCK ? llm__largest_key(values, LLM__LOGIT_BLOCK)
+                                      : llm__largest_key(values, count);
+    *abnormal = key > LLM__KEY_MAX; /* +inf or NaN */
+    return llm__float_of_key(key < -LLM__KEY_MAX ? -LLM__KEY_MAX - 1 : key);
+}
+
+/* The values of a block, in `buffer` if the mask, patches, NaN or +inf change any. */
+static const float *llm__block_values(const llm__view *view, size_t block, float *buffer) {
+    size_t base = block * LLM__LOGIT_BLOCK, count = llm__block_size(view, block), i, low, high;
+    if (!view->dirty || !view->dirty[block]) return view->values + base;
+    for (i = 0; i < count; i++) buffer[i] = view->values[base + i];
+    for (low = 0, high = view->patch_count; low < high;) { /* first patch of this block */
+        size_t middle = low + (high - low) / 2;
+        if (view->patches[middle].id < base) low = middle + 1;
+        else high = middle;
+    }
+    for (; low < view->patch_count && view->patches[low].id < base + count; low++)
+        buffer[view->patches[low].id - base] = view->patches[low].value;
+    for (i = 0; i < count; i++) {
+        bool allowed = !view->mask || (view->mask[(base + i) / 32] >> (base + i) % 32 & 1);
+        int32_t key = llm__float_key(buffer[i]);
+        if (!allowed || key > LLM__KEY_MAX + 1 || key < -LLM__KEY_MAX) key = -LLM__KEY_MAX - 1;
+        else if (key > LLM__KEY_MAX) key = LLM__KEY_MAX;
+        buffer[i] = llm__float_of_key(key);
+    }
+    return buffer;
+}
+
+/* Notes the largest value of every block (of the dirty ones, if `again`) and of all. */
+static void llm__view_scan(llm__view *view, bool again) {
+    float buffer[LLM__LOGIT_BLOCK];
+    size_t block;
+    bool abnormal;
+    for (block = 0; block < view->blocks; block++) {
+        size_t count = llm__block_size(view, block);
+        if (again && !view->dirty[block]) continue;
+        view->tops[block] = llm__largest(llm__block_values(view, block, buffer), count, &abnormal);
+        if (!abnormal) continue;
+        view->dirty[block] = 1;
+        view->tops[block] = llm__largest(llm__block_values(view, block, buffer), count, &abnormal);
+    }
+    view->top = -LLM__KEY_MAX - 1;
+    for (block = 0; block < view->blocks; block++) {
+        int32_t key = llm__float_key(view->tops[block]);
+        if (key > view->top) view->top = key;
+    }
+    view->heat.peak = llm__float_of_key(view->top);
+    view->edge.rank = llm__rank_last(view);
+    view->edge.id = UINT32_MAX;
+}
+
+/* Rank by typicality: distance from the center, the more probable of two first. */
+LLM__INLINE uint32_t llm__rank_typical(const llm__view *view, float value) {
+    uint32_t steps = llm__steps_below(&view->heat, value);
+    return steps > view->center ? (steps - view->center) << 1 | 1 : (view->center - steps) << 1;
+}
+
+/* Has this block nothing up to rank `reach` in the order of logits, or in the typical band? */
+LLM__INLINE bool llm__block_out(const llm__view *view, size_t block, uint32_t reach,
+                                uint32_t band) {
+    uint32_t rank = llm__logit_rank(view, view->tops[block]);
+    if (rank > reach || rank > view->edge.rank) return true;
+    if (view->typical && band > view->band.rank) band = view->band.rank;
+    if (band == UINT32_MAX) return false;
+    rank = llm__rank_typical(view, view->tops[block]);
+    return (rank & 1) && rank > band; /* even the top is on the far side */
+}
+
+/* Collects the kept tokens of a block whose logits have rank low to high. */
+static void llm__gather_kept(const llm__view *view, size_t block, uint32_t low, uint32_t high,
+                        llm__members *members) {
+    float buffer[LLM__LOGIT_BLOCK];
+    const float *values = llm__block_values(view, block, buffer);
+    const size_t base = block * LLM__LOGIT_BLOCK, count = llm__block_size(view, block);
+    const llm__rank_edge edge = view->edge, band = view->band;
+    const uint32_t top = (uint32_t)view->top;
+    const uint32_t range = (high < edge.rank ? high : edge.rank) - low;
+    uint32_t *ids = members->ids;
+    float *kept = members->values;
+    size_t i, n = 0, all;
+    for (i = 0; i < count; i++) {
+        uint32_t rank = top - (uint32_t)llm__float_key(values[i]);
+        ids[n] = (uint32_t)(base + i);
+        kept[n] = values[i];
+        n += rank - low <= range;
+    }
+    if (view->ids)
+        for (i = 0; i < n; i++) ids[i] = view->ids[ids[i]];
+    if (edge.id != UINT32_MAX || view->typical) {
+        for (all = n, i = n = 0; i < all; i++) {
+            uint32_t id = ids[i];
+            bool keep = llm__logit_rank(view, kept[i]) < edge.rank || id <= edge.id;
+            if (keep && view->typical) {
+                uint32_t rank = llm__rank_typical(view, kept[i]);
+                keep = rank < band.rank || (rank == band.rank && id <= band.id);
+            }
+            kept[n] = kept[i];
+            ids[n] = id;
+            n += keep;
+        }
+    }
+    members->count = n;
+}
+
+/* The same for all that is kept. */
+LLM__INLINE void llm__gather_all(const llm__view *view, size_t block, llm__members *members) {
+    llm__gather_kept(view, block, 0, UINT32_MAX, members);
+}
+
+/* How a selection orders tokens and what it adds up. */
+typedef enum llm__measure {
+    LLM__BY_COUNT,  /* by logit, counting */
+    LLM__BY_MASS,   /* by logit, adding weights */
+    LLM__BY_TYPICAL /* by distance from `center`, adding weights */
+} llm__measure;
+
+/* What a token of this rank adds; tokens of one rank are alike. */
+static uint64_t llm__rank_amount(const llm__view *view, llm__measure how, uint32_t rank) {
+    uint32_t steps;
+    if (how == LLM__BY_COUNT) return 1;
+    if (how == LLM__BY_TYPICAL) {
+        steps = rank & 1 ? view->center + (rank >> 1) : view->center - (rank >> 1);
+    } else {
+        float value = llm__float_of_key((int32_t)((uint32_t)view->top - rank));
+        steps = llm__steps_below(&view->heat, value);
+    }
+    return llm__weight(view->table, steps);
+}
+
+/* The ranks and ids of the kept tokens of a block that have ranks low to high. */
+static size_t llm__gather_ranks(const llm__view *view, llm__measure how, size_t block,
+                                uint32_t low, uint32_t high, uint32_t *ranks,
+                                llm__members *members) {
+    size_t i, n = 0;
+    if (how != LLM__BY_TYPICAL) {
+        if (llm__block_out(view, block, high, UINT32_MAX)) return 0;
+        llm__gather_kept(view, block, low, high, members);
+        for (i = 0; i < members->count; i++) ranks[i] = llm__logit_rank(view, members->values[i]);
+        return members->count;
+    }
+    if (llm__block_out(view, block, UINT32_MAX, high)) return 0;
+    llm__gather_all(view, block, members);
+    for (i = 0; i < members->count; i++) {
+        uint32_t rank = llm__rank_typical(view, members->values[i]);
+        ranks[n] = rank;
+        members->ids[n] = members->ids[i];
+        n += rank - low <= high - low;
+    }
+    return n;
+}
+
+/* Fills bins[(rank - low) >> shift] for ranks low to high. */
+static void llm__histogram(const llm__view *view, llm__measure how, uint32_t low, uint32_t high,
+                           int shift, uint64_t *bins) {
+    llm__members members;
+    uint32_t ranks[LLM__LOGIT_BLOCK];
+    size_t block, i, n;
+    memset(bins, 0, LLM__BINS * sizeof *bins);
+    for (block = 0; block < view->blocks; block++) {
+        n = llm__gather_ranks(view, how, block, low, high, ranks, &members);
+        for (i = 0; i < n; i++)
+            bins[(ranks[i] - low) >> shift] += llm__rank_amount(view, how, ranks[i]);
+    }
+}
+
+/* rank << 32 | id of the kept tokens with ranks low to high, best first; more than a block's
+   worth: LLM__LOGIT_BLOCK + 1 and no list. */
+static size_t llm__sorted_ranks(const llm__view *view, llm__measure how, uint32_t low,
+                                uint32_t high, uint64_t *list) {
+    llm__members members;
+    uint32_t ranks[LLM__LOGIT_BLOCK];
+    size_t block, i, n, count = 0;
+    for (block = 0; block < view->blocks; block++) {
+        n = llm__gather_ranks(view, how, block, low, high, ranks, &members);
+        if (count + n > LLM__LOGIT_BLOCK) return LLM__LOGIT_BLOCK + 1;
+        for (i = 0; i < n; i++) list[count++] = (uint64_t)ranks[i] << 32 | members.ids[i];
+    }
+    llm__sort_u64(list, count);
+    return count;
+}
+
+/* The id of the n-th token (from 1) of one rank. */
+static uint32_t llm__nth_of_rank(const llm__view *view, llm__measure how, uint32_t rank,
+                                 uint64_t n) {
+    llm__members members;
+    uint32_t ranks[LLM__LOGIT_BLOCK];
+    size_t block, count;
+    for (block = 0; block < view->blocks; block++) {
+        count = llm__gather_ranks(view, how, block, rank, rank, ranks, &members);
+        if (n <= count) return members.ids[n - 1];
+        n -= count;
+    }
+    return UINT32_MAX;
+}
+
+/* The edge of the shortest run of tokens, best first, that reaches `target` (> 0); false if the
+   tokens up to rank `high` do not reach it. Bins narrow the ranks down until a sort is short. */
+static bool llm__select_edge(const llm__view *view, llm__measure how, uint64_t target,
+                             uint32_t high, uint64_t *bins, llm__rank_edge *edge) {
+    uint64_t list[LLM__LOGIT_BLOCK];
+    uint32_t low = 0, bin, last;
+    for (;;) {
+        size_t i, count = llm__sorted_ranks(view, how, low, high, list);
+        int shift = 0;
+        for (i = 0; count <= LLM__LOGIT_BLOCK && i < count; i++) {
+            uint64_t amount = llm__rank_amount(view, how, (uint32_t)(list[i] >> 32));
+            if (amount >= target) {
+                edge->rank = (uint32_t)(list[i] >> 32);
+                edge->id = (uint32_t)list[i];
+                return true;
+            }
+            target -= amount;
+        }
+        if (count <= LLM__LOGIT_BLOCK) return false;
+        while ((high - low) >> shift >= LLM__BINS) shift++;
+        llm__histogram(view, how, low, high, shift, bins);
+        last = (high - low) >> shift;
+        for (bin = 0; bins[bin] < target; bin++) {
+            target -= bins[bin];
+            if (bin == last) return false;
+        }
+        low += bin << shift;
+        if (shift == 0) break;
+        if (high - low > ((uint32_t)1 << shift) - 1) high = low + (((uint32_t)1 << shift) - 1);
+    }
+    edge->rank = low; /* many tokens of one rank */
+    target = (target - 1) / llm__rank_amount(view, how, low) + 1;
+    edge->id = llm__nth_of_rank(view, how, low, target);
+    return true;
+}
+
+/* Keeps the `k` largest. Where k blocks exist, the k-th largest block maximum bounds the search. */
+static void llm__keep_count(llm__view *view, uint64_t k, llm_sampler *s) {
+    uint32_t reach = llm__rank_last(view);
+    llm__rank_edge edge;
+    bool found;
+    if (view->blocks >= k) {
+        llm__view tops = *view;
+        tops.values = view->tops;
+        tops.count = view->blocks;
+        tops.blocks = (tops.count + LLM__LOGIT_BLOCK - 1) / LLM__LOGIT_BLOCK;
+        tops.ids = NULL;
+        tops.dirty = NULL;
+        tops.tops = s->super;
+        llm__view_scan(&tops, false);
+        if (llm__select_edge(&tops, LLM__BY_COUNT, k, reach, s->bins, &edge)) reach = edge.rank;
+    }
+    found = llm__select_edge(view, LLM__BY_COUNT, k, reach, s->bins, &edge);
+    if (found) view->edge = edge, view->cut = true;
+}
+
+/* Copies what is kept into a short list, where it fits, and looks at that from then on. */
+static void llm__compact(llm__view *view, llm_sampler *s) {
+    llm__members members;
+    size_t block, count = 0;
+    for (block = 0; block < view->blocks; block++) {
+        if (llm__block_out(view, block, UINT32_MAX, UINT32_MAX)) continue;
+        llm__gather_all(view, block, &members);
+        if (count + members.count > LLM__SHORT_LIST) return;
+        memcpy(s->list_values + count, members.values, members.count * sizeof(float));
+        memcpy(s->list_ids + count, members.ids, members.count * sizeof(uint32_t));
+        count += members.count;
+    }
+    view->values = s->list_values;
+    view->ids = s->list_ids;
+    view->count = count;
+    view->blocks = (count + LLM__LOGIT_BLOCK - 1) / LLM__LOGIT_BLOCK;
+    view->mask = NULL;
+    view->patch_count = 0;
+    view->dirty = NULL;
+    view->tops = s->super;
+    view->cut = false;
+    llm__view_scan(view, false);
+}
+
+/* The weight of all kept tokens, and of each block if `masses` is given. */
+static uint64_t llm__view_mass(const llm__view *view, const llm__heat *heat, uint64_t *masses) {
+    float buffer[LLM__LOGIT_BLOCK];
+    llm__members members;
+    uint64_t total = 0;
+    size_t block, i;
+    for (block = 0; block < view->blocks; block++) {
+        uint64_t mass = 0;
+        uint32_t best = llm__steps_below(heat, view->tops[block]);
+        bool out = !view->typical && llm__weight(view->table, best) == 0; /* the top is too small */
+        if (!out && !llm__block_out(view, block, UINT32_MAX, UINT32_MAX)) {
+            if (!view->cut) {
+                mass = llm__block_mass(view->table, heat, llm__block_values(view, block, buffer),
+                                       llm__block_size(view, block), NULL);
+            } else {
+                llm__gather_all(view, block, &members);
+                for (i = 0; i < members.count; i++)
+                    mass += llm__weight(view->table, llm__steps_below(heat, members.values[i]));
+            }
+        }
+        if (masses) masses[block] = mass;
+        total += mass;
+    }
+    return total;
+}
+
+/* fraction / 2^32 of a mass, at least 1. */
+static uint64_t llm__mass_share(uint64_t mass, uint64_t fraction) {
+    uint64_t share = (mass >> 32) * fraction + ((mass & 0xffffffffu) * fraction >> 32);
+    return share ? share : 1;
+}
+
+/* Typical: the information of a token minus the entropy is its distance from the peak minus the
+   mean of that distance, so neither needs the normaliser. */
+static void llm__keep_typical(llm__view *view, llm_sampler *s) {
+    llm__members members;
+    uint64_t low = 0, high = 0, mass = 0, part, divisor;
+    uint32_t octaves;
+    size_t block;
+    for (block = 0; block < view->blocks; block++) {
+        if (llm__block_out(view, block, UINT32_MAX, UINT32_MAX)) continue;
+        llm__gather_all(view, block, &members);
+        mass += llm__block_mass(view->table, &view->heat, members.values, members.count, &part);
+        low += part;
+        high += low < part;
+    }
+    divisor = mass >> 8; /* 2^34 at least: the peak is kept */
+    for (; high; high >>= 1, divisor >>= 1) low = low >> 1 | high << 63;
+    view->center = (uint32_t)(low / divisor);
+    mass = llm__mass_share(mass, s->typical_p_fixed);
+    for (octaves = 4; octaves <= 64; octaves *= 2) { /* most bands are narrow */
+        uint32_t reach = octaves << 21;
+        if (!llm__select_edge(view, LLM__BY_TYPICAL, mass, reach, s->bins, &view->band)) continue;
+        view->typical = view->cut = true;
+        return;
+    }
+}
+
+/* A rank some way below the peak. */
+static uint32_t llm__rank_below(const llm__view *view, float peak, double distance) {
+    double value = (double)peak - distance;
+    LLM__PIN(value);
+    return llm__logit_rank(view, llm__to_float(value));
+}
+
+/* The nucleus. The search starts near the peak, where the edge of most distributions lies. */
+static void llm__keep_top_p(llm__view *view, llm_sampler *s) {
+    uint64_t target = llm__mass_share(llm__view_mass(view, &view->heat, NULL), s->top_p_fixed);
+    uint32_t last = llm__rank_last(view), reach = 0;
+    double nats;
+    llm__rank_edge edge;
+    for (nats = 4; reach < last; nats *= 2) {
+        reach = nats > 32 ? last : llm__rank_below(view, view->heat.peak, nats);
+        if (!llm__select_edge(view, LLM__BY_MASS, target, reach, s->bins, &edge)) continue;
+        view->edge = edge;
+        view->cut = true;
+        return;
+    }
+}
+
+/* The largest value that is kept. */
+static float llm__kept_peak(const llm__view *view) {
+    llm__members members;
+    int32_t largest = -LLM__KEY_MAX;
+    size_t block, i;
+    if (!view->typical) return view->heat.peak;
+    for (block = 0; block < view->blocks; block++) {
+        if (llm__block_out(view, block, UINT32_MAX, UINT32_MAX)) continue;
+        llm__gather_all(view, block, &members);
+        for (i = 0; i < members.count; i++) {
+            int32_t key = llm__float_key(members.values[i]);
+            if (key > largest) largest = key;
+        }
+    }
+    return llm__float_of_key(largest);
+}
+
+static void llm__keep_min_p(llm__view *view, const llm_sampler *s) {
+    uint32_t rank = llm__rank_below(view, llm__kept_peak(view), s->min_p_distance);
+    if (rank >= view->edge.rank) return;
+    view->edge.rank = rank;
+    view->edge.id = UINT32_MAX;
+    view->cut = true;
+}
+
+/* The cuts, in the order of the chain. */
+static void llm__truncate(llm__view *view, llm_sampler *s) {
+    const llm_sampler_desc *d = &s->desc;
+    if (d->top_k && d->top_k < view->count) {
+        llm__keep_count(view, d->top_k, s);
+        llm__compact(view, s);
+    }
+    if (s->typical_p_fixed) llm__keep_typical(view, s);
+    if (s->top_p_fixed) llm__keep_top_p(view, s);
+    if (s->min_p_distance >= 0) llm__keep_min_p(view, s);
+}
+
+/* The first token with the largest logit. */
+static uint32_t llm__first_largest(const llm__view *view) {
+    float buffer[LLM__LOGIT_BLOCK];
+    const float *values;
+    size_t block = 0, i = 0;
+    while (llm__logit_rank(view, view->tops[block])) block++;
+    values = llm__block_values(view, block, buffer);
+    while (llm__logit_rank(view, values[i])) i++;
+    return (uint32_t)(block * LLM__LOGIT_BLOCK + i);
+}
+
+/* One token by weight: the same random number always falls on the same one. */
+static uint32_t llm__draw_token(const llm__view *view, llm_sampler *s) {
+    llm__heat heat = s->heated;
+    llm__members members;
+    uint64_t total, point;
+    size_t block = 0, i;
+    heat.peak = llm__kept_peak(view);
+    total = llm__view_mass(view, &heat, s->masses);
+    point = llm__mul_high(llm_random(s->desc.seed, s->desc.stream, s->position), total);
+    while (point >= s->masses[block]) point -= s->masses[block++];
+    llm__gather_all(view, block, &members);
+    for (i = 0;; i++) {
+        uint64_t weight = llm__weight(view->table, llm__steps_below(&heat, members.values[i]));
+        if (point < weight) return members.ids[i];
+        point -= weight;
+    }
+}
+
+/* A logit after bias and penalties. NaN and -inf stay what they are. */
+static float llm__patched(const llm_sampler *s, float logit, double bias, uint32_t count) {
+    const llm_sampler_desc *d = &s->desc;
+    int32_t key = llm__float_key(logit);
+    double x, y;
+    if (key > LLM__KEY_MAX + 1 || key < -LLM__KEY_MAX) return logit;
+    if (key > LLM__KEY_MAX) key = LLM__KEY_MAX;
+    if (key < 0x00800000 && key > -0x00800000) key = 0; /* an FPU may flush these */
+    x = (double)llm__float_of_key(key) + bias;
+    LLM__PIN(x);
+    if (count == 0) return llm__to_float(x);
+    y = (double)d->repetition_penalty;
+    LLM__PIN(y); /* no reciprocal */
+    x = x > 0 ? x / y : x * y;
+    LLM__PIN(x);
+    y = (double)count * (double)d->frequency_penalty;
+    LLM__PIN(y);
+    y += (double)d->presence_penalty;
+    LLM__PIN(y);
+    x -= y;
+    LLM__PIN(x);
+    return llm__to_float(x);
+}
+
+/* Merges the biases and the window, both ascending, into the list of changed logits. */
+static size_t llm__patch_all(llm_sampler *s, const float *logits) {
+    size_t i = 0, j = 0, n = 0;
+    while (i < s->desc.bias_count || j < s->repeat_count) {
+        uint32_t id = UINT32_MAX, count = 0;
+        double bias = 0;
+        bool banned = false;
+        if (i < s->desc.bias_count) id = (uint32_t)(s->bias[i] >> 32);
+        if (j < s->repeat_count && s->repeats[j].token <= id) id = s->repeats[j].token;
+        for (; i < s->desc.bias_count && s->bias[i] >> 32 == id; i++) {
+            uint32_t bits = (uint32_t)s->bias[i];
+            float value;
+            memcpy(&value, &bits, sizeof value);
+            if (bits == LLM__MINUS_INF) banned = true;
+            else bias += (double)value;
+            LLM__PIN(bias);
+        }
+        if (j < s->repeat_count && s->repeats[j].token == id) count = s->repeats[j++].count;
+        s->patches[n].id = id;
+        s->patches[n++].value = banned ? llm__float_of_key(-LLM__KEY_MAX - 1)
+                                       : llm__patched(s, logits[id], bias, count);
+    }
+    return n;
+}
+
+/* A view of the logits as given. */
+static void llm__view_raw(llm__view *view, llm_sampler *s, const float *logits) {
+    memset(view, 0, sizeof *view);
+    memset(s->dirty, 0, s->blocks);
+    view->values = logits;
+    view->count = s->vocab;
+    view->blocks = s->blocks;
+    view->tops = s->tops;
+    view->dirty = s->dirty;
+    view->table = &s->table;
+    view->heat = s->plain;
+    llm__view_scan(view, false);
+}
+
+/* Turns it into the view after bias, penalties and mask. */
+static llm_result llm__view_patch(llm__view *view, llm_sampler *s, const uint32_t *mask,
+                                  llm_error *error) {
+    size_t i;
+    view->mask = mask;
+    view->patches = s->patches;
+    view->patch_count = llm__patch_all(s, view->values);
+    if (mask) memset(s->dirty, 1, s->blocks);
+    for (i = 0; i < view->patch_count; i++) s->dirty[s->patches[i].id / LLM__LOGIT_BLOCK] = 1;
+    if (mask || view->patch_count) llm__view_scan(view, true);
+    if (view->top >= -LLM__KEY_MAX) return LLM_OK;
+    return llm__fail(error, LLM_ERROR_NUMERIC,
+                     "sampler, position %llu: none of %lu logits is finite%s",
+                     (unsigned long long)s->position, (unsigned long)s->vocab,
+                     mask ? " and allowed by the mask" : s->bias ? " and allowed by the bias" : "");
+}
+
+/* Log-probability of a token among the logits as given. */
+static float llm__logprob(float value, float peak, double log_mass) {
+    double x = (double)value - (double)peak;
+    LLM__PIN(x);
+    x -= log_mass;
+    LLM__PIN(x);
+    return llm__to_float(x);
+}
+
+/* The most probable tokens, best first. */
+static size_t llm__report_top(const llm__view *raw, llm_sampler *s, double log_mass) {
+    llm__view view = *raw;
+    size_t i;
+    if (s->desc.top_logprobs < view.count) llm__keep_count(&view, s->desc.top_logprobs, s);
+    llm__compact(&view, s);
+    for (i = 0; i < view.count; i++) /* rank, then id */
+        s->sorted[i] = (uint64_t)llm__logit_rank(&view, view.values[i]) << 32 | view.ids[i];
+    llm__sort_u64(s->sorted, view.count);
+    for (i = 0; i < view.count; i++) {
+        int32_t key = (int32_t)((uint32_t)view.top - (uint32_t)(s->sorted[i] >> 32));
+        s->found[i].token = (uint32_t)s->sorted[i];
+        s->found[i].logprob = llm__logprob(llm__float_of_key(key), view.heat.peak, log_mass);
+    }
+    return view.count;
+}
+
+LLM_API llm_result llm_sampler_sample(llm_sampler *s, const float *logits, const uint32_t *mask,
+                                      llm_sample *out, llm_error *error) {
+    llm__view view;
+    float peak;
+    double log_mass = 0;
+    llm_result result;
+    if (!s || !logits || !out)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "llm_sampler_sample: %s is NULL",
+                         !s ? "sampler" : !logits ? "logits" : "out");
+    memset(out, 0, sizeof *out);
+    llm__view_raw(&view, s, logits);
+    peak = view.heat.peak;
+    if (s->desc.logprobs && view.top >= -LLM__KEY_MAX) {
+        log_mass = llm__log_fixed(llm__view_mass(&view, &view.heat, NULL), -42);
+        if (s->desc.top_logprobs) out->top_count = llm__report_top(&view, s, log_mass);
+        out->top = out->top_count ? s->found : NULL;
+    }
+    result = llm__view_patch(&view, s, mask, error);
+    if (result != LLM_OK) return result;
+    if (s->desc.temperature > 0) {
+        llm__truncate(&view, s);
+        out->token = llm__draw_token(&view, s);
+    } else {
+        out->token = llm__first_largest(&view);
+    }
+    if (s->desc.logprobs) {
+        int32_t key = llm__float_key(logits[out->token]);
+        if (key > LLM__KEY_MAX) key = LLM__KEY_MAX;
+        out->logprob = llm__logprob(llm__float_of_key(key), peak, log_mass);
+    }
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_sampler_distribution(llm_sampler *s, const float *logits,
+                                            const uint32_t *mask, llm_candidate *candidates,
+                                            size_t capacity, size_t *count, llm_error *error) {
+    llm__view view;
+    llm__members members;
+    llm__heat heat;
+    double log_total;
+    size_t block, i, n = 0;
+    llm_result result;
+    if (!s || !logits || !count || (!candidates && capacity))
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "llm_sampler_distribution: %s is NULL",
+                         !s ? "sampler" : !logits ? "logits" : !count ? "count" : "candidates");
+    *count = 0;
+    llm__view_raw(&view, s, logits);
+    result = llm__view_patch(&view, s, mask, error);
+    if (result != LLM_OK) return result;
+    if (!(s->desc.temperature > 0)) {
+        *count = 1;
+        if (capacity) candidates[0].token = llm__first_largest(&view), candidates[0].logprob = 0;
+        return LLM_OK;
+    }
+    llm__truncate(&view, s);
+    heat = s->heated;
+    heat.peak = llm__kept_peak(&view);
+    log_total = llm__log_fixed(llm__view_mass(&view, &heat, NULL), 0);
+    for (block = 0; block < view.blocks; block++) {
+        if (llm__block_out(&view, block, UINT32_MAX, UINT32_MAX)) continue;
+        llm__gather_all(&view, block, &members);
+        for (i = 0; i < members.count; i++) {
+            uint64_t weight = llm__weight(view.table, llm__steps_below(&heat, members.values[i]));
+            if (weight && n++ < capacity) {
+                double logprob = llm__log_fixed(weight, 0) - log_total;
+                candidates[n - 1].token = members.ids[i];
+                candidates[n - 1].logprob = llm__to_float(logprob);
+            }
+        }
+    }
+    *count = n;
+    return LLM_OK;
+}
+
+/* ------------------------------------------------------------------------ */
+/* The object: settings, memory, the penalty window.                         */
+/* ------------------------------------------------------------------------ */
+
+/* Is the value in the range, by bits, so that NaN is out under every flag? */
+static llm_result llm__check_setting(const char *name, float value, double low, double high,
+                                     bool zero_too, llm_error *error) {
+    int32_t key = llm__float_key(value);
+    if (zero_too && key == 0) return LLM_OK;
+    if (key >= llm__float_key((float)low) && key <= llm__float_key((float)high)) return LLM_OK;
+    return llm__fail(error, LLM_ERROR_ARGUMENT, "sampler: %s is %g; expected %s%g to %g", name,
+                     (double)value, zero_too ? "0 (default) or " : "", low, high);
+}
+
+static llm_result llm__check_bias(const llm_sampler_desc *d, size_t vocab, llm_error *error) {
+    size_t i;
+    if (d->bias_count > LLM_SAMPLER_MAX_VOCAB || (d->bias_count && !d->bias))
+        return llm__fail(error, LLM_ERROR_ARGUMENT,
+                         "sampler: bias_count is %lu with bias %s; expected at most %d entries",
+                         (unsigned long)d->bias_count, d->bias ? "set" : "NULL",
+                         (int)LLM_SAMPLER_MAX_VOCAB);
+    for (i = 0; i < d->bias_count; i++) {
+        int32_t key = llm__float_key(d->bias[i].bias);
+        if (d->bias[i].token >= vocab)
+            return llm__fail(error, LLM_ERROR_ARGUMENT,
+                             "sampler: bias[%lu].token is %lu; expected less than the %lu tokens "
+                             "of the vocabulary", (unsigned long)i,
+                             (unsigned long)d->bias[i].token, (unsigned long)vocab);
+        if (key > LLM__KEY_MAX || key < -LLM__KEY_MAX - 1)
+            return llm__fail(error, LLM_ERROR_ARGUMENT,
+                             "sampler: bias[%lu].bias is %g; expected a finite number or -inf",
+                             (unsigned long)i, (double)d->bias[i].bias);
+    }
+    return LLM_OK;
+}
+
+static llm_result llm__check_integer(const char *name, size_t value, size_t low, size_t high,
+                                     llm_error *error) {
+    if (value >= low && value <= high) return LLM_OK;
+    return llm__fail(error, LLM_ERROR_ARGUMENT, "sampler: %s is %lu; expected %lu to %lu", name,
+                     (unsigned long)value, (unsigned long)low, (unsigned long)high);
+}
+
+static llm_result llm__resolve_sampler(llm_sampler_desc *d, size_t vocab, llm_error *error) {
+    llm_result r = llm__check_integer("vocab", vocab, 1, LLM_SAMPLER_MAX_VOCAB, error);
+#define LLM__SETTING(field, low, high, zero_too) \
+    if (!r) r = llm__check_setting(#field, d->field, low, high, zero_too, error)
+#define LLM__INTEGER(field, high) \
+    if (!r) r = llm__check_integer(#field, d->field, 0, high, error)
+    LLM__SETTING(temperature, 1e-4, 1e4, true);
+    LLM__SETTING(typical_p, 0, 1, false);
+    LLM__SETTING(top_p, 0, 1, false);
+    LLM__SETTING(min_p, 0, 1, false);
+    LLM__SETTING(repetition_penalty, 0.01, 100, true);
+    LLM__SETTING(frequency_penalty, -100, 100, false);
+    LLM__SETTING(presence_penalty, -100, 100, false);
+    LLM__INTEGER(penalty_window, LLM_SAMPLER_MAX_WINDOW);
+    LLM__INTEGER(top_logprobs, LLM_SAMPLER_MAX_TOP_LOGPROBS);
+#undef LLM__SETTING
+#undef LLM__INTEGER
+    if (!r) r = llm__check_bias(d, vocab, error);
+    if (r) return r;
+    if (llm__float_key(d->repetition_penalty) == 0) d->repetition_penalty = 1;
+    if (d->penalty_window == 0) d->penalty_window = 64;
+    if (d->top_logprobs) d->logprobs = true;
+    return LLM_OK;
+}
+
+/* Places `count` items behind what is already there, on a 64-byte line. */
+static size_t llm__sampler_place(size_t *offset, size_t count, size_t size) {
+    size_t at = (*offset + 63) / 64 * 64;
+    *offset = at + count * size;
+    return at;
+}
+
+/* Lays the arrays out behind `s` (NULL: only measures); the sizes are bounded by the checks. */
+static size_t llm__layout_sampler(llm_sampler *s, const llm_sampler_desc *d, size_t vocab) {
+    bool penalties = llm__float_key(d->repetition_penalty) != llm__float_key(1) ||
+                     llm__float_key(d->frequency_penalty) || llm__float_key(d->presence_penalty);
+    size_t blocks = (vocab + LLM__LOGIT_BLOCK - 1) / LLM__LOGIT_BLOCK;
+    size_t short_blocks = LLM__SHORT_LIST / LLM__LOGIT_BLOCK, masses = blocks;
+    size_t window = penalties ? d->penalty_window : 0, end = sizeof(llm_sampler), at[11];
+    if (masses < short_blocks) masses = short_blocks;
+    at[0] = llm__sampler_place(&end, masses, sizeof(uint64_t));
+    at[1] = llm__sampler_place(&end, d->top_logprobs, sizeof(uint64_t));
+    at[2] = llm__sampler_place(&end, d->bias_count, sizeof(uint64_t));
+    at[3] = llm__sampler_place(&end, d->top_logprobs, sizeof(llm_candidate));
+    at[4] = llm__sampler_place(&end, window + d->bias_count, sizeof(llm__patch));
+    at[5] = llm__sampler_place(&end, window, sizeof(llm__repeat));
+    at[6] = llm__sampler_place(&end, blocks, sizeof(float));
+    at[7] = llm__sampler_place(&end, LLM__SHORT_LIST, sizeof(float));
+    at[8] = llm__sampler_place(&end, LLM__SHORT_LIST, sizeof(uint32_t));
+    at[9] = llm__sampler_place(&end, window, sizeof(uint32_t));
+    at[10] = llm__sampler_place(&end, blocks, 1);
+    if (s) {
+        char *base = (char *)(void *)s;
+        s->masses = (uint64_t *)(void *)(base + at[0]);
+        s->sorted = (uint64_t *)(void *)(base + at[1]);
+        s->bias = (uint64_t *)(void *)(base + at[2]);
+        s->found = (llm_candidate *)(void *)(base + at[3]);
+        s->patches = (llm__patch *)(void *)(base + at[4]);
+        s->repeats = (llm__repeat *)(void *)(base + at[5]);
+        s->tops = (float *)(void *)(base + at[6]);
+        s->list_values = (float *)(void *)(base + at[7]);
+        s->list_ids = (uint32_t *)(void *)(base + at[8]);
+        s->ring = (uint32_t *)(void *)(base + at[9]);
+        s->dirty = (unsigned char *)(base + at[10]);
+        s->window = (uint32_t)window;
+        s->blocks = blocks;
+        s->vocab = vocab;
+        s->bytes = end;
+    }
+    return end;
+}
+
+LLM_API llm_result llm_sampler_query(const llm_sampler_desc *desc, size_t vocab,
+                                     llm_sampler_desc *resolved, size_t *bytes, llm_error *error) {
+    llm_sampler_desc d;
+    llm_result result;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    result = llm__resolve_sampler(&d, vocab, error);
+    if (result != LLM_OK) return result;
+    if (resolved) *resolved = d;
+    if (bytes) *bytes = llm__layout_sampler(NULL, &d, vocab);
+    return LLM_OK;
+}
+
+/* Steps per unit of logit at a temperature, and the distance at which weights end. */
+static llm__heat llm__heat_at(double temperature) {
+    llm__heat heat;
+    double scale, end;
+    float limit;
+    LLM__PIN(temperature);
+    scale = LLM__STEPS_PER_NAT / temperature;
+    LLM__PIN(scale);
+    heat.peak = 0;
+    heat.scale = (float)scale;
+    LLM__PIN(heat.scale);
+    scale = (double)heat.scale;
+    LLM__PIN(scale);
+    end = 43.5 * LLM__OCTAVE / scale; /* weight 0, yet the shift of llm__weight is below 64 */
+    LLM__PIN(end);
+    limit = (float)end;
+    LLM__PIN(limit);
+    memcpy(&heat.limit, &limit, sizeof limit);
+    return heat;
+}
+
+/* A fraction in (0, 1) times 2^32; 0, "off", for 0 and 1. */
+static uint64_t llm__fraction(float p) {
+    int32_t key = llm__float_key(p);
+    uint64_t fixed;
+    if (key == 0 || key == llm__float_key(1)) return 0;
+    fixed = (uint64_t)((double)p * 4294967296.0);
+    return fixed ? fixed : 1;
+}
+
+/* -ln(p) for 0 < p <= 1, from the float's bits. */
+static double llm__minus_log(float p) {
+    int32_t key = llm__float_key(p);
+    if (key < 0x00800000) return 87.5; /* below the smallest normal: further than any weight */
+    return -llm__log_fixed(((uint64_t)key & 0x7fffffu) | 0x800000u, (key >> 23) - 127 - 23);
+}
+
+LLM_API llm_result llm_sampler_create(const llm_sampler_desc *desc, size_t vocab,
+                                      const llm_allocator *allocator, llm_sampler **sampler,
+                                      llm_error *error) {
+    llm_sampler_desc d;
+    llm_allocator a;
+    llm_sampler *s;
+    size_t bytes = 0, i;
+    llm_result result;
+    if (!sampler)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "llm_sampler_create: sampler is NULL");
+    *sampler = NULL;
+    memset(&a, 0, sizeof a);
+    if (allocator) a = *allocator;
+    result = llm_sampler_query(desc, vocab, &d, &bytes, error);
+    if (result != LLM_OK) return result;
+    s = LLM__CAST(llm_sampler *, llm__allocate(&a, bytes));
+    if (!s)
+        return llm__fail(error, LLM_ERROR_MEMORY, "sampler: no memory for %lu bytes",
+                         (unsigned long)bytes);
+    memset(s, 0, bytes);
+    (void)llm__layout_sampler(s, &d, vocab);
+    for (i = 0; i < d.bias_count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &d.bias[i].bias, sizeof bits);
+        s->bias[i] = (uint64_t)d.bias[i].token << 32 | bits;
+    }
+    llm__sort_u64(s->bias, d.bias_count);
+    d.bias = NULL;
+    s->desc = d;
+    s->allocator = a;
+    s->plain = llm__heat_at(1);
+    if (d.temperature > 0) s->heated = llm__heat_at((double)d.temperature);
+    s->top_p_fixed = llm__fraction(d.top_p);
+    s->typical_p_fixed = llm__fraction(d.typical_p);
+    s->min_p_distance = llm__float_key(d.min_p) ? llm__minus_log(d.min_p) : -1;
+    llm__exp_table_fill(&s->table);
+    *sampler = s;
+    return LLM_OK;
+}
+
+LLM_API void llm_sampler_destroy(llm_sampler *s) {
+    llm_allocator a;
+    if (!s) return;
+    a = s->allocator;
+    llm__release(&a, s, s->bytes);
+}
+
+/* Adds to or takes from the count of a token in the window, which stays ascending. */
+static void llm__repeat_change(llm_sampler *s, uint32_t token, bool add) {
+    size_t low = 0, high = s->repeat_count;
+    llm__repeat *r;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (s->repeats[middle].token < token) low = middle + 1;
+        else high = middle;
+    }
+    r = s->repeats + low;
+    if (low == s->repeat_count || r->token != token) {
+        if (!add) return;
+        memmove(r + 1, r, (s->repeat_count++ - low) * sizeof *r);
+        r->token = token;
+        r->count = 0;
+    }
+    r->count = add ? r->count + 1 : r->count - 1;
+    if (r->count == 0) memmove(r, r + 1, (--s->repeat_count - low) * sizeof *r);
+}
+
+static void llm__window_push(llm_sampler *s, uint32_t token) {
+    if (!s->window) return;
+    if (s->window_used == s->window) llm__repeat_change(s, s->ring[s->window_next], false);
+    else s->window_used++;
+    s->ring[s->window_next] = token;
+    s->window_next = (s->window_next + 1) % s->window;
+    llm__repeat_change(s, token, true);
+}
+
+static llm_result llm__sampler_check_token(const llm_sampler *s, uint32_t token, llm_error *error) {
+    if (token < s->vocab) return LLM_OK;
+    return llm__fail(error, LLM_ERROR_ARGUMENT,
+                     "sampler: token %lu; expected less than the %lu tokens of the vocabulary",
+                     (unsigned long)token, (unsigned long)s->vocab);
+}
+
+LLM_API llm_result llm_sampler_accept(llm_sampler *s, uint32_t token, llm_error *error) {
+    llm_result result;
+    if (!s) return llm__fail(error, LLM_ERROR_ARGUMENT, "llm_sampler_accept: sampler is NULL");
+    result = llm__sampler_check_token(s, token, error);
+    if (result != LLM_OK) return result;
+    llm__window_push(s, token);
+    s->position++;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_sampler_rewind(llm_sampler *s, uint64_t position, const uint32_t *tokens,
+                                      size_t count, llm_error *error) {
+    size_t i, first;
+    if (!s || (!tokens && count))
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "llm_sampler_rewind: %s is NULL",
+                         !s ? "sampler" : "tokens");
+    first = count > s->window ? count - s->window : 0;
+    for (i = first; i < count; i++) {
+        llm_result result = llm__sampler_check_token(s, tokens[i], error);
+        if (result != LLM_OK) return result;
+    }
+    s->window_used = s->window_next = 0;
+    s->repeat_count = 0;
+    for (i = first; i < count; i++) llm__window_push(s, tokens[i]);
+    s->position = position;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_sampler_copy(llm_sampler *to, const llm_sampler *from, llm_error *error) {
+    if (!to || !from)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "llm_sampler_copy: %s is NULL",
+                         !to ? "to" : "from");
+    if (to->vocab != from->vocab || to->window != from->window)
+        return llm__fail(error, LLM_ERROR_ARGUMENT,
+                         "llm_sampler_copy: from %lu tokens, window %lu to %lu tokens, window %lu; "
+                         "expected the same", (unsigned long)from->vocab,
+                         (unsigned long)from->window, (unsigned long)to->vocab,
+                         (unsigned long)to->window);
+    if (to == from) return LLM_OK;
+    memcpy(to->ring, from->ring, from->window * sizeof *to->ring);
+    memcpy(to->repeats, from->repeats, from->repeat_count * sizeof *to->repeats);
+    to->repeat_count = from->repeat_count;
+    to->window_used = from->window_used;
+    to->window_next = from->window_next;
+    to->position = from->position;
+    to->desc.seed = from->desc.seed;
+    to->desc.stream = from->desc.stream;
+    return LLM_OK;
+}
+
+LLM_API uint64_t llm_sampler_position(const llm_sampler *s) { return s ? s->position : 0; }
+LLM_API uint64_t llm_sampler_seed(const llm_sampler *s) { return s ? s->desc.seed : 0; }
+LLM_API void llm_sampler_reseed(llm_sampler *s, uint64_t seed, uint64_t stream) {
+    if (!s) return;
+    s->desc.seed = seed;
+    s->desc.stream = stream;
+}
+
+/* ======================================================================== */
+/* >>stream: UTF-8 put together again, and stop strings                      */
+/*                                                                           */
+/* Bytes -> whole characters -> buffer -> out. Each stop string is matched    */
+/* by the automaton of Knuth, Morris and Pratt: its state is how much of it   */
+/* the end of the text matches, and so how much must be held back. Stop       */
+/* strings are valid UTF-8, so what precedes a match ends with a character.   */
+/* ======================================================================== */
+enum { LLM__STREAM_ROOM = 256 }; /* what one call can give at least, in bytes */
+
+typedef struct llm__stop {
+    const unsigned char *text;
+    const uint16_t *fallback; /* [i]: longest proper border of the first i + 1 bytes */
+    size_t size, matched;
+} llm__stop;
+
+/* The decoder: what has been seen of a character and which bytes may follow. */
+typedef struct llm__utf8 {
+    unsigned char bytes[4];
+    unsigned count, missing;
+    unsigned char low, high;
+} llm__utf8;
+
+struct llm_stream {
+    llm_allocator allocator;
+    size_t bytes;
+    llm__utf8 utf8;
+    llm__stop *stops;
+    size_t stop_count;
+    char *text; /* [capacity]: given[0, given), then held back up to `used` */
+    size_t capacity, used, given;
+    int stopped;
+};
+
+/* Takes a byte. 1: `utf8->bytes[count]` is a character. 0: not yet. -1: what was there is no
+   character (one U+FFFD), and the byte is the next one's unless `*taken`. */
+static int llm__utf8_byte(llm__utf8 *u, unsigned char byte, bool *taken) {
+    *taken = true;
+    if (u->missing) {
+        if (byte < u->low || byte > u->high) {
+            u->missing = 0;
+            *taken = false;
+            return -1;
+        }
+        u->bytes[u->count++] = byte;
+        u->low = 0x80;
+        u->high = 0xbf;
+        return --u->missing == 0;
+    }
+    u->bytes[0] = byte;
+    u->count = 1;
+    if (byte < 0x80) return 1;
+    if (byte < 0xc2 || byte > 0xf4) return -1;
+    u->missing = byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+    u->low = byte == 0xe0 ? 0xa0 : byte == 0xf0 ? 0x90 : 0x80; /* no overlong forms, */
+    u->high = byte == 0xed ? 0x9f : byte == 0xf4 ? 0x8f : 0xbf; /* surrogates, above 10FFFF */
+    return 0;
+}
+
+/* Offset of the first ill-formed byte sequence; `size` if there is none. */
+static size_t llm__utf8_valid(llm_text text) {
+    llm__utf8 u;
+    size_t i, start = 0;
+    bool taken;
+    memset(&u, 0, sizeof u);
+    for (i = 0; i < text.size; i++) {
+        int r = llm__utf8_byte(&u, (unsigned char)text.data[i], &taken);
+        if (r < 0) return start;
+        if (r > 0) start = i + 1;
+    }
+    return start;
+}
+
+/* Moves a matcher over one more byte; true when the whole stop string is there. */
+static bool llm__stop_byte(llm__stop *stop, unsigned char byte) {
+    size_t m = stop->matched;
+    while (m && stop->text[m] != byte) m = stop->fallback[m - 1];
+    if (stop->text[m] == byte) m++;
+    stop->matched = m;
+    return m == stop->size;
+}
+
+/* Appends a character to the buffer and looks for stop strings. */
+static void llm__stream_character(llm_stream *s, const unsigned char *bytes, size_t count) {
+    size_t i, b, longest = 0;
+    memcpy(s->text + s->used, bytes, count);
+    s->used += count;
+    for (i = 0; i < s->stop_count; i++) {
+        llm__stop *stop = s->stops + i;
+        bool found = false;
+        for (b = 0; b < count; b++) found = llm__stop_byte(stop, bytes[b]);
+        if (!found || stop->size <= longest) continue;
+        longest = stop->size;
+        s->stopped = (int)i;
+    }
+    s->used -= longest;
+}
+
+/* Clears everything but the verdict. */
+static void llm__stream_clear(llm_stream *s) {
+    size_t i;
+    for (i = 0; i < s->stop_count; i++) s->stops[i].matched = 0;
+    memset(&s->utf8, 0, sizeof s->utf8);
+}
+
+LLM_API bool llm_stream_next(llm_stream *s, llm_text *input, llm_text *output) {
+    static const unsigned char replacement[3] = {0xef, 0xbf, 0xbd};
+    size_t held = 0, i;
+    if (!s || !output) return false;
+    s->used -= s->given; /* what the last call gave is gone */
+    memmove(s->text, s->text + s->given, s->used);
+    s->given = 0;
+    while (input && input->size && s->stopped < 0 && s->capacity - s->used >= 4) {
+        bool taken;
+        int r = llm__utf8_byte(&s->utf8, (unsigned char)*input->data, &taken);
+        if (r > 0) llm__stream_character(s, s->utf8.bytes, s->utf8.count);
+        if (r < 0) llm__stream_character(s, replacement, sizeof replacement);
+        input->data += taken;
+        input->size -= taken;
+    }
+    if (!input && s->stopped < 0 && s->utf8.missing && s->capacity - s->used >= 4) {
+        s->utf8.missing = 0;
+        llm__stream_character(s, replacement, sizeof replacement);
+    }
+    if (!input) llm__stream_clear(s);
+    for (i = 0; i < s->stop_count && s->stopped < 0; i++)
+        if (s->stops[i].matched > held) held = s->stops[i].matched;
+    s->given = s->used - held;
+    output->data = s->text;
+    output->size = s->given;
+    return s->given > 0;
+}
+
+LLM_API llm_result llm_stream_feed(llm_stream *s, llm_text bytes, llm_emit emit, void *user) {
+    llm_text piece;
+    if (!s || !emit || (bytes.size && !bytes.data)) return LLM_ERROR_ARGUMENT;
+    while (llm_stream_next(s, &bytes, &piece))
+        if (!emit(user, piece)) return LLM_CANCELLED;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_stream_flush(llm_stream *s, llm_emit emit, void *user) {
+    llm_text piece;
+    if (!s || !emit) return LLM_ERROR_ARGUMENT;
+    while (llm_stream_next(s, NULL, &piece))
+        if (!emit(user, piece)) return LLM_CANCELLED;
+    return LLM_OK;
+}
+
+LLM_API int llm_stream_stopped(const llm_stream *s) { return s ? s->stopped : -1; }
+
+LLM_API void llm_stream_reset(llm_stream *s) {
+    if (!s) return;
+    llm__stream_clear(s);
+    s->used = s->given = 0;
+    s->stopped = -1;
+}
+
+/* One stop string: present, not too long, valid. */
+static llm_result llm__check_stop(llm_text stop, size_t index, llm_error *error) {
+    size_t valid;
+    if (!stop.data || stop.size == 0 || stop.size > LLM_STREAM_MAX_STOP_BYTES)
+        return llm__fail(error, LLM_ERROR_ARGUMENT,
+                         "stream: stops[%lu] has %lu bytes%s; expected 1 to %d",
+                         (unsigned long)index, (unsigned long)stop.size,
+                         stop.data ? "" : " at NULL", (int)LLM_STREAM_MAX_STOP_BYTES);
+    valid = llm__utf8_valid(stop);
+    if (valid < stop.size)
+        return llm__fail(error, LLM_ERROR_ARGUMENT,
+                         "stream: stops[%lu] has byte 0x%02X at offset %lu; expected UTF-8",
+                         (unsigned long)index, (unsigned)(unsigned char)stop.data[valid],
+                         (unsigned long)valid);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_stream_query(const llm_stream_desc *desc, size_t *bytes, llm_error *error) {
+    size_t i, total = 0, longest = 0, count = desc ? desc->stop_count : 0;
+    if (count > LLM_STREAM_MAX_STOPS || (count && !desc->stops))
+        return llm__fail(error, LLM_ERROR_ARGUMENT,
+                         "stream: stop_count is %lu with stops %s; expected at most %d",
+                         (unsigned long)count, desc->stops ? "set" : "NULL",
+                         (int)LLM_STREAM_MAX_STOPS);
+    for (i = 0; i < count; i++) {
+        llm_result result = llm__check_stop(desc->stops[i], i, error);
+        if (result != LLM_OK) return result;
+        total += desc->stops[i].size;
+        if (desc->stops[i].size > longest) longest = desc->stops[i].size;
+    }
+    /* the object, the matchers, their fallbacks, their texts, the buffer */
+    if (bytes)
+        *bytes = sizeof(llm_stream) + count * sizeof(llm__stop) + total * 3 + longest +
+                 LLM__STREAM_ROOM;
+    return LLM_OK;
+}
+
+/* fallback[i] = length of the longest proper prefix of text[0..i] that is also its suffix. */
+static void llm__stop_prepare(const unsigned char *text, size_t size, uint16_t *fallback) {
+    size_t i, m = 0;
+    fallback[0] = 0;
+    for (i = 1; i < size; i++) {
+        while (m && text[m] != text[i]) m = fallback[m - 1];
+        if (text[m] == text[i]) m++;
+        fallback[i] = (uint16_t)m;
+    }
+}
+
+/* Places the arrays behind the object and fills the matchers. */
+static void llm__stream_layout(llm_stream *s, const llm_stream_desc *desc) {
+    size_t i, total = 0;
+    uint16_t *fallback;
+    unsigned char *text;
+    s->stop_count = desc ? desc->stop_count : 0;
+    s->stops = (llm__stop *)(void *)(s + 1);
+    for (i = 0; i < s->stop_count; i++) total += desc->stops[i].size;
+    fallback = (uint16_t *)(void *)(s->stops + s->stop_count);
+    text = (unsigned char *)(void *)(fallback + total);
+    for (i = 0; i < s->stop_count; i++) {
+        llm__stop *stop = s->stops + i;
+        stop->size = desc->stops[i].size;
+        memcpy(text, desc->stops[i].data, stop->size);
+        llm__stop_prepare(text, stop->size, fallback);
+        stop->text = text;
+        stop->fallback = fallback;
+        text += stop->size;
+        fallback += stop->size;
+    }
+    s->text = (char *)text;
+    s->capacity = s->bytes - (size_t)(s->text - (char *)(void *)s);
+}
+
+LLM_API llm_result llm_stream_create(const llm_stream_desc *desc, const llm_allocator *allocator,
+                                     llm_stream **stream, llm_error *error) {
+    llm_allocator a;
+    llm_stream *s;
+    size_t bytes = 0;
+    llm_result result;
+    if (!stream) return llm__fail(error, LLM_ERROR_ARGUMENT, "llm_stream_create: stream is NULL");
+    *stream = NULL;
+    memset(&a, 0, sizeof a);
+    if (allocator) a = *allocator;
+    result = llm_stream_query(desc, &bytes, error);
+    if (result != LLM_OK) return result;
+    s = LLM__CAST(llm_stream *, llm__allocate(&a, bytes));
+    if (!s)
+        return llm__fail(error, LLM_ERROR_MEMORY, "stream: no memory for %lu bytes",
+                         (unsigned long)bytes);
+    memset(s, 0, bytes);
+    s->allocator = a;
+    s->bytes = bytes;
+    llm__stream_layout(s, desc);
+    s->stopped = -1;
+    *stream = s;
+    return LLM_OK;
+}
+
+LLM_API void llm_stream_destroy(llm_stream *s) {
+    llm_allocator a;
+    if (!s) return;
+    a = s->allocator;
+    llm__release(&a, s, s->bytes);
+}
+
+/* ---- the pool ---- */
+
+#define LLM__MOST_LANES 256u
+#define LLM__SPINS_BEFORE_SLEEP 3000u /* of a pause each: some 50 microseconds */
+
+
+
+#if defined(LLM_NO_THREADS)
+#elif defined(_WIN32)
+typedef HANDLE llm__thread;
+typedef SRWLOCK llm__mutex;
+typedef CONDITION_VARIABLE llm__condition;
+#define llm__lock(m) AcquireSRWLockExclusive(m)
+#define llm__unlock(m) ReleaseSRWLockExclusive(m)
+#define llm__sleep_on(c, m) (void)SleepConditionVariableSRW(c, m, INFINITE, 0)
+#define llm__wake_all(c) WakeAllConditionVariable(c)
+#else
+typedef pthread_t llm__thread;
+typedef pthread_mutex_t llm__mutex;
+typedef pthread_cond_t llm__condition;
+#define llm__lock(m) (void)pthread_mutex_lock(m)
+#define llm__unlock(m) (void)pthread_mutex_unlock(m)
+#define llm__sleep_on(c, m) (void)pthread_cond_wait(c, m)
+#define llm__wake_all(c) (void)pthread_cond_broadcast(c)
+#endif
+
+typedef struct llm__worker {
+    llm_pool *pool;
+    uint32_t lane;
+#if !defined(LLM_NO_THREADS)
+    llm__thread thread;
+#endif
+} llm__worker;
+
+struct llm_pool {
+    llm_allocator allocator;
+    size_t memory;
+    uint32_t threads, started;
+    llm_parallel_for parallel_for;
+    void *user;
+    uint32_t taken; /* 1 while an evaluation uses the pool */
+    /* What to run: odd generations are running. Changed by the owner of `taken` only. */
+    uint32_t generation, running, sleepers, quit;
+    llm__lane work;
+    void *context;
+#if !defined(LLM_NO_THREADS)
+    llm__mutex mutex;
+    llm__condition wake;
+#endif
+    llm__worker worker[1]; /* [threads - 1] */
+};
+
+#if !defined(LLM_NO_THREADS)
+/* Waits for a generation after `seen`: spins, then sleeps. */
+static uint32_t llm__await(llm_pool *pool, uint32_t seen) {
+    uint32_t spins, now;
+    for (spins = 0; spins < LLM__SPINS_BEFORE_SLEEP; spins++) {
+        if ((now = llm__load32(&pool->generation)) != seen) return now;
+        llm__relax();
+    }
+    llm__lock(&pool->mutex);
+    pool->sleepers++;
+    while ((now = llm__load32(&pool->generation)) == seen) llm__sleep_on(&pool->wake, &pool->mutex);
+    pool->sleepers--;
+    llm__unlock(&pool->mutex);
+    return now;
+}
+
+static void llm__worker_loop(llm__worker *worker) {
+    llm_pool *pool = worker->pool;
+    uint32_t seen = 0;
+    for (;;) {
+        seen = llm__await(pool, seen);
+        if (llm__load32(&pool->quit)) return;
+        pool->work(pool->context, worker->lane);
+        llm__fetch_add32(&pool->running, (uint32_t)-1);
+    }
+}
+
+/* Publishes a new generation and wakes who sleeps. */
+static void llm__announce(llm_pool *pool) {
+    bool asleep;
+    llm__lock(&pool->mutex);
+    llm__fetch_add32(&pool->generation, 1);
+    asleep = pool->sleepers > 0;
+    llm__unlock(&pool->mutex);
+    if (asleep) llm__wake_all(&pool->wake);
+}
+
+#if defined(_WIN32)
+static DWORD WINAPI llm__worker_start(void *worker) {
+    llm__worker_loop((llm__worker *)worker);
+    return 0;
+}
+static bool llm__start(llm__worker *w) {
+    w->thread = CreateThread(NULL, 1 << 18, llm__worker_start, w, 0, NULL);
+    return w->thread != NULL;
+}
+static void llm__join(llm__worker *w) {
+    (void)WaitForSingleObject(w->thread, INFINITE);
+    CloseHandle(w->thread);
+}
+static uint32_t llm__cores(void) {
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return info.dwNumberOfProcessors;
+}
+#else
+static void *llm__worker_start(void *worker) {
+    llm__worker_loop(LLM__CAST(llm__worker *, worker));
+    return NULL;
+}
+static bool llm__start(llm__worker *w) {
+    return pthread_create(&w->thread, NULL, llm__worker_start, w) == 0;
+}
+static void llm__join(llm__worker *w) { (void)pthread_join(w->thread, NULL); }
+static uint32_t llm__cores(void) {
+#ifdef _SC_NPROCESSORS_ONLN
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > (long)LLM__MOST_LANES ? LLM__MOST_LANES : (uint32_t)n;
+#else
+    return 1;
+#endif
+}
+#endif
+
+static void llm__stop_workers(llm_pool *pool) {
+    uint32_t i;
+    llm__store32(&pool->quit, 1);
+    llm__announce(pool);
+    for (i = 0; i < pool->started; i++) llm__join(&pool->worker[i]);
+    pool->started = 0;
+}
+
+static llm_result llm__start_workers(llm_pool *pool, llm_error *error) {
+    uint32_t i;
+    for (i = 0; i + 1 < pool->threads; i++) {
+        pool->worker[i].pool = pool;
+        pool->worker[i].lane = i + 1;
+        if (!llm__start(&pool->worker[i])) {
+            llm__stop_workers(pool);
+            return llm__fail(error, LLM_ERROR_THREAD, "pool: thread %u of %u did not start",
+                             (unsigned)i + 2, (unsigned)pool->threads);
+        }
+        pool->started++;
+    }
+    return LLM_OK;
+}
+#else
+static uint32_t llm__cores(void) { return 1; }
+#endif
+
+LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc) {
+    llm_pool *p;
+    uint32_t threads;
+    size_t size;
+    if (!pool) return LLM_ERROR_ARGUMENT;
+    *pool = NULL;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    threads = desc->threads ? desc->threads : llm__cores();
+    if (threads > LLM__MOST_LANES)
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "pool: threads is %u, not in 0 .. %u",
+                         (unsigned)threads, LLM__MOST_LANES);
+#if defined(LLM_NO_THREADS)
+    if (!desc->parallel_for) threads = 1;
+#endif
+    size = sizeof *p + threads * sizeof(llm__worker);
+    p = LLM__CAST(llm_pool *, llm__allocate(&desc->allocator, size));
+    if (!p) return llm__fail(desc->error, LLM_ERROR_MEMORY, "pool: no memory for %zu bytes", size);
+    memset(p, 0, size);
+    p->allocator = desc->allocator, p->memory = size, p->threads = threads;
+    p->parallel_for = desc->parallel_for, p->user = desc->user;
+#if !defined(LLM_NO_THREADS)
+    if (!p->parallel_for && threads > 1) {
+#if defined(_WIN32)
+        InitializeSRWLock(&p->mutex);
+        InitializeConditionVariable(&p->wake);
+#else
+        if (pthread_mutex_init(&p->mutex, NULL) || pthread_cond_init(&p->wake, NULL)) {
+            llm__release(&desc->allocator, p, size);
+            return llm__fail(desc->error, LLM_ERROR_THREAD, "pool: no mutex to be had");
+        }
+#endif
+        if (llm__start_workers(p, desc->error)) {
+            llm__release(&desc->allocator, p, size);
+            return LLM_ERROR_THREAD;
+        }
+    }
+#endif
+    *pool = p;
+    return LLM_OK;
+}
+
+LLM_API void llm_pool_destroy(llm_pool *pool) {
+    llm_allocator allocator;
+    if (!pool) return;
+#if !defined(LLM_NO_THREADS)
+    if (!pool->parallel_for && pool->threads > 1) {
+        llm__stop_workers(pool);
+#if !defined(_WIN32)
+        (void)pthread_cond_destroy(&pool->wake);
+        (void)pthread_mutex_destroy(&pool->mutex);
+#endif
+    }
+#endif
+    allocator = pool->allocator;
+    llm__release(&allocator, pool, pool->memory);
+}
+
+LLM_API uint32_t llm_pool_threads(const llm_pool *pool) { return pool ? pool->threads : 1; }
+
+/* Runs work(context, lane) on this thread as lane 0 and on what the pool can spare. */
+static void llm__pool_run(llm_pool *pool, llm__lane work, void *context) {
+    if (!pool || pool->threads < 2 || llm__exchange32(&pool->taken, 1)) {
+        work(context, 0);
+        return;
+    }
+    if (pool->parallel_for) {
+        pool->parallel_for(pool->user, work, context, pool->threads);
+    } else {
+#if !defined(LLM_NO_THREADS)
+        pool->work = work;
+        pool->context = context;
+        llm__store32(&pool->running, pool->threads - 1);
+        llm__announce(pool);
+        work(context, 0);
+        while (llm__load32(&pool->running)) llm__relax();
+#endif
+    }
+    llm__store32(&pool->taken, 0);
+}
+
+
+/* ---- >>scalar: the specification ----------------------------------------- */
+
+/* The fixed tree over 16 lanes. */
+LLM__INLINE float llm__tree(float lane[16]) {
+    int i, w;
+    for (w = 8; w; w /= 2)
+        for (i = 0; i < w; i++) lane[i] = llm__addf(lane[i], lane[i + w]);
+    return lane[0];
+}
+
+static void llm__norm_scalar(float *y, const float *x, const float *gain, uint32_t n,
+                             float inverse_n, float epsilon) {
+    float lane[16] = {0}, r;
+    uint32_t i;
+    for (i = 0; i < n; i++) lane[i % 16] = llm__addf(lane[i % 16], llm__mulf(x[i], x[i]));
+    r = llm__rsqrt(llm__addf(llm__mulf(llm__tree(lane), inverse_n), epsilon));
+    for (i = 0; i < n; i++) y[i] = llm__mulf(llm__mulf(x[i], r), gain[i]);
+}
+
+static void llm__rotate_scalar(float *x, uint32_t n, uint32_t block) {
+    const float scale = block == 64 ? 0.125f : block == 32 ? 0.17677669529f : 0.25f;
+    uint32_t i, j, h;
+    for (i = 0; i < n; i += block) {
+        for (h = 1; h < block; h *= 2)
+            for (j = 0; j < block; j++)
+                if (!(j & h)) {
+                    float a = x[i + j], b = x[i + j + h];
+                    x[i + j] = llm__addf(a, b);
+                    x[i + j + h] = llm__subf(a, b);
+                }
+        for (j = 0; j < block; j++) x[i + j] = llm__mulf(x[i + j], scale);
+    }
+}
+
+/* The factor that brings |x| <= most to `limit`, and its inverse. Huge values, infinities and NaN become zeros
+   with a scale of NaN, which the logits then show. */
+LLM__INLINE float llm__scale_of(uint32_t most, float limit, float inverse_limit, float *scale) {
+    if (most >= 0x7e000000u) { /* 2^125: past it 1 / most is not normal */
+        const uint32_t nan = 0x7fc00000u; /* by its bits: fast-math may assume that there is none */
+        memcpy(scale, &nan, sizeof nan);
+        return 0;
+    }
+    if (most < 0x0da24260u) { /* 1e-30 */
+        *scale = 0;
+        return 0;
+    }
+    *scale = llm__mulf(llm__float(most), inverse_limit);
+    return llm__mulf(limit, llm__recip(llm__float(most)));
+}
+#define LLM__INVERSE_127 7.87401574803e-3f
+#define LLM__INVERSE_16256 6.15157480315e-5f
+
+static void llm__quantize_scalar(const float *x, uint32_t n, uint32_t s, int8_t *q, int16_t *wide,
+                                 float *scale, int16_t *sums) {
+    uint32_t i, j;
+    for (i = 0; i < n; i += s) {
+        uint32_t most = 0;
+        float factor;
+        for (j = i; j < i + s; j++) {
+            uint32_t a = llm__bits(x[j]) & 0x7fffffffu;
+            if (a > most) most = a;
+        }
+        factor = llm__scale_of(most, LLM__INT8_MOST, LLM__INVERSE_127, &scale[i / s]);
+        for (j = i; j < i + s; j++) {
+            int32_t v = factor == 0 ? 0 : llm__round(llm__mulf(x[j], factor));
+            q[j] = (int8_t)v;
+            wide[j] = (int16_t)v;
+            if (j % 16 == 0) sums[j / 16] = 0;
+            sums[j / 16] = (int16_t)(sums[j / 16] + v);
+        }
+    }
+}
+
+static float llm__quantize_head_scalar(const float *x, uint32_t n, float limit, int16_t *q) {
+    uint32_t i, most = 0;
+    float scale, factor;
+    for (i = 0; i < n; i++) {
+        uint32_t a = llm__bits(x[i]) & 0x7fffffffu;
+        if (a > most) most = a;
+    }
+    factor = llm__scale_of(most, limit, limit > 128 ? LLM__INVERSE_16256 : LLM__INVERSE_127, &scale);
+    for (i = 0; i < n; i++)
+        q[i] = factor == 0 ? (int16_t)0 : (int16_t)llm__round(llm__mulf(x[i], factor));
+    return scale;
+}
+
+static void llm__rope_scalar(float *x, const float *turn, uint32_t half) {
+    uint32_t i;
+    for (i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half], c = turn[i], s = turn[i + half];
+        x[i] = llm__subf(llm__mulf(a, c), llm__mulf(b, s));
+        x[i + half] = llm__addf(llm__mulf(b, c), llm__mulf(a, s));
+    }
+}
+
+static void llm__add_scalar(float *y, const float *x, float scale, uint32_t n) {
+    uint32_t i;
+    for (i = 0; i < n; i++) y[i] = llm__addf(y[i], llm__mulf(x[i], scale));
+}
+
+static void llm__blend_scalar(float *y, float a, const float *x, float b, uint32_t n) {
+    uint32_t i;
+    for (i = 0; i < n; i++) y[i] = llm__addf(llm__mulf(y[i], a), llm__mulf(x[i], b));
+}
+
+static float llm__activate(float x, uint32_t activation) {
+    float r = x > 0 ? x : 0;
+    switch (activation) {
+    case LLM__ACT_SILU: return llm__silu(x);
+    case LLM__ACT_GELU_TANH: return llm__gelu_tanh(x);
+    case LLM__ACT_RELU2: return llm__mulf(r, r);
+    default: return r;
+    }
+}
+
+static void llm__gate_scalar(float *y, const float *gate, const float *up, uint32_t n,
+                             uint32_t activation) {
+    uint32_t i;
+    for (i = 0; i < n; i++) y[i] = llm__mulf(llm__activate(gate[i], activation), up[i]);
+}
+
+static float llm__softmax_scalar(float *s, float most) {
+    float lane[16] = {0};
+    uint32_t i;
+    for (i = 0; i < 64; i++) {
+        s[i] = llm__bits(s[i]) == llm__bits(LLM__MASKED) ? 0.0f : llm__exp(llm__subf(s[i], most));
+        lane[i % 16] = llm__addf(lane[i % 16], s[i]);
+    }
+    return llm__tree(lane);
+}
+
+static float llm__mask_scalar(float *s, const float *scale, float factor, uint32_t first,
+                              uint32_t last) {
+    float most = LLM__MASKED;
+    uint32_t i;
+    for (i = 0; i < 64; i++) {
+        float f = scale ? llm__mulf(factor, scale[i]) : factor;
+        s[i] = i < first || i > last ? LLM__MASKED : llm__mulf(s[i], f);
+        most = most > s[i] ? most : s[i];
+    }
+    return most;
+}
+
+static void llm__weigh_scalar(float *y, const float *p, const float *scale) {
+    uint32_t i;
+    for (i = 0; i < 64; i++) y[i] = llm__bits(p[i]) == 0 ? 0.0f : llm__mulf(p[i], scale[i]);
+}
+
+/* K of a page: [4 blocks of 16 positions][n / 4 lines]: byte 4 t + i of a line is position t,
+   channel 4 g + i. As f16: [4][n][16 positions]. */
+static void llm__scores_q8_scalar(float *dot, const int16_t *q, const int8_t *k, uint32_t n) {
+    uint32_t t, c;
+    for (t = 0; t < 64; t++) {
+        int32_t sum = 0;
+        for (c = 0; c < n; c++)
+            sum += q[c] * k[(t / 16) * 16 * n + (c / 4) * 64 + 4 * (t % 16) + c % 4];
+        dot[t] = (float)sum;
+    }
+}
+static void llm__scores_f16_scalar(float *dot, const float *q, const uint16_t *k, uint32_t n) {
+    uint32_t t, c;
+    for (t = 0; t < 64; t++) {
+        float sum = 0;
+        for (c = 0; c < n; c++)
+            sum = llm__addf(sum, llm__mulf(q[c], llm__half_to_float(k[(t / 16 * n + c) * 16 + t % 16])));
+        dot[t] = sum;
+    }
+}
+
+/* V of a page: [n / 16 blocks of channels][16 lines]: byte 4 c + i of a line is channel c,
+   position 4 g + i. As f16: [64 positions][n]. */
+static void llm__values_q8_scalar(float *out, const int16_t *p, const int8_t *v, uint32_t n) {
+    uint32_t t, c;
+    for (c = 0; c < n; c++) {
+        int32_t sum = 0;
+        for (t = 0; t < 64; t++)
+            sum += p[t] * v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4];
+        out[c] = (float)sum;
+    }
+}
+static void llm__values_f16_scalar(float *out, const float *p, const uint16_t *v, uint32_t n) {
+    uint32_t t, c;
+    for (c = 0; c < n; c++) {
+        float sum = 0;
+        for (t = 0; t < 64; t++)
+            sum = llm__addf(sum, llm__mulf(p[t], llm__half_to_float(v[t * n + c])));
+        out[c] = sum;
+    }
+}
+
+/* f32 and bf16: a lane per row; products are added in the order of k over a super-block, and the
+   sums of the super-blocks in order. */
+LLM__INLINE void llm__panel_float_scalar(uint32_t type, float *out, const uint8_t *panel,
+                                         uint32_t padded, const llm__input *in, uint32_t row,
+                                         uint32_t rows) {
+    uint32_t m, k, r, s = llm__super_block(padded);
+    for (m = 0; m < rows; m++) {
+        const float *x = in->x + (size_t)(row + m) * in->stride;
+        for (r = 0; r < 16; r++) {
+            float sum = 0, part = 0;
+            for (k = 0; k < padded; k++) {
+                size_t at = (size_t)k * 16 + r;
+                float w = type == LLM_F32 ? llm__float(llm__u32(panel + at * 4))
+                                          : llm__bf16(llm__u16(panel + at * 2));
+                part = llm__addf(part, llm__mulf(w, x[k]));
+                if ((k + 1) % s == 0) sum = llm__addf(sum, part), part = 0;
+            }
+            out[m * 16 + r] = sum;
+        }
+    }
+}
+static void llm__panel_f32_scalar(float *out, const uint8_t *panel, uint32_t padded,
+                                  const llm__input *in, uint32_t row, uint32_t rows) {
+    llm__panel_float_scalar(LLM_F32, out, panel, padded, in, row, rows);
+}
+static void llm__panel_bf16_scalar(float *out, const uint8_t *panel, uint32_t padded,
+                                   const llm__input *in, uint32_t row, uint32_t rows) {
+    llm__panel_float_scalar(LLM_BF16, out, panel, padded, in, row, rows);
+}
+
+/* acc = acc + float(dot) * (scale of the weights * scale of the input), super-block by super-block */
+LLM__INLINE void llm__panel_int_scalar(uint32_t type, float *out, const uint8_t *panel,
+                                       uint32_t padded, const llm__input *in, uint32_t row,
+                                       uint32_t rows) {
+    uint32_t s = llm__super_block(padded), m, k, r, b;
+    memset(out, 0, sizeof(float) * 16 * rows);
+    for (b = 0; b < padded / s; b++)
+        for (r = 0; r < 16; r++) {
+            int8_t value[256];
+            float w = llm__bf16(llm__u16(panel + ((size_t)b * 16 + r) * 2));
+            for (k = 0; k < s; k++) value[k] = (int8_t)llm__value(type, panel, padded, r, b * s + k);
+            for (m = 0; m < rows; m++) {
+                const int8_t *q = in->q + (size_t)(row + m) * in->stride + (size_t)b * s;
+                float a = in->scale[(size_t)(row + m) * (in->stride / 64) + b];
+                int32_t dot = 0;
+                for (k = 0; k < s; k++) dot += value[k] * q[k];
+                out[m * 16 + r] =
+                    llm__addf(out[m * 16 + r], llm__mulf((float)dot, llm__mulf(w, a)));
+            }
+        }
+}
+#define LLM__PANEL_INT_SCALAR(name, type)                                                      \
+    static void llm__panel_##name##_scalar(float *out, const uint8_t *panel, uint32_t padded, \
+                                           const llm__input *in, uint32_t row, uint32_t rows) { \
+        llm__panel_int_scalar(type, out, panel, padded, in, row, rows);                        \
+    }
+LLM__PANEL_INT_SCALAR(q8, LLM_Q8)
+LLM__PANEL_INT_SCALAR(q6, LLM_Q6)
+LLM__PANEL_INT_SCALAR(q5, LLM_Q5)
+LLM__PANEL_INT_SCALAR(q4, LLM_Q4)
+LLM__PANEL_INT_SCALAR(q3, LLM_Q3)
+#undef LLM__PANEL_INT_SCALAR
+
+static const llm__kernels llm__kernels_scalar = {
+    "scalar",
+    llm__norm_scalar,
+    llm__rotate_scalar,
+    llm__quantize_scalar,
+    llm__quantize_head_scalar,
+    llm__rope_scalar,
+    llm__add_scalar,
+    llm__blend_scalar,
+    llm__gate_scalar,
+    llm__softmax_scalar,
+    llm__mask_scalar,
+    llm__weigh_scalar,
+    llm__scores_q8_scalar,
+    llm__scores_f16_scalar,
+    llm__values_q8_scalar,
+    llm__values_f16_scalar,
+    {llm__panel_f32_scalar, llm__panel_bf16_scalar, llm__panel_q8_scalar, llm__panel_q6_scalar,
+     llm__panel_q5_scalar, llm__panel_q4_scalar, llm__panel_q3_scalar}};
+
+/* ---- >>avx2 ---------------------------------------------------------------- */
+#if (defined(__x86_64__) || defined(_M_X64)) && !defined(LLM_NO_AVX2)
+#define LLM__HAVE_AVX2 1
+#include <immintrin.h>
+#if !defined(_MSC_VER) || defined(__clang__)
+#include <cpuid.h>
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define LLM__AVX2 __attribute__((target("avx2,f16c")))
+#define LLM__AVX2_INLINE \
+    static inline __attribute__((always_inline, unused, target("avx2,f16c")))
+#define LLM__PREFETCH(p) __builtin_prefetch(p, 0, 3)
+#else
+#define LLM__AVX2
+#define LLM__AVX2_INLINE static __forceinline
+#define LLM__PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+#endif
+
+/* AVX2 and F16C, and an operating system that saves their registers. */
+static bool llm__cpu_has_avx2(void) {
+    uint32_t one[4] = {0}, seven[4] = {0}, xcr0 = 0;
+#if defined(_MSC_VER) && !defined(__clang__)
+    int r[4];
+    __cpuidex(r, 0, 0);
+    if (r[0] < 7) return false;
+    __cpuidex(r, 1, 0), memcpy(one, r, sizeof one);
+    __cpuidex(r, 7, 0), memcpy(seven, r, sizeof seven);
+    if (one[2] >> 27 & 1) xcr0 = (uint32_t)_xgetbv(0);
+#else
+    if (!__get_cpuid_count(1, 0, &one[0], &one[1], &one[2], &one[3])) return false;
+    if (!__get_cpuid_count(7, 0, &seven[0], &seven[1], &seven[2], &seven[3])) return false;
+    if (one[2] >> 27 & 1) {
+        uint32_t high;
+        __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
+        (void)high;
+    }
+#endif
+    return (xcr0 & 6) == 6 && (one[2] >> 29 & 1) && (seven[1] >> 5 & 1);
+}
+
+/* How far ahead of the codes to ask for lines. Past the end of the map it is only a hint. */
+#define LLM__AHEAD 2304
+
+LLM__AVX2_INLINE __m256 llm__mul8(__m256 a, __m256 b) {
+    __m256 p = _mm256_mul_ps(a, b);
+    LLM__PIN(p);
+    return p;
+}
+LLM__AVX2_INLINE __m256 llm__add8(__m256 a, __m256 b) {
+    __m256 s = _mm256_add_ps(a, b);
+    LLM__PIN(s);
+    return s;
+}
+LLM__AVX2_INLINE __m256 llm__sub8(__m256 a, __m256 b) {
+    __m256 s = _mm256_sub_ps(a, b);
+    LLM__PIN(s);
+    return s;
+}
+LLM__AVX2_INLINE __m256i llm__load256(const void *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+LLM__AVX2_INLINE __m256i llm__both128(const void *p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
+}
+LLM__AVX2_INLINE __m256i llm__four8(const void *p) { /* 4 bytes, eight times */
+    return _mm256_set1_epi32((int32_t)llm__u32(p));
+}
+LLM__AVX2_INLINE __m256i llm__four16(const void *p) { /* 4 x 16 bits, four times */
+    return _mm256_set1_epi64x((int64_t)llm__u64(p));
+}
+
+/* The fixed tree, from lanes 0 .. 7 in a and 8 .. 15 in b. */
+LLM__AVX2_INLINE float llm__tree8(__m256 a, __m256 b) {
+    __m128 x, y;
+    a = llm__add8(a, b);
+    x = _mm256_castps256_ps128(a);
+    y = _mm256_extractf128_ps(a, 1);
+    x = _mm_add_ps(x, y);
+    LLM__PIN(x);
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    LLM__PIN(x);
+    x = _mm_add_ss(x, _mm_shuffle_ps(x, x, 1));
+    LLM__PIN(x);
+    return _mm_cvtss_f32(x);
+}
+
+LLM__AVX2_INLINE __m256 llm__exp8(__m256 x) {
+    __m256 n, r, p;
+    __m256i i;
+    x = _mm256_max_ps(x, _mm256_set1_ps(LLM__EXP_LEAST));
+    x = _mm256_min_ps(x, _mm256_set1_ps(LLM__EXP_MOST));
+    i = _mm256_cvtps_epi32(llm__mul8(x, _mm256_set1_ps(LLM__LOG2E)));
+    n = _mm256_cvtepi32_ps(i);
+    r = llm__sub8(x, llm__mul8(n, _mm256_set1_ps(LLM__LN2_HI)));
+    r = llm__sub8(r, llm__mul8(n, _mm256_set1_ps(LLM__LN2_LO)));
+    p = llm__add8(llm__mul8(_mm256_set1_ps(1.9875691500e-4f), r), _mm256_set1_ps(1.3981999507e-3f));
+    p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(8.3334519073e-3f));
+    p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(4.1665795894e-2f));
+    p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(1.6666665459e-1f));
+    p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(5.0000001201e-1f));
+    p = llm__add8(llm__mul8(llm__mul8(p, r), r), r);
+    p = llm__add8(p, _mm256_set1_ps(1.0f));
+    i = _mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23);
+    return llm__mul8(p, _mm256_castsi256_ps(i));
+}
+LLM__AVX2_INLINE __m256 llm__recip8(__m256 x) {
+    const __m256 two = _mm256_set1_ps(2.0f);
+    __m256 y = _mm256_castsi256_ps(
+        _mm256_sub_epi32(_mm256_set1_epi32(0x7ef311c3), _mm256_castps_si256(x)));
+    y = llm__mul8(y, llm__sub8(two, llm__mul8(x, y)));
+    y = llm__mul8(y, llm__sub8(two, llm__mul8(x, y)));
+    y = llm__mul8(y, llm__sub8(two, llm__mul8(x, y)));
+    return llm__mul8(y, llm__sub8(two, llm__mul8(x, y)));
+}
+LLM__AVX2_INLINE __m256 llm__silu8(__m256 x) {
+    const __m256 one = _mm256_set1_ps(1.0f);
+    __m256 minus = _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
+    return llm__mul8(x, llm__recip8(llm__add8(one, llm__exp8(minus))));
+}
+LLM__AVX2_INLINE __m256 llm__gelu_tanh8(__m256 x) {
+    const __m256 one = _mm256_set1_ps(1.0f), two = _mm256_set1_ps(2.0f);
+    __m256 cube = llm__mul8(llm__mul8(x, x), x), u, e;
+    u = llm__mul8(_mm256_set1_ps(0.7978845608f),
+                  llm__add8(x, llm__mul8(_mm256_set1_ps(0.044715f), cube)));
+    e = llm__add8(llm__exp8(llm__mul8(two, u)), one);
+    u = llm__sub8(one, llm__mul8(two, llm__recip8(e)));
+    return llm__mul8(llm__mul8(_mm256_set1_ps(0.5f), x), llm__add8(one, u));
+}
+
+LLM__AVX2 static void llm__norm_avx2(float *y, const float *x, const float *gain, uint32_t n,
+                                     float inverse_n, float epsilon) {
+    __m256 a = _mm256_setzero_ps(), b = a, r;
+    uint32_t i;
+    for (i = 0; i < n; i += 16) {
+        __m256 u = _mm256_loadu_ps(x + i), v = _mm256_loadu_ps(x + i + 8);
+        a = llm__add8(a, llm__mul8(u, u));
+        b = llm__add8(b, llm__mul8(v, v));
+    }
+    r = _mm256_set1_ps(
+        llm__rsqrt(llm__addf(llm__mulf(llm__tree8(a, b), inverse_n), epsilon)));
+    for (i = 0; i < n; i += 8)
+        _mm256_storeu_ps(y + i, llm__mul8(llm__mul8(_mm256_loadu_ps(x + i), r),
+                                          _mm256_loadu_ps(gain + i)));
+}
+
+/* One butterfly stage inside eight lanes: lanes with bit h get x[j ^ h] - x[j]. */
+LLM__AVX2_INLINE __m256 llm__butterfly8(__m256 x, __m256 swapped, __m256 sign) {
+    return llm__add8(swapped, _mm256_xor_ps(x, sign));
+}
+
+LLM__AVX2 static void llm__rotate_avx2(float *x, uint32_t n, uint32_t block) {
+    const __m256 m0 = _mm256_setzero_ps(), m1 = _mm256_set1_ps(-0.0f);
+    const __m256 s1 = _mm256_blend_ps(m0, m1, 0xaa), s2 = _mm256_blend_ps(m0, m1, 0xcc),
+                 s4 = _mm256_blend_ps(m0, m1, 0xf0);
+    const __m256 scale =
+        _mm256_set1_ps(block == 64 ? 0.125f : block == 32 ? 0.17677669529f : 0.25f);
+    uint32_t i, j, h, vectors = block / 8;
+    for (i = 0; i < n; i += block) {
+        __m256 v[8];
+        for (j = 0; j < vectors; j++) {
+            __m256 t = _mm256_loadu_ps(x + i + 8 * j);
+            t = llm__butterfly8(t, _mm256_permute_ps(t, 0xb1), s1);
+            t = llm__butterfly8(t, _mm256_permute_ps(t, 0x4e), s2);
+            v[j] = llm__butterfly8(t, _mm256_permute2f128_ps(t, t, 1), s4);
+        }
+        for (h = 1; h < vectors; h *= 2)
+            for (j = 0; j < vectors; j++)
+                if (!(j & h)) {
+                    __m256 a = v[j], b = v[j + h];
+                    v[j] = llm__add8(a, b);
+                    v[j + h] = llm__sub8(a, b);
+                }
+        for (j = 0; j < vectors; j++) _mm256_storeu_ps(x + i + 8 * j, llm__mul8(v[j], scale));
+    }
+}
+
+/* Bits of the largest |x[i]|. */
+LLM__AVX2_INLINE uint32_t llm__most_avx2(const float *x, uint32_t n) {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    __m256i most = _mm256_setzero_si256();
+    __m128i half;
+    uint32_t i;
+    for (i = 0; i < n; i += 8)
+        most = _mm256_max_epi32(most, _mm256_and_si256(llm__load256(x + i), mask));
+    half = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(half);
+}
+
+/* 16 floats times factor, to 16-bit integers in order. */
+LLM__AVX2_INLINE __m256i llm__round16(const float *x, __m256 factor) {
+    __m256i a = _mm256_cvtps_epi32(llm__mul8(_mm256_loadu_ps(x), factor));
+    __m256i b = _mm256_cvtps_epi32(llm__mul8(_mm256_loadu_ps(x + 8), factor));
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+}
+
+LLM__AVX2 static void llm__quantize_avx2(const float *x, uint32_t n, uint32_t s, int8_t *q,
+                                         int16_t *wide, float *scale, int16_t *sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    uint32_t i, j;
+    for (i = 0; i < n; i += s) {
+        float factor = llm__scale_of(llm__most_avx2(x + i, s), LLM__INT8_MOST, LLM__INVERSE_127,
+                                     &scale[i / s]);
+        for (j = i; j < i + s; j += 16) {
+            __m256i v = factor == 0 ? _mm256_setzero_si256()
+                                    : llm__round16(x + j, _mm256_set1_ps(factor));
+            __m256i sum = _mm256_madd_epi16(v, ones);
+            __m128i t = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+            t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+            t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+            sums[j / 16] = (int16_t)_mm_cvtsi128_si32(t);
+            _mm256_storeu_si256((__m256i *)(void *)(wide + j), v);
+            v = _mm256_permute4x64_epi64(_mm256_packs_epi16(v, v), 0xd8);
+            _mm_storeu_si128((__m128i *)(void *)(q + j), _mm256_castsi256_si128(v));
+        }
+    }
+}
+
+LLM__AVX2 static float llm__quantize_head_avx2(const float *x, uint32_t n, float limit,
+                                               int16_t *q) {
+    float scale, factor = llm__scale_of(llm__most_avx2(x, n), limit,
+                                        limit > 128 ? LLM__INVERSE_16256 : LLM__INVERSE_127, &scale);
+    uint32_t i;
+    for (i = 0; i < n; i += 16)
+        _mm256_storeu_si256((__m256i *)(void *)(q + i),
+                            factor == 0 ? _mm256_setzero_si256()
+                                        : llm__round16(x + i, _mm256_set1_ps(factor)));
+    return scale;
+}
+
+LLM__AVX2 static void llm__rope_avx2(float *x, const float *turn, uint32_t half) {
+    uint32_t i;
+    for (i = 0; i + 8 <= half; i += 8) {
+        __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + i + half);
+        __m256 c = _mm256_loadu_ps(turn + i), s = _mm256_loadu_ps(turn + i + half);
+        _mm256_storeu_ps(x + i, llm__sub8(llm__mul8(a, c), llm__mul8(b, s)));
+        _mm256_storeu_ps(x + i + half, llm__add8(llm__mul8(b, c), llm__mul8(a, s)));
+    }
+    for (; i < half; i++) {
+        float a = x[i], b = x[i + half], c = turn[i], s = turn[i + half];
+        x[i] = llm__subf(llm__mulf(a, c), llm__mulf(b, s));
+        x[i + half] = llm__addf(llm__mulf(b, c), llm__mulf(a, s));
+    }
+}
+
+LLM__AVX2 static void llm__add_avx2(float *y, const float *x, float scale, uint32_t n) {
+    const __m256 f = _mm256_set1_ps(scale);
+    uint32_t i;
+    for (i = 0; i < n; i += 8)
+        _mm256_storeu_ps(
+            y + i, llm__add8(_mm256_loadu_ps(y + i), llm__mul8(_mm256_loadu_ps(x + i), f)));
+}
+
+LLM__AVX2 static void llm__blend_avx2(float *y, float a, const float *x, float b, uint32_t n) {
+    const __m256 f = _mm256_set1_ps(a), g = _mm256_set1_ps(b);
+    uint32_t i;
+    for (i = 0; i < n; i += 8)
+        _mm256_storeu_ps(y + i, llm__add8(llm__mul8(_mm256_loadu_ps(y + i), f),
+                                          llm__mul8(_mm256_loadu_ps(x + i), g)));
+}
+
+LLM__AVX2 static void llm__gate_avx2(float *y, const float *gate, const float *up, uint32_t n,
+                                     uint32_t activation) {
+    uint32_t i;
+    if (activation == LLM__ACT_SILU)
+        for (i = 0; i < n; i += 8)
+            _mm256_storeu_ps(
+                y + i, llm__mul8(llm__silu8(_mm256_loadu_ps(gate + i)), _mm256_loadu_ps(up + i)));
+    else if (activation == LLM__ACT_GELU_TANH)
+        for (i = 0; i < n; i += 8)
+            _mm256_storeu_ps(y + i, llm__mul8(llm__gelu_tanh8(_mm256_loadu_ps(gate + i)),
+                                              _mm256_loadu_ps(up + i)));
+    else
+        llm__gate_scalar(y, gate, up, n, activation);
+}
+
+LLM__AVX2 static float llm__softmax_avx2(float *s, float most) {
+    const __m256i masked = _mm256_castps_si256(_mm256_set1_ps(LLM__MASKED));
+    const __m256 m = _mm256_set1_ps(most);
+    __m256 lane[2];
+    uint32_t i;
+    lane[0] = lane[1] = _mm256_setzero_ps();
+    for (i = 0; i < 64; i += 8) {
+        __m256 x = _mm256_loadu_ps(s + i), e = llm__exp8(llm__sub8(x, m));
+        __m256i out = _mm256_cmpeq_epi32(_mm256_castps_si256(x), masked);
+        e = _mm256_andnot_ps(_mm256_castsi256_ps(out), e);
+        _mm256_storeu_ps(s + i, e);
+        lane[i / 8 % 2] = llm__add8(lane[i / 8 % 2], e);
+    }
+    return llm__tree8(lane[0], lane[1]);
+}
+
+LLM__AVX2 static float llm__mask_avx2(float *s, const float *scale, float factor, uint32_t first,
+                                      uint32_t last) {
+    const __m256 none = _mm256_set1_ps(LLM__MASKED);
+    const __m256i low = _mm256_set1_epi32((int32_t)first), high = _mm256_set1_epi32((int32_t)last);
+    __m256 most = none, f = _mm256_set1_ps(factor);
+    __m256i at = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m128 half;
+    uint32_t i;
+    for (i = 0; i < 64; i += 8) {
+        __m256 g = scale ? llm__mul8(f, _mm256_loadu_ps(scale + i)) : f;
+        __m256 x = llm__mul8(_mm256_loadu_ps(s + i), g);
+        __m256i out = _mm256_or_si256(_mm256_cmpgt_epi32(low, at), _mm256_cmpgt_epi32(at, high));
+        x = _mm256_blendv_ps(x, none, _mm256_castsi256_ps(out));
+        _mm256_storeu_ps(s + i, x);
+        most = _mm256_max_ps(most, x);
+        at = _mm256_add_epi32(at, _mm256_set1_epi32(8));
+    }
+    half = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+
+LLM__AVX2 static void llm__weigh_avx2(float *y, const float *p, const float *scale) {
+    uint32_t i;
+    for (i = 0; i < 64; i += 8) {
+        __m256 x = _mm256_loadu_ps(p + i);
+        __m256i zero = _mm256_cmpeq_epi32(_mm256_castps_si256(x), _mm256_setzero_si256());
+        x = llm__mul8(x, _mm256_loadu_ps(scale + i));
+        _mm256_storeu_ps(y + i, _mm256_andnot_ps(_mm256_castsi256_ps(zero), x));
+    }
+}
+
+/* Sixteen dots of `lines` x 4 16-bit x against lines of 16 rows by 4 int8: rows 0 .. 7, 8 .. 15. */
+LLM__AVX2_INLINE void llm__dot16_avx2(__m256i *low, __m256i *high, const int8_t *w,
+                                      const int16_t *x, uint32_t lines) {
+    __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0;
+    uint32_t g;
+    for (g = 0; g < lines; g++, w += 64, x += 4) {
+        __m256i b = llm__four16(x), l0 = llm__load256(w), l1 = llm__load256(w + 32);
+        a0 = _mm256_add_epi32(
+            a0, _mm256_madd_epi16(b, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(l0))));
+        a1 = _mm256_add_epi32(
+            a1, _mm256_madd_epi16(b, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(l0, 1))));
+        a2 = _mm256_add_epi32(
+            a2, _mm256_madd_epi16(b, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(l1))));
+        a3 = _mm256_add_epi32(
+            a3, _mm256_madd_epi16(b, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(l1, 1))));
+    }
+    *low = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a0, a1), 0xd8);
+    *high = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a2, a3), 0xd8);
+}
+
+LLM__AVX2 static void llm__scores_q8_avx2(float *dot, const int16_t *q, const int8_t *k,
+                                          uint32_t n) {
+    uint32_t t;
+    for (t = 0; t < 64; t += 16, k += 16 * n) {
+        __m256i low, high;
+        llm__dot16_avx2(&low, &high, k, q, n / 4);
+        _mm256_storeu_ps(dot + t, _mm256_cvtepi32_ps(low));
+        _mm256_storeu_ps(dot + t + 8, _mm256_cvtepi32_ps(high));
+    }
+}
+LLM__AVX2 static void llm__values_q8_avx2(float *out, const int16_t *p, const int8_t *v,
+                                          uint32_t n) {
+    uint32_t c;
+    for (c = 0; c < n; c += 16, v += 1024) {
+        __m256i low, high;
+        llm__dot16_avx2(&low, &high, v, p, 16);
+        _mm256_storeu_ps(out + c, _mm256_cvtepi32_ps(low));
+        _mm256_storeu_ps(out + c + 8, _mm256_cvtepi32_ps(high));
+    }
+}
+
+LLM__AVX2_INLINE __m256 llm__half8(const uint16_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+LLM__AVX2 static void llm__scores_f16_avx2(float *dot, const float *q, const uint16_t *k,
+                                           uint32_t n) {
+    uint32_t t, c;
+    for (t = 0; t < 64; t += 16) {
+        __m256 a = _mm256_setzero_ps(), b = a;
+        for (c = 0; c < n; c++, k += 16) {
+            __m256 x = _mm256_set1_ps(q[c]);
+            a = llm__add8(a, llm__mul8(x, llm__half8(k)));
+            b = llm__add8(b, llm__mul8(x, llm__half8(k + 8)));
+        }
+        _mm256_storeu_ps(dot + t, a);
+        _mm256_storeu_ps(dot + t + 8, b);
+    }
+}
+LLM__AVX2 static void llm__values_f16_avx2(float *out, const float *p, const uint16_t *v,
+                                           uint32_t n) {
+    uint32_t t, c;
+    for (c = 0; c < n; c += 16) {
+        __m256 a = _mm256_setzero_ps(), b = a;
+        for (t = 0; t < 64; t++) {
+            __m256 x = _mm256_set1_ps(p[t]);
+            a = llm__add8(a, llm__mul8(x, llm__half8(v + t * n + c)));
+            b = llm__add8(b, llm__mul8(x, llm__half8(v + t * n + c + 8)));
+        }
+        _mm256_storeu_ps(out + c, a);
+        _mm256_storeu_ps(out + c + 8, b);
+    }
+}
+
+/* ---- f32 and bf16 panels ---- */
+
+LLM__AVX2_INLINE __m256 llm__weight8(uint32_t type, const uint8_t *p) {
+    if (type == LLM_F32) return _mm256_castsi256_ps(llm__load256(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(
+        _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));
+}
+LLM__AVX2_INLINE void llm__panel_float_avx2(uint32_t type, float *out, const uint8_t *panel,
+                                            uint32_t padded, const llm__input *in, uint32_t row,
+                                            uint32_t rows) {
+    const uint32_t half = type == LLM_F32 ? 32 : 16, s = llm__super_block(padded);
+    uint32_t m, k, end;
+    for (m = 0; m < rows; m += 2) {
+        const float *x = in->x + (size_t)(row + m) * in->stride;
+        const float *y = m + 1 < rows ? x + in->stride : x;
+        const uint8_t *w = panel;
+        __m256 a0 = _mm256_setzero_ps(), a1 = a0, b0 = a0, b1 = a0;
+        for (k = 0, end = s; end <= padded; end += s) {
+            __m256 c0 = _mm256_setzero_ps(), c1 = c0, d0 = c0, d1 = c0;
+            for (; k < end; k++, w += 2 * half) {
+                __m256 w0 = llm__weight8(type, w), w1 = llm__weight8(type, w + half);
+                __m256 u = _mm256_set1_ps(x[k]), v = _mm256_set1_ps(y[k]);
+                if (m == 0) LLM__PREFETCH(w + LLM__AHEAD);
+                c0 = llm__add8(c0, llm__mul8(w0, u));
+                c1 = llm__add8(c1, llm__mul8(w1, u));
+                d0 = llm__add8(d0, llm__mul8(w0, v));
+                d1 = llm__add8(d1, llm__mul8(w1, v));
+            }
+            a0 = llm__add8(a0, c0);
+            a1 = llm__add8(a1, c1);
+            b0 = llm__add8(b0, d0);
+            b1 = llm__add8(b1, d1);
+        }
+        _mm256_storeu_ps(out + m * 16, a0);
+        _mm256_storeu_ps(out + m * 16 + 8, a1);
+        if (m + 1 < rows) {
+            _mm256_storeu_ps(out + m * 16 + 16, b0);
+            _mm256_storeu_ps(out + m * 16 + 24, b1);
+        }
+    }
+}
+
+/* ---- quantised panels: what a super-block ends with ---- */
+
+/* out[8] += float(dot) * (w * a) */
+LLM__AVX2_INLINE void llm__scaled_add8(float *out, __m256i dot, __m256 w, float a) {
+    __m256 f = llm__mul8(w, _mm256_set1_ps(a));
+    _mm256_storeu_ps(out, llm__add8(_mm256_loadu_ps(out), llm__mul8(_mm256_cvtepi32_ps(dot), f)));
+}
+LLM__AVX2_INLINE __m256 llm__scales8(const uint8_t *p) { return llm__weight8(LLM_BF16, p); }
+
+/* ---- few rows: straight from the packed codes ---- */
+
+/* Codes of group i (0 .. 3) of block b (0 .. 3) of a record, of 8 rows at once, as U bytes. */
+LLM__AVX2_INLINE __m256i llm__codes_avx2(uint32_t type, const uint8_t *record, uint32_t half,
+                                         uint32_t b, uint32_t i, __m256i u) {
+    const uint8_t *p = record + 32 * half;
+    __m256i v, h;
+    if (type == LLM_Q3) {
+        v = llm__load256(p + 128 + 64 * b);
+        h = llm__load256(p + 64 * (b / 2));
+        v = _mm256_and_si256(_mm256_srli_epi16(v, (int)(2 * i)), _mm256_set1_epi8(3));
+        h = _mm256_slli_epi16(_mm256_srli_epi16(h, (int)(4 * (b % 2) + i)), 2);
+        v = _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(4)));
+        return _mm256_shuffle_epi8(u, v);
+    }
+    v = llm__load256(p + (llm__formats[type].bits - 4) * 64 * 2 + 64 * (2 * b + i / 2));
+    if (i % 2) v = _mm256_srli_epi16(v, 4);
+    v = _mm256_and_si256(v, _mm256_set1_epi8(15));
+    if (type == LLM_Q4) return _mm256_shuffle_epi8(u, v);
+    if (type == LLM_Q5) {
+        h = llm__load256(p + 64 * (b / 2));
+        h = b % 2 ? _mm256_srli_epi16(h, (int)i) : _mm256_slli_epi16(h, (int)(4 - i));
+        return _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(16)));
+    }
+    h = llm__load256(p + 64 * b);
+    h = i == 3 ? _mm256_srli_epi16(h, 2) : _mm256_slli_epi16(h, (int)(4 - 2 * i));
+    return _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(0x30)));
+}
+
+/* Bytes 0 .. 3 (low lane) and 4 .. 7 (high lane) of block 0 or 1 to (m, m) pairs of 16 bits; bytes
+   of both blocks to (b0, b1) pairs. */
+LLM__AVX2_INLINE __m256i llm__pairs_m(uint32_t block) {
+    const char o = (char)(8 * block), z = (char)-128;
+    return _mm256_setr_epi8(o, z, o, z, (char)(o + 1), z, (char)(o + 1), z, (char)(o + 2), z,
+                            (char)(o + 2), z, (char)(o + 3), z, (char)(o + 3), z, (char)(o + 4), z,
+                            (char)(o + 4), z, (char)(o + 5), z, (char)(o + 5), z, (char)(o + 6), z,
+                            (char)(o + 6), z, (char)(o + 7), z, (char)(o + 7), z);
+}
+LLM__AVX2_INLINE __m256i llm__pairs_b(void) {
+    const char z = (char)-128;
+    return _mm256_setr_epi8(0, z, 8, z, 1, z, 9, z, 2, z, 10, z, 3, z, 11, z, 4, z, 12, z, 5, z, 13,
+                            z, 6, z, 14, z, 7, z, 15, z);
+}
+
+/* acc += sum over 16 columns of m * (u . x), from the codes of four groups. */
+LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0, __m256i c1,
+                                         __m256i c2, __m256i c3, const int8_t *x, __m256i m) {
+    __m256i s = _mm256_add_epi16(_mm256_maddubs_epi16(c0, llm__four8(x)),
+                                 _mm256_maddubs_epi16(c1, llm__four8(x + 4)));
+    __m256i t = _mm256_add_epi16(_mm256_maddubs_epi16(c2, llm__four8(x + 8)),
+                                 _mm256_maddubs_epi16(c3, llm__four8(x + 12)));
+    if (type == LLM_Q6) /* eight products of 63 * 127 would pass 16 bits */
+        return _mm256_add_epi32(
+            acc, _mm256_add_epi32(_mm256_madd_epi16(s, m), _mm256_madd_epi16(t, m)));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_add_epi16(s, t), m));
+}
+
+/* One super-block of one panel against the rows t of EACH: dots in low##t and high##t. */
+#define LLM__ROW_DECLARE(t)                                                                 \
+    const int8_t *x##t = in->q + (size_t)(row + (t < rows ? t : 0)) * in->stride;            \
+    const int16_t *s##t = in->sums + (size_t)(row + (t < rows ? t : 0)) * (in->stride / 16); \
+    const float *a##t = in->scale + (size_t)(row + (t < rows ? t : 0)) * (in->stride / 64);  \
+    __m256 out_low##t = _mm256_setzero_ps(), out_high##t = _mm256_setzero_ps();              \
+    __m256i low##t, high##t;
+#define LLM__ROW_NO_SUMS(t) (void)s##t;
+#define LLM__ROW_CLEAR(t) low##t = high##t = _mm256_setzero_si256();
+#define LLM__ROW_OFFSET(t)                                                             \
+    low##t = _mm256_sub_epi32(low##t, _mm256_madd_epi16(llm__four8(s##t + at / 16), b0)); \
+    high##t = _mm256_sub_epi32(high##t, _mm256_madd_epi16(llm__four8(s##t + at / 16), b1));
+#define LLM__ROW_LOW(t) low##t = llm__block_avx2(type, low##t, c0, c1, c2, c3, x##t + at, m);
+#define LLM__ROW_HIGH(t) high##t = llm__block_avx2(type, high##t, c0, c1, c2, c3, x##t + at, m);
+#define LLM__ROW_SCALE(t)                                                                  \
+    f = _mm256_set1_ps(a##t[b]);                                                            \
+    out_low##t =                                                                            \
+        llm__add8(out_low##t, llm__mul8(_mm256_cvtepi32_ps(low##t), llm__mul8(w0, f)));     \
+    out_high##t =                                                                           \
+        llm__add8(out_high##t, llm__mul8(_mm256_cvtepi32_ps(high##t), llm__mul8(w1, f)));
+#define LLM__ROW_STORE(t)                                  \
+    if (t < rows) {                                        \
+        _mm256_storeu_ps(out + 16 * t, out_low##t);        \
+        _mm256_storeu_ps(out + 16 * t + 8, out_high##t);   \
+    }
+#define LLM__ROWS_1(X) X(0)
+#define LLM__ROWS_2(X) X(0) X(1)
+#define LLM__ROWS_4(X) X(0) X(1) X(2) X(3)
+
+#define LLM__CODES(half, blk)                                  \
+    c0 = llm__codes_avx2(type, codes, half, blk, 0, u);        \
+    c1 = llm__codes_avx2(type, codes, half, blk, 1, u);        \
+    c2 = llm__codes_avx2(type, codes, half, blk, 2, u);        \
+    c3 = llm__codes_avx2(type, codes, half, blk, 3, u);
+#define LLM__BLOCK(EACH, blk)                                             \
+    LLM__PREFETCH(ahead);                                                 \
+    ahead += 64;                                                          \
+    m = _mm256_shuffle_epi8(m0, blk % 2 ? pairs1 : pairs0);               \
+    LLM__CODES(0, blk)                                                    \
+    EACH(LLM__ROW_LOW)                                                    \
+    LLM__PREFETCH(ahead);                                                 \
+    ahead += 64;                                                          \
+    m = _mm256_shuffle_epi8(m1, blk % 2 ? pairs1 : pairs0);               \
+    LLM__CODES(1, blk)                                                    \
+    EACH(LLM__ROW_HIGH)                                                   \
+    at += 16;
+/* Two blocks: 16 parameter bytes, low nibbles for rows 0 .. 7, high for 8 .. 15. */
+#define LLM__TWO_BLOCKS(EACH, first)                                                   \
+    p = llm__both128(parameters);                                                      \
+    parameters += 16;                                                                  \
+    q = _mm256_and_si256(_mm256_srli_epi16(p, 4), nibble);                             \
+    p = _mm256_and_si256(p, nibble);                                                   \
+    b0 = _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, p), pairs_b);                \
+    b1 = _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, q), pairs_b);                \
+    m0 = _mm256_shuffle_epi8(table_m, p);                                              \
+    m1 = _mm256_shuffle_epi8(table_m, q);                                              \
+    EACH(LLM__ROW_OFFSET)                                                              \
+    LLM__BLOCK(EACH, first)                                                            \
+    LLM__BLOCK(EACH, first + 1)
+
+#define LLM__FEW_ROWS_AVX2(name, EACH)                                                          \
+    LLM__AVX2_INLINE void name(uint32_t type, float *out, const uint8_t *panel,                 \
+                               uint32_t padded, const llm__input *in, uint32_t row,             \
+                               uint32_t rows) {                                                 \
+        const llm__format *format = &llm__formats[type];                                       \
+        const __m256i nibble = _mm256_set1_epi8(15), u = llm__both128(format->u),               \
+                      table_m = llm__both128(format->m), table_b = llm__both128(format->b),     \
+                      pairs0 = llm__pairs_m(0), pairs1 = llm__pairs_m(1),                       \
+                      pairs_b = llm__pairs_b();                                                 \
+        const uint32_t s = llm__super_block(padded);                                            \
+        const uint8_t *scales = panel, *parameters = panel + (size_t)padded / s * 32;           \
+        const uint8_t *codes = panel + llm__panel_header(type, padded);                         \
+        const uint8_t *ahead = codes + LLM__AHEAD;                                              \
+        uint32_t b, r, at = 0;                                                                  \
+        __m256i p, q, b0, b1, m0, m1, m, c0, c1, c2, c3;                                        \
+        __m256 w0, w1, f;                                                                       \
+        EACH(LLM__ROW_DECLARE)                                                                  \
+        for (b = 0; b < padded / s; b++, scales += 32) {                                        \
+            EACH(LLM__ROW_CLEAR)                                                                \
+            for (r = 0; r < s; r += 64, codes += llm__record_size(type)) {                      \
+                LLM__TWO_BLOCKS(EACH, 0)                                                        \
+                LLM__TWO_BLOCKS(EACH, 2)                                                        \
+                ahead = codes + llm__record_size(type) + LLM__AHEAD;                            \
+            }                                                                                   \
+            w0 = llm__scales8(scales);                                                          \
+            w1 = llm__scales8(scales + 16);                                                     \
+            EACH(LLM__ROW_SCALE)                                                                \
+        }                                                                                       \
+        EACH(LLM__ROW_STORE)                                                                    \
+    }
+LLM__FEW_ROWS_AVX2(llm__packed1_avx2, LLM__ROWS_1)
+LLM__FEW_ROWS_AVX2(llm__packed2_avx2, LLM__ROWS_2)
+LLM__FEW_ROWS_AVX2(llm__packed4_avx2, LLM__ROWS_4)
+
+/* 8 bits: |w| times x with the sign of w, two products to 16 bits, two of those to 32. psignb leaves
+   x as it is only for w > 0, and x is never -128. */
+#define LLM__ROW_BYTES(t)                                                                    \
+    low##t = _mm256_add_epi32(                                                               \
+        low##t, _mm256_madd_epi16(                                                           \
+                    _mm256_maddubs_epi16(v0, _mm256_sign_epi8(llm__four8(x##t + at), c0)), ones)); \
+    high##t = _mm256_add_epi32(                                                              \
+        high##t, _mm256_madd_epi16(                                                          \
+                     _mm256_maddubs_epi16(v1, _mm256_sign_epi8(llm__four8(x##t + at), c1)), ones));
+#define LLM__FEW_BYTES_AVX2(name, EACH)                                                       \
+    LLM__AVX2_INLINE void name(uint32_t type, float *out, const uint8_t *panel,               \
+                               uint32_t padded, const llm__input *in, uint32_t row,           \
+                               uint32_t rows) {                                               \
+        const __m256i ones = _mm256_set1_epi16(1);                                            \
+        const uint32_t s = llm__super_block(padded);                                          \
+        const uint8_t *scales = panel, *codes = panel + llm__panel_header(type, padded);      \
+        uint32_t b, g, at = 0;                                                                \
+        __m256i c0, c1, v0, v1;                                                               \
+        __m256 w0, w1, f;                                                                     \
+        EACH(LLM__ROW_DECLARE)                                                                \
+        EACH(LLM__ROW_NO_SUMS)                                                                \
+        for (b = 0; b < padded / s; b++, scales += 32) {                                      \
+            EACH(LLM__ROW_CLEAR)                                                              \
+            for (g = 0; g < s / 4; g++, codes += 64, at += 4) {                               \
+                LLM__PREFETCH(codes + LLM__AHEAD);                                            \
+                c0 = llm__load256(codes);                                                     \
+                c1 = llm__load256(codes + 32);                                                \
+                v0 = _mm256_abs_epi8(c0);                                                     \
+                v1 = _mm256_abs_epi8(c1);                                                     \
+                EACH(LLM__ROW_BYTES)                                                          \
+            }                                                                                 \
+            w0 = llm__scales8(scales);                                                        \
+            w1 = llm__scales8(scales + 16);                                                   \
+            EACH(LLM__ROW_SCALE)                                                              \
+        }                                                                                     \
+        EACH(LLM__ROW_STORE)                                                                  \
+    }
+LLM__FEW_BYTES_AVX2(llm__bytes1_avx2, LLM__ROWS_1)
+LLM__FEW_BYTES_AVX2(llm__bytes4_avx2, LLM__ROWS_4)
+
+/* ---- many rows: a super-block is unpacked once, then meets all of them ---- */
+
+typedef struct llm__tile_avx2 { /* one super-block of one panel; 64-byte lines as in the file */
+    int16_t value[256 / 4][64]; /* 6 and 8 bits: the values as 16 bits */
+    uint8_t u[256 / 4][64];     /* 3 to 5 bits: U, … */
+    int16_t m[256 / 16][32];    /* … (m, m) of 16 rows, … */
+    int16_t b[256 / 32][32];    /* … and (b, b') of two blocks */
+} llm__tile_avx2;
+
+LLM__AVX2_INLINE void llm__store256(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
+
+/* Four lines (a block of 16 columns) of 3- to 6-bit codes. */
+LLM__AVX2_INLINE void llm__unpack_block(uint32_t type, llm__tile_avx2 *tile, uint32_t line,
+                                        const uint8_t *codes, uint32_t block, __m256i u) {
+    uint32_t half;
+    for (half = 0; half < 2; half++) {
+        uint8_t *to = tile->u[line] + 32 * half;
+        __m256i c0, c1, c2, c3;
+        LLM__CODES(half, block)
+        llm__store256(to, c0);
+        llm__store256(to + 64, c1);
+        llm__store256(to + 128, c2);
+        llm__store256(to + 192, c3);
+    }
+}
+LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint32_t s,
+                                       const uint8_t *parameters, const uint8_t *codes) {
+    const llm__format *format = &llm__formats[type];
+    const __m256i nibble = _mm256_set1_epi8(15), u = llm__both128(format->u),
+                  table_m = llm__both128(format->m), table_b = llm__both128(format->b);
+    uint32_t k;
+    for (k = 0; k < s; k += 32, parameters += 16) {
+        const uint8_t *record = codes + k / 64 * llm__record_size(type);
+        __m256i p = llm__both128(parameters), q = _mm256_and_si256(_mm256_srli_epi16(p, 4), nibble);
+        __m256i m0, m1;
+        p = _mm256_and_si256(p, nibble);
+        m0 = _mm256_shuffle_epi8(table_m, p);
+        m1 = _mm256_shuffle_epi8(table_m, q);
+        llm__store256(tile->m[k / 16], _mm256_shuffle_epi8(m0, llm__pairs_m(0)));
+        llm__store256(tile->m[k / 16] + 16, _mm256_shuffle_epi8(m1, llm__pairs_m(0)));
+        llm__store256(tile->m[k / 16 + 1], _mm256_shuffle_epi8(m0, llm__pairs_m(1)));
+        llm__store256(tile->m[k / 16 + 1] + 16, _mm256_shuffle_epi8(m1, llm__pairs_m(1)));
+        llm__store256(tile->b[k / 32], _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, p), llm__pairs_b()));
+        llm__store256(tile->b[k / 32] + 16, _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, q), llm__pairs_b()));
+        if (k % 64 == 0) {
+            llm__unpack_block(type, tile, k / 4, record, 0, u);
+            llm__unpack_block(type, tile, k / 4 + 4, record, 1, u);
+        } else {
+            llm__unpack_block(type, tile, k / 4, record, 2, u);
+            llm__unpack_block(type, tile, k / 4 + 4, record, 3, u);
+        }
+    }
+}
+
+/* 16 bytes of 4 rows by 4 columns to 16-bit values. For 6 bits value = M U - B, with M and B of
+   row r in lanes 4 r .. 4 r + 3. */
+LLM__AVX2_INLINE void llm__widen_avx2(uint32_t type, llm__tile_avx2 *tile, uint32_t s,
+                                      const uint8_t *codes) {
+    const __m256i low = _mm256_set1_epi32(0xffff);
+    uint32_t g, r;
+    for (g = 0; g < s / 4; g++)
+        for (r = 0; r < 4; r++) {
+            const uint8_t *from = type == LLM_Q8 ? codes + 64 * g + 16 * r : tile->u[g] + 16 * r;
+            __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)from);
+            __m256i v = _mm256_cvtepi8_epi16(bytes);
+            if (type != LLM_Q8) {
+                __m128i m = _mm_loadu_si128((const __m128i *)(const void *)(tile->m[g / 4] + 8 * r));
+                __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(tile->b[g / 8] + 8 * r));
+                __m256i wide_m = _mm256_cvtepi32_epi64(m), wide_b;
+                b = g / 4 % 2 ? _mm_srli_epi32(b, 16) : _mm_and_si128(b, _mm256_castsi256_si128(low));
+                b = _mm_or_si128(b, _mm_slli_epi32(b, 16));
+                wide_b = _mm256_cvtepi32_epi64(b);
+                wide_m = _mm256_shuffle_epi32(wide_m, 0xa0);
+                wide_b = _mm256_shuffle_epi32(wide_b, 0xa0);
+                v = _mm256_sub_epi16(_mm256_mullo_epi16(v, wide_m), wide_b);
+            }
+            llm__store256(tile->value[g] + 16 * r, v);
+        }
+}
+
+/* Two rows against 16-bit values. */
+LLM__AVX2_INLINE void llm__tile_wide_avx2(const llm__tile_avx2 *tile, uint32_t s, float *out0,
+                                          float *out1, const int16_t *x, const int16_t *y,
+                                          float a0, float a1, __m256 w0, __m256 w1) {
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i p0 = zero, p1 = zero, p2 = zero, p3 = zero, q0 = zero, q1 = zero, q2 = zero, q3 = zero;
+    uint32_t g;
+    for (g = 0; g < s / 4; g++) {
+        const int16_t *v = tile->value[g];
+        __m256i u = llm__four16(x + 4 * g), t = llm__four16(y + 4 * g), l;
+        l = llm__load256(v);
+        p0 = _mm256_add_epi32(p0, _mm256_madd_epi16(l, u));
+        q0 = _mm256_add_epi32(q0, _mm256_madd_epi16(l, t));
+        l = llm__load256(v + 16);
+        p1 = _mm256_add_epi32(p1, _mm256_madd_epi16(l, u));
+        q1 = _mm256_add_epi32(q1, _mm256_madd_epi16(l, t));
+        l = llm__load256(v + 32);
+        p2 = _mm256_add_epi32(p2, _mm256_madd_epi16(l, u));
+        q2 = _mm256_add_epi32(q2, _mm256_madd_epi16(l, t));
+        l = llm__load256(v + 48);
+        p3 = _mm256_add_epi32(p3, _mm256_madd_epi16(l, u));
+        q3 = _mm256_add_epi32(q3, _mm256_madd_epi16(l, t));
+    }
+    llm__scaled_add8(out0, _mm256_permute4x64_epi64(_mm256_hadd_epi32(p0, p1), 0xd8), w0, a0);
+    llm__scaled_add8(out0 + 8, _mm256_permute4x64_epi64(_mm256_hadd_epi32(p2, p3), 0xd8), w1, a0);
+    llm__scaled_add8(out1, _mm256_permute4x64_epi64(_mm256_hadd_epi32(q0, q1), 0xd8), w0, a1);
+    llm__scaled_add8(out1 + 8, _mm256_permute4x64_epi64(_mm256_hadd_epi32(q2, q3), 0xd8), w1, a1);
+}
+
+/* Four rows of 8-bit inputs against U bytes of 8 rows of the panel. */
+#define LLM__TILE_ROW(t)                                                                     \
+    sum##t = _mm256_maddubs_epi16(c0, llm__four8(x[t] + k));                                 \
+    sum##t = _mm256_add_epi16(sum##t, _mm256_maddubs_epi16(c1, llm__four8(x[t] + k + 4)));   \
+    sum##t = _mm256_add_epi16(sum##t, _mm256_maddubs_epi16(c2, llm__four8(x[t] + k + 8)));   \
+    sum##t = _mm256_add_epi16(sum##t, _mm256_maddubs_epi16(c3, llm__four8(x[t] + k + 12)));  \
+    acc##t = _mm256_add_epi32(acc##t, _mm256_madd_epi16(sum##t, m));
+#define LLM__TILE_OFFSET(t) \
+    acc##t = _mm256_sub_epi32(acc##t, _mm256_madd_epi16(llm__four8(sums[t] + k / 16), m));
+LLM__AVX2_INLINE void llm__tile_bytes_avx2(const llm__tile_avx2 *tile, uint32_t s, uint32_t half,
+                                           float *const out[4], const int8_t *const x[4],
+                                           const int16_t *const sums[4], const float a[4],
+                                           __m256 w) {
+    __m256i acc0 = _mm256_setzero_si256(), acc1 = acc0, acc2 = acc0, acc3 = acc0;
+    uint32_t k;
+    for (k = 0; k < s; k += 32) {
+        __m256i m = llm__load256(tile->b[k / 32] + 16 * half);
+        LLM__ROWS_4(LLM__TILE_OFFSET)
+    }
+    for (k = 0; k < s; k += 16) {
+        const uint8_t *u = tile->u[k / 4] + 32 * half;
+        __m256i c0 = llm__load256(u), c1 = llm__load256(u + 64), c2 = llm__load256(u + 128),
+                c3 = llm__load256(u + 192), m = llm__load256(tile->m[k / 16] + 16 * half);
+        __m256i sum0, sum1, sum2, sum3;
+        LLM__ROWS_4(LLM__TILE_ROW)
+    }
+    llm__scaled_add8(out[0] + 8 * half, acc0, w, a[0]);
+    llm__scaled_add8(out[1] + 8 * half, acc1, w, a[1]);
+    llm__scaled_add8(out[2] + 8 * half, acc2, w, a[2]);
+    llm__scaled_add8(out[3] + 8 * half, acc3, w, a[3]);
+}
+
+LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8_t *panel,
+                                          uint32_t padded, const llm__input *in, uint32_t row,
+                                          uint32_t rows) {
+    const uint32_t s = llm__super_block(padded);
+    const uint8_t *parameters = panel + (size_t)padded / s * 32;
+    const uint8_t *codes = panel + llm__panel_header(type, padded);
+    llm__tile_avx2 tile;
+    float unused[16];
+    uint32_t b, m, t, k = 0;
+    memset(out, 0, sizeof(float) * 16 * rows);
+    for (b = 0; b < padded / s; b++, k += s) {
+        __m256 w0 = llm__scales8(panel + b * 32), w1 = llm__scales8(panel + b * 32 + 16);
+        const uint8_t *block = codes + (size_t)k / 64 * llm__record_size(type);
+        if (type != LLM_Q8) llm__unpack_avx2(type, &tile, s, parameters + k / 2, block);
+        if (type == LLM_Q8 || type == LLM_Q6) llm__widen_avx2(type, &tile, s, block);
+        for (m = 0; m < rows; m += 4) {
+            float *to[4], a[4];
+            const int8_t *x[4];
+            const int16_t *wide[4], *sums[4];
+            for (t = 0; t < 4; t++) {
+                size_t r = row + (m + t < rows ? m + t : m);
+                to[t] = m + t < rows ? out + 16 * (m + t) : unused;
+                x[t] = in->q + r * in->stride + k;
+                wide[t] = in->wide + r * in->stride + k;
+                sums[t] = in->sums + (r * in->stride + k) / 16;
+                a[t] = in->scale[r * (in->stride / 64) + b];
+            }
+            memset(unused, 0, sizeof unused);
+            if (type == LLM_Q8 || type == LLM_Q6) {
+                llm__tile_wide_avx2(&tile, s, to[0], to[1], wide[0], wide[1], a[0], a[1], w0, w1);
+                if (m + 2 < rows)
+                    llm__tile_wide_avx2(&tile, s, to[2], to[3], wide[2], wide[3], a[2], a[3], w0, w1);
+            } else {
+                llm__tile_bytes_avx2(&tile, s, 0, to, x, sums, a, w0);
+                llm__tile_bytes_avx2(&tile, s, 1, to, x, sums, a, w1);
+            }
+        }
+    }
+}
+
+#define LLM__PANEL_AVX2(name, type, one, two, four)                                           \
+    LLM__AVX2 static void llm__many_##name##_avx2(float *out, const uint8_t *panel,            \
+                                                  uint32_t padded, const llm__input *in,       \
+                                                  uint32_t row, uint32_t rows) {               \
+        llm__many_rows_avx2(type, out, panel, padded, in, row, rows);                          \
+    }                                                                                          \
+    LLM__AVX2 static void llm__panel_##name##_avx2(float *out, const uint8_t *panel,           \
+                                                   uint32_t padded, const llm__input *in,      \
+                                                   uint32_t row, uint32_t rows) {              \
+        if (rows == 1)                                                                         \
+            one(type, out, panel, padded, in, row, rows);                                      \
+        else if (rows == 2)                                                                    \
+            two(type, out, panel, padded, in, row, rows);                                      \
+        else if (rows <= 4)                                                                    \
+            four(type, out, panel, padded, in, row, rows);                                     \
+        else                                                                                   \
+            llm__many_##name##_avx2(out, panel, padded, in, row, rows);                        \
+    }
+LLM__PANEL_AVX2(q8, LLM_Q8, llm__bytes1_avx2, llm__bytes4_avx2, llm__bytes4_avx2)
+LLM__PANEL_AVX2(q6, LLM_Q6, llm__packed1_avx2, llm__packed2_avx2, llm__packed4_avx2)
+LLM__PANEL_AVX2(q5, LLM_Q5, llm__packed1_avx2, llm__packed2_avx2, llm__packed4_avx2)
+LLM__PANEL_AVX2(q4, LLM_Q4, llm__packed1_avx2, llm__packed2_avx2, llm__packed4_avx2)
+LLM__PANEL_AVX2(q3, LLM_Q3, llm__packed1_avx2, llm__packed2_avx2, llm__packed4_avx2)
+LLM__AVX2 static void llm__panel_f32_avx2(float *out, const uint8_t *panel, uint32_t padded,
+                                          const llm__input *in, uint32_t row, uint32_t rows) {
+    llm__panel_float_avx2(LLM_F32, out, panel, padded, in, row, rows);
+}
+LLM__AVX2 static void llm__panel_bf16_avx2(float *out, const uint8_t *panel, uint32_t padded,
+                                           const llm__input *in, uint32_t row, uint32_t rows) {
+    llm__panel_float_avx2(LLM_BF16, out, panel, padded, in, row, rows);
+}
+
+static const llm__kernels llm__kernels_avx2 = {
+    "avx2",
+    llm__norm_avx2,
+    llm__rotate_avx2,
+    llm__quantize_avx2,
+    llm__quantize_head_avx2,
+    llm__rope_avx2,
+    llm__add_avx2,
+    llm__blend_avx2,
+    llm__gate_avx2,
+    llm__softmax_avx2,
+    llm__mask_avx2,
+    llm__weigh_avx2,
+    llm__scores_q8_avx2,
+    llm__scores_f16_avx2,
+    llm__values_q8_avx2,
+    llm__values_f16_avx2,
+    {llm__panel_f32_avx2, llm__panel_bf16_avx2, llm__panel_q8_avx2, llm__panel_q6_avx2,
+     llm__panel_q5_avx2, llm__panel_q4_avx2, llm__panel_q3_avx2}};
+#endif /* AVX2 */
+
+/* ---- >>dispatch: kernels by name ------------------------------------------ */
+
+static const llm__kernels *llm__kernels_at(uint32_t index) {
+    const llm__kernels *list[4];
+    uint32_t n = 0;
+#ifdef LLM__HAVE_AVX2
+    if (llm__cpu_has_avx2()) list[n++] = &llm__kernels_avx2;
+#endif
+    list[n++] = &llm__kernels_scalar;
+    return index < n ? list[index] : NULL;
+}
+
+/* NULL name: the best. NULL and an error: not on this machine. */
+static const llm__kernels *llm__kernels_by_name(const char *name, llm_error *error) {
+    const llm__kernels *k;
+    uint32_t i;
+    for (i = 0; (k = llm__kernels_at(i)) != NULL; i++)
+        if (!name || !strcmp(name, k->name)) return k;
+    llm__fail(error, LLM_ERROR_UNSUPPORTED, "isa: \"%.32s\" is unknown, or not on this machine", name);
+    return NULL;
+}
+
+LLM_API const char *llm_isa_name(uint32_t index) {
+    const llm__kernels *k = llm__kernels_at(index);
+    return k ? k->name : NULL;
+}
+
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#elif defined(_MSC_VER) && !defined(__clang__)
+#pragma float_control(pop)
+#endif
+
+#endif /* LLM_IMPLEMENTATION */
+
+/* MIT licence and public domain text: see the end. */

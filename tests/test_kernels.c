@@ -1,0 +1,177 @@
+/* Every kernel of every instruction set against the scalar specification, bit by bit: all weight
+   types, 1 to 33 rows, odd shapes, random panels. */
+#ifdef LLM_DEV_HEADER
+#include LLM_DEV_HEADER
+#else
+#define LLM_IMPLEMENTATION
+#include "../llm.h"
+#endif
+#include "check.h"
+
+static uint64_t seed = 1;
+static uint32_t next_u32(void) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(seed >> 32);
+}
+static float next_float(void) { return (float)(int32_t)next_u32() * (1.0f / 1073741824.0f); }
+
+#define MOST_ROWS 33u
+#define MOST_K 2048u
+
+static int8_t q8[MOST_ROWS * MOST_K];
+static int16_t q16[MOST_ROWS * MOST_K], sums[MOST_ROWS * MOST_K / 16];
+static float xf[MOST_ROWS * MOST_K], scale[MOST_ROWS * MOST_K / 64];
+
+static void fill_panel(uint8_t *panel, uint32_t type, uint32_t k) {
+    size_t i, n = llm__panel_size(type, k);
+    for (i = 0; i < n; i++) panel[i] = (uint8_t)(next_u32() >> 13);
+    if (type == LLM_F32)
+        for (i = 0; i < n; i += 4) {
+            float x = next_float();
+            memcpy(panel + i, &x, 4);
+        }
+    else if (type == LLM_BF16)
+        for (i = 0; i < n; i += 2) {
+            uint16_t h = (uint16_t)(llm__bits(next_float()) >> 16);
+            memcpy(panel + i, &h, 2);
+        }
+    else
+        for (i = 0; i < k / llm__super_block(k) * 16; i++) {
+            uint16_t h = (uint16_t)(llm__bits(next_float() * 0.01f) >> 16);
+            memcpy(panel + 2 * i, &h, 2);
+        }
+}
+
+static void test_panels(const llm__kernels *isa) {
+    static const uint32_t shapes[] = {64, 128, 192, 256, 320, 448, 576, 640, 1536, 2048};
+    static uint8_t panel[MOST_K * 16 * 4 + 64];
+    static float want[64 * 16], got[64 * 16];
+    llm__input in;
+    uint32_t type, shape, rows, i, k;
+    in.q = q8, in.wide = q16, in.scale = scale, in.sums = sums, in.x = xf, in.stride = MOST_K;
+    for (shape = 0; shape < sizeof shapes / sizeof *shapes; shape++) {
+        k = shapes[shape];
+        for (rows = 0; rows < MOST_ROWS; rows++) {
+            for (i = 0; i < k; i++) xf[rows * MOST_K + i] = next_float() * (i % 37 == 5 ? 9.0f : 1.0f);
+            llm__quantize_scalar(xf + rows * MOST_K, k, llm__super_block(k), q8 + rows * MOST_K,
+                                 q16 + rows * MOST_K, scale + rows * (MOST_K / 64),
+                                 sums + rows * (MOST_K / 16));
+            if (rows == 3) { /* the largest sums that can be */
+                for (i = 0; i < k; i++) {
+                    int8_t v = (int8_t)(next_u32() & 1 ? 127 : rows % 2 ? 127 : -127);
+                    q8[rows * MOST_K + i] = v, q16[rows * MOST_K + i] = v;
+                }
+                for (i = 0; i < k / 16; i++) {
+                    int s = 0, j;
+                    for (j = 0; j < 16; j++) s += q8[rows * MOST_K + 16 * i + (uint32_t)j];
+                    sums[rows * (MOST_K / 16) + i] = (int16_t)s;
+                }
+            }
+        }
+        for (type = 0; type < LLM_TYPE_COUNT; type++) {
+            fill_panel(panel, type, k);
+            for (rows = 1; rows <= MOST_ROWS; rows += rows < 9 ? 1 : 6) {
+                uint32_t row = MOST_ROWS - rows;
+                llm__kernels_scalar.panel[type](want, panel, k, &in, row, rows);
+                memset(got, 0x55, sizeof got);
+                isa->panel[type](got, panel, k, &in, row, rows);
+                CHECK(!memcmp(want, got, sizeof(float) * 16 * rows), "%s %s k %u rows %u", isa->name,
+                      llm__type_names[type], k, rows);
+            }
+        }
+    }
+}
+
+static void test_rows(const llm__kernels *isa) {
+    static float x[1024], y[1024], z[1024], gain[1024], turn[1024];
+    static int16_t w1[1024], w2[1024], s1[64], s2[64];
+    static int8_t b1[1024], b2[1024];
+    float c1[16], c2[16];
+    uint32_t n, i, block, act, round;
+    for (round = 0; round < 50; round++)
+        for (n = 64; n <= 1024; n += 192) {
+            float most = round % 5 == 4 ? 1e30f : round % 7 == 6 ? 1e-36f : 8.0f;
+            for (i = 0; i < n; i++) {
+                x[i] = next_float() * most, gain[i] = next_float(), turn[i] = next_float();
+                if (round % 11 == 3 && i % 8 == 1) x[i] = 0;
+            }
+            isa->norm(y, x, gain, n, 1.0f / 600.0f, 1e-6f);
+            llm__norm_scalar(z, x, gain, n, 1.0f / 600.0f, 1e-6f);
+            CHECK(most > 1e20f || !memcmp(y, z, n * 4), "norm %u", n);
+            for (block = 16; block <= 64; block *= 2) {
+                memcpy(y, x, n * 4), memcpy(z, x, n * 4);
+                isa->rotate(y, n, block), llm__rotate_scalar(z, n, block);
+                CHECK(!memcmp(y, z, n * 4), "rotate %u by %u", n, block);
+            }
+            isa->quantize(x, n, 64, b1, w1, c1, s1), llm__quantize_scalar(x, n, 64, b2, w2, c2, s2);
+            CHECK(!memcmp(b1, b2, n) && !memcmp(w1, w2, n * 2) && !memcmp(c1, c2, n / 64 * 4) &&
+                      !memcmp(s1, s2, n / 16 * 2), "quantize %u", n);
+            c1[0] = isa->quantize_head(x, n, LLM__INT16_MOST, w1);
+            c2[0] = llm__quantize_head_scalar(x, n, LLM__INT16_MOST, w2);
+            CHECK(!memcmp(c1, c2, 4) && !memcmp(w1, w2, n * 2), "quantize_head %u", n);
+            memcpy(y, x, n * 4), memcpy(z, x, n * 4);
+            isa->rope(y, turn, n / 2 - round % 3), llm__rope_scalar(z, turn, n / 2 - round % 3);
+            CHECK(!memcmp(y, z, n * 4), "rope %u", n);
+            isa->add(y, gain, 0.7f, n), llm__add_scalar(z, gain, 0.7f, n);
+            CHECK(!memcmp(y, z, n * 4), "add %u", n);
+            isa->blend(y, 0.3f, gain, -0.7f, n), llm__blend_scalar(z, 0.3f, gain, -0.7f, n);
+            CHECK(!memcmp(y, z, n * 4), "blend %u", n);
+            for (act = LLM__ACT_SILU; act <= LLM__ACT_RELU2; act++) {
+                if (most > 1e20f) continue;
+                isa->gate(y, x, gain, n, act), llm__gate_scalar(z, x, gain, n, act);
+                CHECK(!memcmp(y, z, n * 4), "gate %u activation %u", n, act);
+            }
+            memcpy(y, x, 256), memcpy(z, x, 256);
+            c1[0] = isa->mask(y, round % 2 ? gain : NULL, 0.9f, round % 64, 63 - round / 2);
+            c2[0] = llm__mask_scalar(z, round % 2 ? gain : NULL, 0.9f, round % 64, 63 - round / 2);
+            CHECK(!memcmp(y, z, 256) && c1[0] == c2[0], "mask"); /* the sign of a 0 is free */
+            gain[7] = 0;
+            isa->weigh(y, gain, x), llm__weigh_scalar(z, gain, x);
+            CHECK(!memcmp(y, z, 256), "weigh");
+            memcpy(y, x, 256), memcpy(z, x, 256);
+            for (i = round; i < 64; i += 5) y[i] = z[i] = LLM__MASKED;
+            c1[0] = isa->softmax(y, most), c2[0] = llm__softmax_scalar(z, most);
+            CHECK(!memcmp(y, z, 256) && !memcmp(c1, c2, 4), "softmax");
+        }
+}
+
+static void test_cache(const llm__kernels *isa) {
+    static int8_t k[64 * 256];
+    static uint16_t h[64 * 256];
+    static int16_t q[256];
+    static float x[256], f1[256], f2[256];
+    static float d1[256], d2[256];
+    uint32_t n, i;
+    for (n = 16; n <= 256; n += 48) {
+        for (i = 0; i < 64 * n; i++) {
+            k[i] = (int8_t)(next_u32() >> 8);
+            h[i] = (uint16_t)(llm__float_to_half(next_float()));
+        }
+        for (i = 0; i < 256; i++)
+            q[i] = (int16_t)((int)(next_u32() % 32513) - 16256), x[i] = next_float();
+        isa->scores_q8(d1, q, k, n), llm__scores_q8_scalar(d2, q, k, n);
+        CHECK(!memcmp(d1, d2, 64 * 4), "scores_q8 %u", n);
+        isa->values_q8(d1, q, k, n), llm__values_q8_scalar(d2, q, k, n);
+        CHECK(!memcmp(d1, d2, n * 4), "values_q8 %u", n);
+        isa->scores_f16(f1, x, h, n), llm__scores_f16_scalar(f2, x, h, n);
+        CHECK(!memcmp(f1, f2, 64 * 4), "scores_f16 %u", n);
+        isa->values_f16(f1, x, h, n), llm__values_f16_scalar(f2, x, h, n);
+        CHECK(!memcmp(f1, f2, n * 4), "values_f16 %u", n);
+    }
+}
+
+static void test_isa(const llm__kernels *isa) {
+    test_panels(isa);
+    test_rows(isa);
+    test_cache(isa);
+}
+
+int main(void) {
+#ifdef LLM_DEV_HEADER
+    test_isa(&llm__kernels_avx2);
+#else
+    uint32_t i;
+    for (i = 0; llm_isa_name(i); i++) test_isa(llm__kernels_by_name(llm_isa_name(i), NULL));
+#endif
+    return check_report("kernels");
+}

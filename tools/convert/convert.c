@@ -1,0 +1,362 @@
+/* llm-convert: a checkpoint to a .llm file. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
+#ifdef LLM_DEV_HEADER
+#include LLM_DEV_HEADER
+#else
+#define LLM_IMPLEMENTATION
+#include "../../llm.h"
+#endif
+#include "gguf.h"
+#include "family.h"
+#include "quantize.h"
+#include "vocabulary.h"
+#include "writer.h"
+
+static const char usage[] =
+    "usage: llm-convert INPUT OUTPUT.llm [options]\n"
+    "\n"
+    "Converts a checkpoint to a .llm file. INPUT is a GGUF file (version 2 or 3) of the llama or\n"
+    "the gemma3 architecture.\n"
+    "\n"
+    "  --type TYPE       how to store matrices: auto, q8, q6, q5, q4, q3, bf16 or f32.\n"
+    "                    auto (default) keeps what the source has: one bit more than a source of\n"
+    "                    up to 5 bits, 8 bits for the rest\n"
+    "  --embedding TYPE  the same for the embedding and the output head; by default one step\n"
+    "                    better than TYPE where TYPE has fewer than 8 bits\n"
+    "  --rotate WHEN     rotate matrices and their inputs by a Hadamard matrix: yes, no, or\n"
+    "                    auto (default: those of 6 and 8 bits)\n"
+    "  --threads N       1 .. 256; by default as many as there are cores\n"
+    "  --quiet           no progress bar and no report\n"
+    "  --help            this text\n"
+    "\n"
+    "The report counts, per kind of tensor, bits per stored weight and the relative error\n"
+    "|new - old| / |old| that the conversion added. Exit status: 0 done, 1 the input or the\n"
+    "output is at fault (no output file is left), 2 the command line is.\n";
+
+enum { ROTATE_AUTO, ROTATE_YES, ROTATE_NO };
+#define TYPE_AUTO LLM_TYPE_COUNT
+
+typedef struct options {
+    const char *input, *output;
+    uint32_t type, embedding;
+    bool embedding_given, quiet;
+    int rotate;
+    unsigned threads;
+} options;
+
+/* ---- types and rotations ----------------------------------------------- */
+
+/* One step more than the source has, as a second rounding at the same width would double the
+   error. */
+static uint32_t choose_auto(const plan_tensor *t) {
+    unsigned bits = t->from[0]->bits;
+    if (t->from[1] && t->from[1]->bits > bits) bits = t->from[1]->bits;
+    return bits <= 3 ? LLM_Q4 : bits == 4 ? LLM_Q5 : bits == 5 ? LLM_Q6 : LLM_Q8;
+}
+
+static uint32_t choose_type(const options *o, const plan_tensor *t) {
+    uint32_t role = t->file.role, type = o->type;
+    if (!family_is_matrix(role)) return LLM_F32;
+    if (role == LLM__EMBEDDING || role == LLM__HEAD) {
+        if (o->embedding_given) type = o->embedding;
+        else if (type == LLM_Q6) type = LLM_Q8;
+        else if (type == LLM_Q5 || type == LLM_Q4) type = LLM_Q6;
+        else if (type == LLM_Q3) type = LLM_Q5;
+    }
+    return type == TYPE_AUTO ? choose_auto(t) : type;
+}
+
+static bool choose_rotated(const options *o, const plan_tensor *t) {
+    unsigned bits = t ? llm__formats[t->file.type].bits : 0;
+    return bits && (o->rotate == ROTATE_YES || (o->rotate == ROTATE_AUTO && bits >= 6));
+}
+
+static plan_tensor *plan_find(plan *p, uint32_t role, uint32_t layer) {
+    size_t i;
+    for (i = 0; i < p->count; i++)
+        if (p->tensors[i].file.role == role && p->tensors[i].file.layer == layer)
+            return &p->tensors[i];
+    return NULL;
+}
+
+/* Queries, keys and values share one input: all or none. What the attention puts out is rotated
+   by V's rows, so by no block that is larger than a head allows. */
+static void choose_attention(const options *o, plan *p, uint32_t layer) {
+    plan_tensor *q = plan_find(p, LLM__Q, layer), *k = plan_find(p, LLM__K, layer);
+    plan_tensor *v = plan_find(p, LLM__V, layer), *bias = plan_find(p, LLM__V_BIAS, layer);
+    plan_tensor *out = plan_find(p, LLM__ATTN_OUT, layer);
+    uint32_t block = 64;
+    bool rotated = choose_rotated(o, q) && choose_rotated(o, k) && choose_rotated(o, v);
+    if (q && k && v && rotated) q->file.rotation = k->file.rotation = v->file.rotation = 64;
+    while (p->desc.value_size % block) block /= 2;
+    if (block < 16 || !v || !out || !choose_rotated(o, out)) return;
+    out->file.rotation = v->file.row_rotation = block;
+    if (bias) bias->rotation = block;
+}
+
+static void choose(const options *o, plan *p) {
+    uint32_t layer;
+    size_t i;
+    for (i = 0; i < p->count; i++) {
+        plan_tensor *t = &p->tensors[i];
+        t->file.type = choose_type(o, t);
+        if (t->file.role == LLM__EMBEDDING || t->file.role == LLM__HEAD ||
+            t->file.role == LLM__GATE_UP || t->file.role == LLM__DOWN)
+            t->file.rotation = choose_rotated(o, t) ? 64 : 0;
+    }
+    for (layer = 0; layer < p->desc.layers; layer++) choose_attention(o, p, layer);
+}
+
+/* ---- text -------------------------------------------------------------- */
+
+typedef struct buffer {
+    char *data;
+    size_t size, capacity;
+    bool failed; /* no memory */
+} buffer;
+
+static void buffer_add(buffer *b, const char *data, size_t size) {
+    if (b->capacity - b->size < size) {
+        size_t capacity = 2 * b->capacity + size + 256;
+        char *larger = (char *)realloc(b->data, capacity);
+        if (!larger) {
+            b->failed = true;
+            return;
+        }
+        b->data = larger;
+        b->capacity = capacity;
+    }
+    memcpy(b->data + b->size, data, size);
+    b->size += size;
+}
+
+static void buffer_line(buffer *b, llm_text key, llm_text value) {
+    size_t i, start = b->size;
+    buffer_add(b, key.data, key.size);
+    buffer_add(b, "=", 1);
+    buffer_add(b, value.data, value.size);
+    for (i = start; i < b->size; i++)
+        if ((unsigned char)b->data[i] < 32) b->data[i] = ' ';
+    buffer_add(b, "\n", 1);
+}
+
+/* What the source says of itself: name, author, licence. */
+static void collect_meta(const source_file *s, buffer *b) {
+    char format[64];
+    llm_text key;
+    source_value value;
+    size_t i;
+    for (i = 0; s->entry(s, i, &key, &value); i++)
+        if (key.size > 8 && memcmp(key.data, "general.", 8) == 0 && value.kind == SOURCE_TEXT)
+            buffer_line(b, key, value.text);
+    (void)snprintf(format, sizeof format, "%s version %u", s->format, s->version);
+    buffer_line(b, text_of("source.format"), text_of(format));
+}
+
+/* ---- progress and report ----------------------------------------------- */
+
+typedef struct progress {
+    bool shown;
+    int last;
+} progress;
+
+static void progress_show(void *user, uint64_t done, uint64_t total) {
+    progress *p = (progress *)user;
+    int per_mille = (int)((double)done / (double)total * 1000.0), i;
+    char bar[41];
+    if (!p->shown || per_mille == p->last) return;
+    p->last = per_mille;
+    for (i = 0; i < 40; i++) bar[i] = i * 25 < per_mille ? '#' : '.';
+    bar[40] = 0;
+    fprintf(stderr, "\r[%s] %5.1f%%", bar, per_mille / 10.0);
+    if (done == total) fprintf(stderr, "\r%60s\r", "");
+    (void)fflush(stderr);
+}
+
+typedef struct report_line {
+    char source[48], target[48];
+    double weights, bytes, norm, error;
+} report_line;
+
+/* Adds a word to a list of different words, if there is room. */
+static void report_word(char *list, size_t room, const char *word) {
+    const char *at = list;
+    size_t size = strlen(word), used = strlen(list);
+    while ((at = strstr(at, word)) != NULL) {
+        if ((at == list || at[-1] == ' ') && (at[size] == ' ' || at[size] == 0)) return;
+        at += size;
+    }
+    if (used + size + 2 <= room) (void)snprintf(list + used, room - used, "%s%s", used ? " " : "", word);
+}
+
+static void report_add(report_line *line, const plan_tensor *t) {
+    int i;
+    for (i = 0; i < 2; i++)
+        if (t->from[i]) report_word(line->source, sizeof line->source, t->from[i]->type);
+    report_word(line->target, sizeof line->target,
+                t->file.role == LLM__ROPE ? "u64" : llm__type_names[t->file.type]);
+    if (t->file.rotation) report_word(line->target, sizeof line->target, "rotated");
+    line->weights += (double)t->file.rows * (double)t->file.cols;
+    line->bytes += (double)t->file.size;
+    line->norm += t->norm;
+    line->error += t->error;
+}
+
+static void report_print(const char *name, const report_line *line) {
+    printf("%-15s %-12s %-14s %6.3f", name, line->source[0] ? line->source : "-", line->target,
+           line->weights > 0.0 ? line->bytes * 8.0 / line->weights : 0.0);
+    if (line->norm > 0.0) printf(" %10.6f", sqrt(line->error / line->norm));
+    else printf(" %10s", "-");
+    printf(" %14.0f\n", line->bytes);
+}
+
+static void report(const plan *p, uint64_t file_size) {
+    static const char *const names[] = {
+#define REPORT_NAME(NAME, name, shape) name,
+        LLM__ROLES(REPORT_NAME)
+#undef REPORT_NAME
+    };
+    report_line lines[LLM__ROLE_COUNT], total;
+    uint32_t role;
+    size_t i;
+    memset(lines, 0, sizeof lines);
+    memset(&total, 0, sizeof total);
+    for (i = 0; i < p->count; i++) {
+        report_add(&lines[p->tensors[i].file.role], &p->tensors[i]);
+        report_add(&total, &p->tensors[i]);
+    }
+    printf("%-15s %-12s %-14s %6s %10s %14s\n", "tensors", "source", "target", "bits", "error",
+           "bytes");
+    for (role = 0; role < LLM__ROLE_COUNT; role++)
+        if (lines[role].weights > 0.0) report_print(names[role], &lines[role]);
+    memcpy(total.source, "", 1);
+    memcpy(total.target, "", 1);
+    report_print("all", &total);
+    printf("%-15s %67.0f\n", "file", (double)file_size);
+}
+
+/* ---- the program ------------------------------------------------------- */
+
+static llm_result convert_write(const options *o, const source_file *s, plan *p, llm_error *error) {
+    quantizer *tables = quantize_create();
+    buffer meta = {NULL, 0, 0, false};
+    source_value template_value = s->value(s, "tokenizer.chat_template");
+    llm_text meta_text, template_text, tokenizer;
+    unsigned char *section = NULL;
+    size_t section_size = 0;
+    progress bar;
+    writer w;
+    llm_result result;
+    memset(&w, 0, sizeof w);
+    memset(&template_text, 0, sizeof template_text);
+    if (template_value.kind == SOURCE_TEXT) template_text = template_value.text;
+    collect_meta(s, &meta);
+    meta_text.data = meta.data;
+    meta_text.size = meta.size;
+    bar.shown = !o->quiet && isatty(2);
+    bar.last = -1;
+    w.from = s;
+    w.plan = p;
+    w.tables = tables;
+    w.threads = o->threads;
+    w.progress = progress_show;
+    w.user = &bar;
+    w.error = error;
+    result = vocabulary_section(s, p->desc.vocab, &section, &section_size, error);
+    tokenizer.data = (const char *)section;
+    tokenizer.size = section_size;
+    if (!tables || meta.failed) result = llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+    if (result == LLM_OK)
+        result = writer_run(&w, o->output, meta_text, template_text, tokenizer);
+    if (result == LLM_OK && !o->quiet) report(p, w.size);
+    free(section);
+    free(meta.data);
+    free(tables);
+    return result;
+}
+
+static llm_result convert(const options *o, llm_error *error) {
+    source_file s;
+    plan p;
+    llm_result result = gguf_open(&s, o->input, error);
+    if (result != LLM_OK) return result;
+    result = plan_open(&p, &s, error);
+    if (result == LLM_OK) {
+        choose(o, &p);
+        result = convert_write(o, &s, &p, error);
+        plan_close(&p);
+    }
+    s.close(&s);
+    return result;
+}
+
+static bool parse_type(const char *text, bool may_be_auto, uint32_t *type) {
+    uint32_t i;
+    for (i = 0; i < LLM_TYPE_COUNT; i++)
+        if (strcmp(text, llm__type_names[i]) == 0) return *type = i, true;
+    *type = TYPE_AUTO;
+    return may_be_auto && strcmp(text, "auto") == 0;
+}
+
+static int usage_error(const char *what, const char *value) {
+    fprintf(stderr, "llm-convert: %s%s%s; llm-convert --help says more\n", what, value ? " " : "",
+            value ? value : "");
+    return 2;
+}
+
+/* One option and its value; 0, or the exit status. */
+static int parse_option(options *o, const char *name, const char *value) {
+    if (!value) return usage_error("no value after", name);
+    if (strcmp(name, "--type") == 0) {
+        if (!parse_type(value, true, &o->type)) return usage_error("unknown type", value);
+    } else if (strcmp(name, "--embedding") == 0) {
+        if (!parse_type(value, true, &o->embedding)) return usage_error("unknown type", value);
+        o->embedding_given = true;
+    } else if (strcmp(name, "--rotate") == 0) {
+        if (strcmp(value, "auto") == 0) o->rotate = ROTATE_AUTO;
+        else if (strcmp(value, "yes") == 0) o->rotate = ROTATE_YES;
+        else if (strcmp(value, "no") == 0) o->rotate = ROTATE_NO;
+        else return usage_error("--rotate wants auto, yes or no, not", value);
+    } else if (strcmp(name, "--threads") == 0) {
+        char *end;
+        long threads = strtol(value, &end, 10);
+        if (*end || end == value || threads < 1 || threads > (long)PARALLEL_MOST)
+            return usage_error("--threads wants 1 .. 256, not", value);
+        o->threads = (unsigned)threads;
+    } else {
+        return usage_error("unknown option", name);
+    }
+    return 0;
+}
+
+int main(int count, char **arguments) {
+    options o;
+    llm_error error;
+    int i, status;
+    memset(&o, 0, sizeof o);
+    o.type = TYPE_AUTO;
+    o.threads = core_count();
+    for (i = 1; i < count; i++) {
+        const char *argument = arguments[i];
+        if (strcmp(argument, "--help") == 0) return fputs(usage, stdout) < 0;
+        if (strcmp(argument, "--quiet") == 0) {
+            o.quiet = true;
+        } else if (argument[0] == '-' && argument[1]) {
+            status = parse_option(&o, argument, i + 1 < count ? arguments[i + 1] : NULL);
+            if (status) return status;
+            i++;
+        } else if (!o.input) {
+            o.input = argument;
+        } else if (!o.output) {
+            o.output = argument;
+        } else {
+            return usage_error("one name too many:", argument);
+        }
+    }
+    if (!o.output) return usage_error("INPUT and OUTPUT.llm wanted", NULL);
+    if (convert(&o, &error) == LLM_OK) return 0;
+    fprintf(stderr, "llm-convert: %s: %s\n", o.input, error.text);
+    return 1;
+}
