@@ -1,16 +1,117 @@
-/* llm.h: a language model in one C header. */
+/* llm.h - a language model in one C header - version 1.0
+
+   A game, an app or a device includes this file, maps one model file, and has a model that talks:
+   no build system, no runtime, no second process. C99, C11 and C++11; libc and libm alone.
+
+   USE
+
+   In one C or C++ file:
+
+       #define LLM_IMPLEMENTATION
+       #include "llm.h"
+
+   and wherever else it is needed only the #include. Link with -lm -lpthread where the system has
+   them apart. No flag for the CPU is needed: the instruction set is chosen at run time.
+
+   A CHAT, IN TEN LINES (examples/minimal.c)
+
+@MINIMAL@
+
+   CONTENTS (search for the tag)
+
+       >>configuration   macros, results, errors, memory
+       >>tokenizer       text to ids and back
+       >>model           an opened file, shared by everyone
+       >>pool            threads, or the host's own job system
+       >>session         a timeline: tokens, their keys and values
+       >>batch           several sessions in one evaluation
+       >>sampler-api     from logits to a token
+       >>stream-api      bytes of tokens to whole characters; stop strings
+       >>template api    from a conversation to the model's text
+       >>chat            all of the above for the usual case
+     and in the implementation
+       >>base >>file >>formats >>tokenizer-section >>numerics >>kernels >>runner >>forward >>cache
+       >>evaluate >>threads >>scalar >>avx2 >>dispatch
+
+   CONFIGURATION (define before the #include that implements)
+
+       LLM_STATIC        everything is static: one file, nothing exported
+       LLM_API           how public functions are declared, if not `extern` (a DLL export, say)
+       LLM_NO_THREADS    no threads of its own; a pool works through parallel_for only
+       LLM_NO_MMAP       no file mapping; models are opened from memory
+       LLM_NO_AVX2       without the AVX2 kernels
+       LLM_NO_TEMPLATE   without chat templates
+       LLM_OPENMP        with -fopenmp: pools run on OpenMP's threads
+
+   WHAT IT KEEPS TO
+
+   Same bits everywhere. The same model, tokens and seed give the same bits of every logit on every
+   instruction set, with any number of threads, any cut of the prompt, any batch and any compiler
+   flags. So a saved game can be a token log, and a bug report can be replayed. How: dots of
+   quantised matrices are integers; every output row owns a lane, to which super-blocks are added
+   in order; sums over a row use 16 virtual lanes and one tree; activations are quantised per token;
+   exp, sine and reciprocals are its own (see >>numerics).
+
+   A guest. It never aborts, exits, prints, reads the environment, installs handlers or keeps
+   writable globals. Every failure is a code and a message on the object, which stays usable. All
+   memory comes through the caller's allocator, in sizes that a query tells beforehand; once a
+   session exists, evaluating allocates nothing.
+
+   Straight from the map. A file holds weights, vocabulary and hash tables as the kernels want
+   them. Opening touches a few pages, whatever the size; nothing is repacked, copied or parsed.
+
+   Bounded steps. An evaluation is a list of small items (see >>runner). It can be run for so many
+   microseconds and resumed, cancelled, spread over threads, or handed to the host's job system.
+
+   Nothing is trusted. Model files, text, templates: every size is checked once with arithmetic that
+   cannot overflow, every index where it is used, and what a user types never becomes a control
+   token unless the caller asks for it.
+
+   FOUR OBJECTS
+
+   llm_model    immutable; any number of sessions and threads share it
+   llm_session  one timeline of tokens with its cache; one thread at a time. A fork costs a page
+                table, not a copy: pages of 64 positions are reference-counted, copied on write
+   llm_batch    rows of several sessions in one evaluation: the weights are read once for all
+   llm_pool     threads; or the host's parallel_for; or none
+
+   Settings are structs that start zeroed ("0 = default") and are passed by pointer. Functions
+   return an llm_result; 0 is success.
+
+   HOW IT WORKS
+
+   The forward pass is data. A model's description is compiled into a flat list of steps, each with
+   a number of independent items; one runner walks it (>>forward, >>runner). A row of an evaluation
+   is a token of some session at some position: a prompt, a single decode step and eight sessions at
+   once are the same steps with other rows.
+
+   Weights are an int8 value times a scale per row and super-block of up to 256 columns; 3- to 6-bit
+   formats are ways to store that value: M * U[code] - B with small tables (>>formats). Panels of 16
+   rows are the same bytes for every instruction set. Inputs are quantised to int8 per token and
+   super-block, after a Walsh-Hadamard rotation in blocks of 64 that the converter has applied to the
+   weights as well: it spreads outliers, and costs additions only. Measured on SmolLM2-135M, KL
+   divergence to float activations: unrotated 2.3e-2, rotated 2.1e-3.
+
+   The cache of keys and values is int8, rotated, with a scale per position and head, in the layout
+   of the weights: scores and sums of values are integer dots as well.
+
+   LICENCE: MIT or public domain, your choice; see the end of this file. */
+
+#ifndef LLM_H
+#define LLM_H
+
 /* ======================================================================== */
 /* >>configuration                                                           */
 /* ======================================================================== */
-#ifndef LLM_H
-#define LLM_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #ifndef LLM_API
-#ifdef LLM_STATIC
+#if defined(LLM_STATIC) && (defined(__GNUC__) || defined(__clang__))
+#define LLM_API static __attribute__((unused))
+#elif defined(LLM_STATIC)
 #define LLM_API static
 #elif defined(__cplusplus)
 #define LLM_API extern "C"
@@ -157,8 +258,8 @@ typedef struct llm_detokenize_desc {
 
 /* Ids to bytes, which are UTF-8 where the ids stand for UTF-8. `*size` and `capacity` as above.
    LLM_ERROR_ARGUMENT: an id outside the vocabulary. */
-LLM_API llm_result llm_detokenize(const llm_tokenizer *t, const llm_detokenize_desc *desc, char *text,
-                                  size_t capacity, size_t *size);
+LLM_API llm_result llm_detokenize(const llm_tokenizer *t, const llm_detokenize_desc *desc,
+                                  char *text, size_t capacity, size_t *size);
 
 /* The bytes that a token stands for, straight from the file, possibly a part of a character;
    empty for an id outside the vocabulary. A control token's bytes are its name. */
@@ -566,6 +667,8 @@ LLM_API void llm_stream_reset(llm_stream *stream);
    tool, developer, model, function, ipython, observation), because some templates build a token
    from it ('<|' + role + '|>'). */
 
+#ifndef LLM_NO_TEMPLATE
+
 /* A named value: a variable of the template, or another key of a message. */
 typedef struct llm_template_field {
     llm_text name;
@@ -622,6 +725,104 @@ LLM_API llm_result llm_template_render(const llm_template_desc *desc, char *out,
 typedef llm_result (*llm_template_write)(void *user, const char *data, size_t size, bool trusted);
 LLM_API llm_result llm_template_runs(const llm_template_desc *desc, llm_template_write write,
                                      void *user);
+
+#endif /* LLM_NO_TEMPLATE */
+
+/* ======================================================================== */
+/* >>chat-api: a conversation                                                */
+/*                                                                           */
+/* A chat holds messages and turns them into answers: it renders them with    */
+/* the chat template, tokenizes the text, evaluates in a session what is new, */
+/* samples, and gives whole characters. What the session already holds is     */
+/* kept, so a turn costs its own tokens only, and dropping or replacing        */
+/* messages costs what comes after them.                                      */
+/*                                                                           */
+/* Control tokens are recognised in what the template wrote, never in what a   */
+/* message says; control tokens of an answer are not shown.                   */
+/*                                                                           */
+/* One thread at a time. The session is the chat's while an answer is made;   */
+/* between answers anyone may use it, other chats too.                        */
+/* ======================================================================== */
+/* A text that ends with a NUL, which is not counted; NULL gives the empty text. */
+LLM_API llm_text llm_string(const char *terminated);
+
+#ifndef LLM_NO_TEMPLATE
+typedef struct llm_chat llm_chat;
+
+typedef struct llm_chat_desc {
+    llm_session *session;     /* with an evaluator of its own (not batch_only); outlives the chat */
+    llm_sampler_desc sampler; /* all zero: greedy. Penalties look at the answer at hand */
+    llm_text template_text;   /* empty: the model's own. It has none: ChatML if its vocabulary has
+                                 <|im_start|> and <|im_end|>, Gemma's form if <start_of_turn> */
+    llm_text system;          /* first message; empty: none */
+    const llm_text *stops;    /* stop strings, as in llm_stream_desc; each ends an answer */
+    size_t stop_count;
+    uint32_t max_tokens;      /* of an answer; 0: until the context is full */
+    /* For the template, as in llm_template_desc. */
+    llm_text tools;
+    const llm_template_field *variables;
+    size_t n_variables;
+    llm_template_date date;
+    llm_allocator allocator;
+    llm_error *error; /* says why creation failed; may be NULL */
+} llm_chat_desc;
+
+/* Copies all that the descriptor points to but the session. *chat is NULL unless the result is
+   LLM_OK. LLM_ERROR_UNSUPPORTED: no tokenizer, or no template and no known form. */
+LLM_API llm_result llm_chat_create(llm_chat **chat, const llm_chat_desc *desc);
+LLM_API void llm_chat_destroy(llm_chat *chat); /* NULL is allowed */
+
+/* Adds a message, and no more. Texts are copied. LLM_ERROR_BUSY while an answer is made. */
+LLM_API llm_result llm_chat_add(llm_chat *chat, llm_text role, llm_text content);
+
+/* Begins an answer to the messages so far: renders, tokenizes, and tells the session what to
+   evaluate. Nothing is computed yet. LLM_ERROR_CONTEXT_FULL when the conversation does not fit
+   (llm_chat_forget makes room), LLM_ERROR_TEMPLATE and others: the conversation is as before. */
+LLM_API llm_result llm_chat_answer(llm_chat *chat);
+
+/* llm_chat_add of a user's message, then llm_chat_answer; on an error the message is not added. */
+LLM_API llm_result llm_chat_say(llm_chat *chat, llm_text text);
+
+/* The next piece of the answer, for about `budget_us` microseconds (0: however long it takes).
+   LLM_OK with a non-empty piece: whole UTF-8 characters, valid until the next call. LLM_OK with
+   an empty piece: the answer is complete and has become an assistant's message. LLM_PENDING: the
+   budget ran out. LLM_CANCELLED (by llm_session_cancel) and errors: nothing is lost; the next call
+   goes on, llm_chat_stop ends the answer there.
+   Allocates only when the answer grows beyond what llm_chat_answer set aside (8 bytes a token
+   of max_tokens or of the rest of the context), and never within an evaluation. */
+LLM_API llm_result llm_chat_next(llm_chat *chat, uint64_t budget_us, llm_text *piece);
+
+/* Ends the answer here. What was shown of it becomes an assistant's message. */
+LLM_API void llm_chat_stop(llm_chat *chat);
+
+typedef enum llm_chat_ending {
+    LLM_CHAT_NONE,         /* no answer yet, or one is being made */
+    LLM_CHAT_END_TOKEN,    /* the model was done */
+    LLM_CHAT_STOP_STRING,  /* of the descriptor's stops */
+    LLM_CHAT_MAX_TOKENS,   /* of the descriptor */
+    LLM_CHAT_CONTEXT_FULL, /* the session holds no more */
+    LLM_CHAT_STOPPED       /* llm_chat_stop */
+} llm_chat_ending;
+
+/* How the last answer ended. */
+LLM_API llm_chat_ending llm_chat_end(const llm_chat *chat);
+
+/* The conversation, oldest first; valid until the next call that changes it. */
+LLM_API const llm_message *llm_chat_messages(const llm_chat *chat, size_t *count);
+
+/* Three ways to drop messages; the next answer evaluates only what comes after the first one that
+   changed. LLM_ERROR_BUSY while an answer is made, LLM_ERROR_ARGUMENT when there are not as many. */
+LLM_API llm_result llm_chat_forget(llm_chat *chat, size_t n); /* the oldest n but a leading system one */
+LLM_API llm_result llm_chat_rewind(llm_chat *chat, size_t n); /* all but the first n */
+LLM_API llm_result llm_chat_reset(llm_chat *chat);            /* all but a leading system one */
+
+/* How many tokens the last answer has, and the prompt before it. */
+LLM_API uint32_t llm_chat_answer_tokens(const llm_chat *chat);
+LLM_API uint32_t llm_chat_prompt_tokens(const llm_chat *chat);
+
+LLM_API llm_sampler *llm_chat_sampler(llm_chat *chat);         /* to reseed it, for another answer */
+LLM_API const llm_error *llm_chat_error(const llm_chat *chat); /* what the last error was about */
+#endif /* LLM_NO_TEMPLATE */
 
 #endif /* LLM_H */
 
@@ -698,12 +899,13 @@ LLM_API llm_result llm_template_runs(const llm_template_desc *desc, llm_template
 #endif
 
 LLM_API const char *llm_result_name(llm_result result) {
-    static const char *const names[] = {
-#define LLM__NAME(name, text) "LLM_" #name,
+    switch (result) {
+#define LLM__NAME(name, text) \
+    case LLM_##name: return "LLM_" #name;
         LLM_RESULTS(LLM__NAME)
 #undef LLM__NAME
-    };
-    return (unsigned)result < LLM_RESULT_COUNT ? names[result] : "LLM_UNKNOWN";
+    default: return "LLM_UNKNOWN";
+    }
 }
 
 /* Fills `error` (may be NULL) and returns `code`, so that a refusal is one statement. */
@@ -993,8 +1195,7 @@ static const llm__format llm__formats[LLM_TYPE_COUNT] = {
      {13, 17, 19, 25, 26, 34, 33, 42, 40, 50, 46, 59, 53, 67, 60, 75}} /* q3 */
 };
 
-static const char *const llm__type_names[LLM_TYPE_COUNT] = {"f32", "bf16", "q8", "q6",
-                                                            "q5",  "q4",   "q3"};
+static const char llm__type_names[LLM_TYPE_COUNT][8] = {"f32", "bf16", "q8", "q6", "q5", "q4", "q3"};
 
 /* K as stored, and the super-block S that it is cut into. */
 LLM__INLINE uint32_t llm__padded(uint32_t cols) { return (cols + 63u) / 64u * 64u; }
@@ -1074,8 +1275,8 @@ static uint64_t llm__xxh64(const void *data, size_t size) {
 /* >>tokenizer-section: the tables of a vocabulary, as they lie in the file  */
 /* ======================================================================== */
 /*
-   One section holds one vocabulary, ready to use in place. All numbers are little-endian u32 (or u64
-   where said), every table starts at a multiple of 64 bytes from the section's start.
+   One section holds one vocabulary, ready to use in place. All numbers are little-endian u32 (or
+   u64 where said), every table starts at a multiple of 64 bytes from the section's start.
 
     byte 0    header, 256 bytes: llm__tok_header
          .    TOKENS  (vocab + 1) x 24 bytes: llm__tok_token; the last one only ends the text
@@ -1086,7 +1287,7 @@ static uint64_t llm__xxh64(const void *data, size_t size) {
          .    PAIRS   buckets x 8 x u64: merge rules, hashed
          .    BYTES   256 x u32: the token of a byte; ~0: none
          .    STARTS  2 x 256 bits: bytes that an added token can start with; user-defined, then all
-         .    JOINS   65536 bits: bit 256 * x + y set if some normal token holds byte x before byte y
+         .    JOINS   65536 bits: bit 256 * x + y set if a normal token holds byte x before byte y
          .    ENDS    u32 ids that end a generation
 
    A trie is a double array. The child of a node for byte c is node number (base ^ c), and it is one
@@ -1096,8 +1297,9 @@ static uint64_t llm__xxh64(const void *data, size_t size) {
              no |   0    | token id             base  | label
              merge
 
-   `no merge`: the token exists, but merging its own bytes does not produce it. Word 0 is 0xFFFFFFFE
-   in a node without a token, 0xFFFFFFFF in an empty node; base is 0xFFFFFF in a node without children.
+   `no merge`: the token exists, but merging its own bytes does not produce it. Word 0 is
+   0xFFFFFFFE in a node without a token, 0xFFFFFFFF in an empty node; base is 0xFFFFFF in a node
+   without children.
 
    A pair is one merge rule, 0 if empty. Rules fill their bucket of eight, then the next one.
 
@@ -1174,7 +1376,7 @@ typedef struct llm__tok_node {
 static const uint8_t llm__tok_table_size[LLM__TOK_TABLES] = {24, 1, 1, 8, 8, 64, 4, 32, 1, 4};
 
 static llm_result llm__tok_check_tables(const llm__tok_header *h, size_t size, llm_error *error) {
-    static const char *const names[LLM__TOK_TABLES] = {"tokens", "kinds", "text", "trie", "added",
+    static const char names[LLM__TOK_TABLES][8] = {"tokens", "kinds", "text", "trie", "added",
                                                        "pairs", "bytes", "starts", "joins", "ends"};
     uint32_t exact[LLM__TOK_TABLES];
     uint32_t i;
@@ -1229,8 +1431,9 @@ static llm_result llm__tok_check_header(const llm__tok_header *h, size_t size, u
 
 /* Looks at the section's header only. `section` is 8-byte aligned and outlives `t`; `model_vocab`,
    if not 0, is the number of rows that the model has for ids. */
-static LLM__UNUSED llm_result llm__tokenizer_init(llm_tokenizer *t, const void *section, size_t size,
-                                                  uint32_t model_vocab, llm_error *error) {
+static LLM__UNUSED llm_result llm__tokenizer_init(llm_tokenizer *t, const void *section,
+                                                  size_t size, uint32_t model_vocab,
+                                                  llm_error *error) {
     const llm__tok_header *h = LLM__CAST(const llm__tok_header *, section);
     const uint8_t *base = LLM__CAST(const uint8_t *, section);
     const void *at[LLM__TOK_TABLES];
@@ -1238,7 +1441,8 @@ static LLM__UNUSED llm_result llm__tokenizer_init(llm_tokenizer *t, const void *
     int i;
     memset(t, 0, sizeof *t);
     if (!section || size < sizeof *h || (uintptr_t)section % 8)
-        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: the section is too small or misplaced");
+        return llm__fail(error, LLM_ERROR_FORMAT,
+                         "tokenizer: the section is too small or misplaced");
     result = llm__tok_check_header(h, size, model_vocab, error);
     if (result != LLM_OK) return result;
     for (i = 0; i < LLM__TOK_TABLES; i++) at[i] = base + h->table[i].at;
@@ -1590,8 +1794,8 @@ LLM__INLINE unsigned llm__unicode(uint32_t c) {
     return (unsigned)(llm__unicode_class[at] >> (4 * (c & 15))) & 15;
 }
 
-/* Reads one character of strict UTF-8 (no surrogates, nothing overlong) from s[0..n), n > 0. Returns
-   its bytes, or 0 if there is none; then the first byte stands for itself. */
+/* Reads one character of strict UTF-8 (no surrogates, nothing overlong) from s[0..n), n > 0.
+   Returns its bytes, or 0 if there is none; then the first byte stands for itself. */
 static size_t llm__tok_utf8(const uint8_t *s, size_t n, uint32_t *scalar) {
     uint32_t a = s[0], c;
     if (a < 0x80) {
@@ -1625,13 +1829,13 @@ static size_t llm__tok_utf8(const uint8_t *s, size_t n, uint32_t *scalar) {
               ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
      Qwen 2   as Llama 3 with \p{N}
 
-   SmolLM first isolates every digit; what lies between is cut by GPT-2's expression, piece by piece,
-   so for that expression a digit is the end of the text. */
+   SmolLM first isolates every digit; what lies between is cut by GPT-2's expression, piece by
+   piece, so for that expression a digit is the end of the text. */
 typedef struct llm__pre_rule {
     uint8_t digits;   /* every digit stands alone and ends the text */
     uint8_t fold;     /* contractions in either case */
     uint8_t prefix;   /* a word may start with any character but a newline, not just a space */
-    uint8_t numbers;  /* most digits in a number; 0: any number of them, after a space if there is one */
+    uint8_t numbers;  /* most digits in a number; 0: any number of them, after a space if any */
     uint8_t newlines; /* newlines belong to the symbols or the space before them */
 } llm__pre_rule;
 
@@ -1725,11 +1929,11 @@ static size_t llm__cut(const llm__pre_rule *rule, const uint8_t *s, size_t i, si
 /* >>tokenizer-merge: byte pair encoding in linear time                      */
 /* ======================================================================== */
 /* Byte pair encoding merges the adjacent pair of lowest rank (the leftmost of equals) until no rule
-   applies. What it makes of a text is the one sequence of tokens in which every two neighbours hold:
-   merged side by side, from single symbols, no rule ever joins across their border. So the result
-   is found from left to right: take the longest token that holds against the last one, shorten it
-   if none follows, and step back where even that fails. A prefix of the text has one encoding, so a
-   position that failed once has failed for good (`dead`): the work is linear in the text. */
+   applies. What it makes of a text is the one sequence of tokens in which every two neighbours
+   hold: merged side by side, from single symbols, no rule ever joins across their border. So the
+   result is found from left to right: take the longest token that holds against the last one,
+   shorten it if it does not, and step back where none does. A prefix of the text has one encoding,
+   so a position that failed once has failed for good (`dead`): the work is linear in the text. */
 
 /* The rank of the rule that joins two tokens, 0 if there is none. */
 static uint32_t llm__tok_rank(const llm_tokenizer *t, uint32_t left, uint32_t right) {
@@ -1781,7 +1985,8 @@ static bool llm__tok_hold(const llm_tokenizer *t, uint32_t u, uint32_t v) {
 
 /* The longest token that s[0..n) starts with and that merging can produce, or LLM__TOK_NONE.
    `*whole`, if asked for, is the token of exactly s[0..n), produced by merging or not. */
-static uint32_t llm__tok_longest(const llm_tokenizer *t, const uint8_t *s, size_t n, uint32_t *whole) {
+static uint32_t llm__tok_longest(const llm_tokenizer *t, const uint8_t *s, size_t n,
+                                 uint32_t *whole) {
     const llm__tok_node *nodes = LLM__CAST(const llm__tok_node *, t->trie);
     const size_t most = llm__tok_head(t)->longest;
     uint32_t at = 0, best = LLM__TOK_NONE, token;
@@ -1804,8 +2009,8 @@ static uint32_t llm__tok_longest(const llm_tokenizer *t, const uint8_t *s, size_
 /* The same for the added tokens; `*size` becomes the bytes that it takes up in the text. Of user-
    defined and control tokens only the former unless `special`. In SentencePiece vocabularies
    U+2581 is a space. */
-static uint32_t llm__tok_match_added(const llm_tokenizer *t, const uint8_t *s, size_t n, bool special,
-                                     size_t *size) {
+static uint32_t llm__tok_match_added(const llm_tokenizer *t, const uint8_t *s, size_t n,
+                                     bool special, size_t *size) {
     const llm__tok_node *nodes = LLM__CAST(const llm__tok_node *, t->added);
     const bool pieces = llm__tok_head(t)->pre == LLM__PRE_SENTENCEPIECE;
     uint32_t at = 0, best = LLM__TOK_NONE, depth = llm__tok_head(t)->longest, token;
@@ -1887,12 +2092,12 @@ static size_t llm__tok_fallback(llm__tok_run *run, const uint8_t *s, size_t n) {
 
 /* The longest candidate, from *next downwards, that holds after `last` at `at`. Returns its end, 0
    if there is none. */
-static size_t llm__tok_fit(const llm_tokenizer *t, uint32_t last, uint32_t *next, size_t at, size_t n,
-                           const uint64_t *dead) {
+static size_t llm__tok_fit(const llm_tokenizer *t, uint32_t last, uint32_t *next, size_t at,
+                           size_t n, const uint64_t *dead) {
     size_t length = n - at + 1;
     while (*next < t->vocab) {
         size_t size = llm__tok_length(t, *next);
-        if (size == 0 || size >= length) return 0; /* each candidate is shorter than the one before */
+        if (size == 0 || size >= length) return 0; /* each is shorter than the one before */
         if (!llm__bit(dead, at + size) && (last == LLM__TOK_NONE || llm__tok_hold(t, last, *next)))
             return at + size;
         length = size;
@@ -1908,15 +2113,15 @@ static size_t llm__tok_back(const uint64_t *edge, size_t base, size_t at) {
     return at;
 }
 
-/* Merges s[0..n), whose longest first token is `next`. A character without a token becomes its bytes
-   if `fallback`; else the search ends there. Returns the position of the end. */
+/* Merges s[0..n), whose longest first token is `next`. A character without a token becomes its
+   bytes if `fallback`; else the search ends there. Returns the position of the end. */
 static size_t llm__tok_search(llm__tok_run *run, const uint8_t *s, size_t n, uint32_t next,
                               bool fallback, uint64_t *dead, uint64_t *edge) {
     const llm_tokenizer *t = run->t;
     uint32_t last = LLM__TOK_NONE;
     size_t base = 0, at = 0, end;
     while (at < n) {
-        if (next == LLM__TOK_NONE) { /* nothing reaches across this character: start afresh after it */
+        if (next == LLM__TOK_NONE) { /* no token reaches across: start afresh behind it */
             if (!fallback) return at;
             base = at += llm__tok_fallback(run, s + at, n - at);
             last = LLM__TOK_NONE;
@@ -2095,8 +2300,9 @@ LLM_API llm_result llm_tokenize(const llm_tokenizer *t, const llm_tokenize_desc 
         llm__tok_emit(&run, h->eos);
     llm__release(&desc->allocator, run.memory, run.memory_size);
     if (run.failed)
-        return llm__fail(desc->error, LLM_ERROR_MEMORY, "llm_tokenize: no working memory for %lu bytes"
-                         " of text", (unsigned long)desc->size);
+        return llm__fail(desc->error, LLM_ERROR_MEMORY,
+                         "llm_tokenize: no working memory for %lu bytes of text",
+                         (unsigned long)desc->size);
     *count = run.count;
     if (ids && run.count > capacity)
         return llm__fail(desc->error, LLM_ERROR_LIMIT, "llm_tokenize: %lu ids, room for %lu",
@@ -2155,8 +2361,8 @@ LLM_API void llm_tokenizer_describe(const llm_tokenizer *t, llm_tokenizer_info *
     info->end_count = t->end_count;
 }
 
-LLM_API llm_result llm_detokenize(const llm_tokenizer *t, const llm_detokenize_desc *desc, char *text,
-                                  size_t capacity, size_t *size) {
+LLM_API llm_result llm_detokenize(const llm_tokenizer *t, const llm_detokenize_desc *desc,
+                                  char *text, size_t capacity, size_t *size) {
     size_t i, k, used = 0;
     bool strip;
     if (size) *size = 0;
@@ -2219,11 +2425,15 @@ LLM__INLINE llm__tensor *llm__tensor_at(const llm_model *m, uint32_t layer, uint
     return &m->tensor[(size_t)(layer == LLM__NONE ? 0 : layer + 1) * LLM__ROLE_COUNT + role];
 }
 
-static const char *const llm__role_names[LLM__ROLE_COUNT] = {
-#define LLM__ROLE(NAME, name, shape) name,
-    LLM__ROLES(LLM__ROLE)
+static const char *llm__role_name(uint32_t role) {
+    switch (role) {
+#define LLM__ROLE(NAME, name, shape) \
+    case LLM__##NAME: return name;
+        LLM__ROLES(LLM__ROLE)
 #undef LLM__ROLE
-};
+    default: return "unknown";
+    }
+}
 static const char llm__role_shapes[LLM__ROLE_COUNT] = {
 #define LLM__ROLE(NAME, name, shape) #shape[0],
     LLM__ROLES(LLM__ROLE)
@@ -2232,7 +2442,7 @@ static const char llm__role_shapes[LLM__ROLE_COUNT] = {
 
 /* "blk.3.attn_k", for messages. */
 static const char *llm__tensor_name(char text[64], uint32_t role, uint32_t layer) {
-    const char *name = role < LLM__ROLE_COUNT ? llm__role_names[role] : "unknown";
+    const char *name = llm__role_name(role);
     if (layer == LLM__NONE)
         (void)snprintf(text, 64, "%s", name);
     else
@@ -2705,7 +2915,7 @@ LLM__INLINE int32_t llm__round(float x) {
 LLM__INLINE float llm__recip(float x) {
     float y = llm__float(0x7ef311c3u - llm__bits(x));
     int i;
-    for (i = 0; i < 4; i++) y = llm__mulf(y, llm__subf(2.0f, llm__mulf(x, y)));
+    for (i = 0; i < 3; i++) y = llm__mulf(y, llm__subf(2.0f, llm__mulf(x, y)));
     return y;
 }
 
@@ -2950,7 +3160,7 @@ LLM__INLINE uint32_t llm__float_environment(bool enter, uint32_t saved) {
 /* What the engine room at the end of the file provides. */
 typedef void (*llm__lane)(void *context, uint32_t lane);
 static void llm__pool_run(llm_pool *pool, llm__lane work, void *context);
-static const llm__kernels *llm__kernels_by_name(const char *name, llm_error *error);
+static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_error *error);
 
 /* ======================================================================== */
 /* >>runner: a plan's items, taken by lanes                                  */
@@ -3090,7 +3300,7 @@ struct llm_batch {
     size_t memory;
     const llm_model *model;
     llm_pool *pool;
-    const llm__kernels *kernels;
+    llm__kernels kernels;
     uint32_t rows, most_logits, lanes;
     llm_kv kv;
     llm__shape shape;
@@ -3269,7 +3479,7 @@ static void llm__embed(const llm_batch *b, uint32_t row) {
             x[k] = llm__mulf((float)llm__value(t->type, panel, padded, r, k),
                              llm__bf16(llm__u16(panel + (k / s * 16 + r) * 2)));
     }
-    if (t->rotation) b->kernels->rotate(x, padded, t->rotation);
+    if (t->rotation) b->kernels.rotate(x, padded, t->rotation);
     for (k = 0; k < padded; k++)
         x[k] = k < t->cols ? llm__mulf(x[k], m->desc->embedding_scale) : 0.0f;
     for (i = 0; i < m->desc->ropes; i++) {
@@ -3285,7 +3495,7 @@ static void llm__embed(const llm_batch *b, uint32_t row) {
 /* Makes row `item` of the matmul's input. */
 static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t lane) {
     const llm__file_desc *d = b->model->desc;
-    const llm__kernels *kernels = b->kernels;
+    const llm__kernels *kernels = &b->kernels;
     const uint32_t row = step->last ? b->wanted[item] : item, padded = llm__padded(step->width);
     const uint32_t aligned = llm__up(step->width, 16), stride = b->in.stride;
     const bool same = step->unrotate == step->rotate && !step->want_float; /* there and back */
@@ -3323,7 +3533,7 @@ static void llm__put(const llm_batch *b, const llm__step *step, const llm__part 
     for (i = 0; i < rows; i++) {
         float *to = step->out + (size_t)(row + i) * step->out_stride + column;
         if (step->to == LLM__TO_ADD)
-            b->kernels->add(to, out + 16 * i, b->model->desc->residual_scale, 16);
+            b->kernels.add(to, out + 16 * i, b->model->desc->residual_scale, 16);
         else
             memcpy(to, out + 16 * i, 16 * sizeof(float));
     }
@@ -3344,14 +3554,14 @@ static void llm__matmul(const llm_batch *b, const llm__step *step, uint32_t item
         const size_t size = llm__panel_size(w->type, padded);
         for (p = at - first; at < end && p < part->panels; p++, at++) {
             float *to = step->to == LLM__TO_GATE && p % 2 == 0 ? gate : out;
-            b->kernels->panel[w->type](to, w->data + p * size, padded, &b->in, row, rows);
+            b->kernels.panel[w->type](to, w->data + p * size, padded, &b->in, row, rows);
             if (part->bias) {
                 uint32_t r;
-                for (r = 0; r < rows; r++) b->kernels->add(to + 16 * r, part->bias + 16 * p, 1.0f, 16);
+                for (r = 0; r < rows; r++) b->kernels.add(to + 16 * r, part->bias + 16 * p, 1.0f, 16);
             }
             if (to == gate) continue;
             if (step->to == LLM__TO_GATE)
-                b->kernels->gate(out, gate, out, 16 * rows, b->model->desc->activation);
+                b->kernels.gate(out, gate, out, 16 * rows, b->model->desc->activation);
             llm__put(b, step, part, step->to == LLM__TO_GATE ? p / 2 : p, out, row, rows);
         }
     }
@@ -3369,10 +3579,10 @@ static void llm__turn_head(const llm_batch *b, float *head, const llm__tensor *n
     const llm__file_desc *d = b->model->desc;
     const uint32_t rope = b->model->layer[layer].rope;
     if (norm->data)
-        b->kernels->norm(head, head, (const float *)(const void *)norm->data, b->shape.head,
+        b->kernels.norm(head, head, (const float *)(const void *)norm->data, b->shape.head,
                          llm__recip((float)d->head_size), d->norm_epsilon);
     if (rope != LLM__NONE)
-        b->kernels->rope(head, b->turns + ((size_t)rope * b->rows + row) * b->shape.turn,
+        b->kernels.rope(head, b->turns + ((size_t)rope * b->rows + row) * b->shape.turn,
                          b->model->rope[rope].cols);
 }
 
@@ -3382,8 +3592,8 @@ static void llm__append_key(const llm_batch *b, llm__unit u, llm_kv kv, uint32_t
     uint32_t c;
     if (kv == LLM_KV_Q8) {
         int16_t q[512];
-        if (b->shape.q_rotation) b->kernels->rotate(head, b->model->desc->head_size, b->shape.q_rotation);
-        u.k_scale[t] = b->kernels->quantize_head(head, n, LLM__INT8_MOST, q);
+        if (b->shape.q_rotation) b->kernels.rotate(head, b->model->desc->head_size, b->shape.q_rotation);
+        u.k_scale[t] = b->kernels.quantize_head(head, n, LLM__INT8_MOST, q);
         for (c = 0; c < n; c++) u.k[t / 16 * 16 * n + c / 4 * 64 + 4 * (t % 16) + c % 4] = (uint8_t)q[c];
     } else {
         uint16_t *k = (uint16_t *)(void *)u.k;
@@ -3397,8 +3607,8 @@ static void llm__append_value(const llm_batch *b, llm__unit u, llm_kv kv, uint32
     if (kv == LLM_KV_Q8) {
         int16_t q[512];
         if (b->shape.v_rotation && !rotated)
-            b->kernels->rotate(head, b->model->desc->value_size, b->shape.v_rotation);
-        u.v_scale[t] = b->kernels->quantize_head(head, n, LLM__INT8_MOST, q);
+            b->kernels.rotate(head, b->model->desc->value_size, b->shape.v_rotation);
+        u.v_scale[t] = b->kernels.quantize_head(head, n, LLM__INT8_MOST, q);
         for (c = 0; c < n; c++) u.v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4] = (uint8_t)q[c];
     } else {
         uint16_t *v = (uint16_t *)(void *)u.v;
@@ -3423,8 +3633,8 @@ static void llm__heads(const llm_batch *b, const llm__step *step, uint32_t item)
         llm__turn_head(b, head, llm__tensor_at(m, step->layer, LLM__Q_NORM), step->layer, row);
         if (s->desc.kv == LLM_KV_Q8) {
             const size_t at = (size_t)row * d->heads + h;
-            if (b->shape.q_rotation) b->kernels->rotate(head, d->head_size, b->shape.q_rotation);
-            b->q_scale[at] = b->kernels->quantize_head(head, n, LLM__INT16_MOST, b->q16 + at * n);
+            if (b->shape.q_rotation) b->kernels.rotate(head, d->head_size, b->shape.q_rotation);
+            b->q_scale[at] = b->kernels.quantize_head(head, n, LLM__INT16_MOST, b->q16 + at * n);
         } else {
             memcpy(qkv + (size_t)h * d->head_size, head, d->head_size * sizeof(float));
         }
@@ -3449,7 +3659,7 @@ static void llm__merge(const llm_batch *b, llm__softmax_sum *to, const float *su
     float larger = to->any && to->most > most ? to->most : most;
     float keep = to->any ? llm__exp(llm__subf(to->most, larger)) : 0.0f;
     float take = llm__exp(llm__subf(most, larger));
-    b->kernels->blend(to->sum, keep, sum, llm__mulf(take, factor), b->shape.value);
+    b->kernels.blend(to->sum, keep, sum, llm__mulf(take, factor), b->shape.value);
     to->weight = llm__addf(llm__mulf(to->weight, keep), llm__mulf(weight, take));
     to->most = larger;
     to->any = true;
@@ -3464,15 +3674,15 @@ static float llm__score_page(const llm_batch *b, const llm_session *s, const llm
     float factor = d->query_scale, most;
     uint32_t t;
     if (q8) {
-        b->kernels->scores_q8(score, b->q16 + at * b->shape.head, (const int8_t *)u->k, b->shape.head);
+        b->kernels.scores_q8(score, b->q16 + at * b->shape.head, (const int8_t *)u->k, b->shape.head);
         factor = llm__mulf(factor, b->q_scale[at]);
     } else {
         float head[512];
         llm__load_head(head, b->qkv + (size_t)row * b->shape.qkv + (size_t)h * d->head_size, d->head_size,
                        b->shape.head);
-        b->kernels->scores_f16(score, head, (const uint16_t *)(const void *)u->k, b->shape.head);
+        b->kernels.scores_f16(score, head, (const uint16_t *)(const void *)u->k, b->shape.head);
     }
-    most = b->kernels->mask(score, q8 ? u->k_scale : NULL, factor, first, last);
+    most = b->kernels.mask(score, q8 ? u->k_scale : NULL, factor, first, last);
     if (d->attention_softcap > 0) {
         const float inverse = llm__recip(d->attention_softcap);
         for (t = first; t <= last; t++)
@@ -3487,14 +3697,14 @@ static void llm__attend_page(const llm_batch *b, const llm_session *s, const llm
                              uint32_t h, llm__softmax_sum *to, uint32_t first, uint32_t last) {
     float score[LLM__PAGE_POSITIONS], sum[512], factor = 1.0f, weight;
     float most = llm__score_page(b, s, u, row, h, score, first, last);
-    weight = b->kernels->softmax(score, most);
+    weight = b->kernels.softmax(score, most);
     if (s->desc.kv == LLM_KV_Q8) {
         int16_t p[LLM__PAGE_POSITIONS];
-        b->kernels->weigh(score, score, u->v_scale);
-        factor = b->kernels->quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, p);
-        b->kernels->values_q8(sum, p, (const int8_t *)u->v, b->shape.value);
+        b->kernels.weigh(score, score, u->v_scale);
+        factor = b->kernels.quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, p);
+        b->kernels.values_q8(sum, p, (const int8_t *)u->v, b->shape.value);
     } else {
-        b->kernels->values_f16(sum, score, (const uint16_t *)(const void *)u->v, b->shape.value);
+        b->kernels.values_f16(sum, score, (const uint16_t *)(const void *)u->v, b->shape.value);
     }
     llm__merge(b, to, sum, factor, most, weight);
 }
@@ -3527,7 +3737,7 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
                 chunk.weight = 0;
             }
         }
-        b->kernels->blend(total.sum, llm__recip(total.weight), total.sum, 0.0f, n);
+        b->kernels.blend(total.sum, llm__recip(total.weight), total.sum, 0.0f, n);
         for (c = 0; c < d->value_size; c++)
             b->attention[(size_t)row * b->shape.attention + (size_t)h * d->value_size + c] = total.sum[c];
     }
@@ -3748,6 +3958,7 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
 /* Checks a descriptor and fills in its defaults. */
 static llm_result llm__resolve_batch(llm_batch_desc *d) {
     llm_error *error = d->error;
+    llm__kernels kernels;
     if (!d->model) return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: model is NULL");
     if (!d->rows) d->rows = 128;
     if (d->rows > 1024)
@@ -3758,8 +3969,7 @@ static llm_result llm__resolve_batch(llm_batch_desc *d) {
                          (unsigned)d->logits, (unsigned)d->rows);
     if ((unsigned)d->kv >= LLM_KV_COUNT)
         return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: kv is %d, not in 0 .. %d", (int)d->kv, LLM_KV_COUNT - 1);
-    if (!llm__kernels_by_name(d->isa, error)) return LLM_ERROR_UNSUPPORTED;
-    return LLM_OK;
+    return llm__kernels_by_name(d->isa, &kernels, error) ? LLM_OK : LLM_ERROR_UNSUPPORTED;
 }
 
 /* Everything of an evaluator but the block itself, from a resolved descriptor. */
@@ -3768,7 +3978,7 @@ static void llm__set_batch(llm_batch *b, const llm_batch_desc *d) {
     b->allocator = d->allocator;
     b->model = d->model;
     b->pool = d->pool;
-    b->kernels = llm__kernels_by_name(d->isa, NULL);
+    (void)llm__kernels_by_name(d->isa, &b->kernels, NULL);
     b->rows = d->rows;
     b->most_logits = d->logits;
     b->kv = d->kv;
@@ -4209,7 +4419,8 @@ LLM_API uint32_t llm_session_context(const llm_session *session) { return sessio
 LLM_API const int32_t *llm_session_tokens(const llm_session *session) { return session->token; }
 LLM_API const llm_model *llm_session_model(const llm_session *session) { return session->model; }
 LLM_API const char *llm_session_isa(const llm_session *session) {
-    return llm__kernels_by_name(session->desc.isa, NULL)->name;
+    llm__kernels kernels;
+    return llm__kernels_by_name(session->desc.isa, &kernels, NULL) ? kernels.name : "";
 }
 LLM_API const llm_error *llm_session_error(const llm_session *session) { return &session->error; }
 
@@ -5708,12 +5919,4930 @@ LLM_API void llm_stream_destroy(llm_stream *s) {
     llm__release(&a, s, s->bytes);
 }
 
+/* ======================================================================== */
+/* >>template: chat templates, an interpreter of the part of Jinja they use  */
+/* ======================================================================== */
+/* Source text becomes code for a small stack machine in one pass, without a tree; the machine has
+   its own stacks for values, scopes, loops and calls, so the C stack only grows with the nesting
+   of an expression or of JSON, which is bounded. Everything lives in one arena that goes back when
+   the call returns. Errors stick: the first one is kept, later work becomes harmless, and the
+   loops look at `result`. Every piece of work is charged against one budget of steps. */
+#ifndef LLM_NO_TEMPLATE
+
+#if defined(__clang__) /* small rather than fast: a prompt is rendered once */
+#pragma clang attribute push(__attribute__((minsize)), apply_to = function)
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("Os")
+#endif
+
+enum {
+    LLM__TPL_DEPTH = 112,  /* nesting of the parser's functions (about 3 for a parenthesis) */
+    LLM__TPL_NEST = 48,    /* nesting of JSON and of printed values */
+    LLM__TPL_STACK = 512,  /* values */
+    LLM__TPL_SCOPES = 256, /* open scopes */
+    LLM__TPL_LOOPS = 64,
+    LLM__TPL_CALLS = 64,
+    LLM__TPL_RANGE = 100000, /* items of range(), the limit of jinja2's sandbox */
+    LLM__TPL_MAX = 0x7fffffff
+};
+
+typedef enum llm__tpl_type {
+    LLM__T_MISSING, /* an argument that was not given */
+    LLM__T_UNDEFINED,
+    LLM__T_NONE,
+    LLM__T_BOOL,
+    LLM__T_INT,
+    LLM__T_FLOAT,
+    LLM__T_STRING,
+    LLM__T_LIST,
+    LLM__T_TUPLE,
+    LLM__T_RANGE,
+    LLM__T_VIEW,      /* dict.items() and its like */
+    LLM__T_GENERATOR, /* what select, map, ... give: empty after it was walked once */
+    LLM__T_DICT,
+    LLM__T_NAMESPACE,
+    LLM__T_LOOP,
+    LLM__T_MACRO,
+    LLM__T_FUNCTION,
+    LLM__T_METHOD,
+    LLM__T_MARK /* on the stack only: where captured output began */
+} llm__tpl_type;
+
+/* The origin of a string's bytes. */
+enum { LLM__UNTRUSTED, LLM__TRUSTED, LLM__MIXED };
+
+/* A value, in 16 bytes. Strings, lists and dicts never change once made, so they are shared. */
+typedef struct llm__tval {
+    uint8_t type;
+    uint8_t trust; /* STRING: origin; when MIXED, that of each byte is 1 << plane bytes behind it */
+    uint8_t plane;
+    uint8_t more;  /* STRING: 1 is jinja2's Markup, which escapes what is added to it;
+                      UNDEFINED: type whose attribute is missing */
+    uint32_t n;    /* bytes, items, pairs, native, loop */
+    union {
+        int64_t i;
+        double f;
+        const char *s;
+        struct llm__tval *v; /* items; keys and values; a GENERATOR's state is before them */
+        struct llm__tpl_space *space;
+        struct llm__tpl_closure *closure;
+    } u;
+} llm__tval;
+
+typedef struct llm__tpl_space { /* what namespace() makes: pairs that may change */
+    llm__tval *v;
+    uint32_t n, capacity;
+} llm__tpl_space;
+
+typedef struct llm__tpl_macro {
+    llm_text name;
+    uint32_t entry, n_params;
+    uint32_t *params; /* names */
+} llm__tpl_macro;
+
+typedef struct llm__tpl_closure {
+    const llm__tpl_macro *macro;
+    uint32_t scope;
+    uint64_t serial; /* of the scope: says whether it is still the same one */
+} llm__tpl_closure;
+
+typedef struct llm__tpl_op {
+    uint8_t code, a;
+    uint16_t b;
+    int32_t c; /* jumps: distance from this operation */
+    uint32_t where; /* offset in the source */
+} llm__tpl_op;
+
+typedef struct llm__tpl_var {
+    uint32_t name;
+    llm__tval value;
+} llm__tpl_var;
+
+typedef struct llm__tpl_scope {
+    uint32_t base, parent; /* first variable; enclosing scope by the text, not by the call */
+    uint64_t serial;
+} llm__tpl_scope;
+
+typedef struct llm__tpl_loop {
+    llm__tval *items, *kept; /* kept: of a loop that filters */
+    uint32_t n, i, n_kept, scopes, sp;
+    bool filter, walked; /* walked: the end of the body was reached, so `else` does not run */
+    uint64_t serial;
+} llm__tpl_loop;
+
+typedef struct llm__tpl_call {
+    uint32_t back, scopes, loops, sp;
+    size_t mark;
+} llm__tpl_call;
+
+typedef struct llm__tpl_token {
+    int kind;
+    uint32_t where;
+    llm__tval value; /* NAME, STRING, numbers */
+} llm__tpl_token;
+
+typedef struct llm__tpl_array { /* grows by doubling, outside of the arena */
+    void *data;
+    size_t n, capacity;
+} llm__tpl_array;
+
+typedef struct llm__tpl_chunk {
+    struct llm__tpl_chunk *next;
+    size_t size;
+} llm__tpl_chunk;
+
+/* The jumps out of the loop that is being compiled, chained through their `c`. */
+typedef struct llm__tpl_exits {
+    int32_t breaks, continues;
+} llm__tpl_exits;
+
+typedef struct llm__tpl {
+    const llm_template_desc *desc;
+    llm_result result;
+    uint64_t steps, serial;
+    size_t memory, max_output;
+    /* memory */
+    llm__tpl_chunk *chunks;
+    char *arena;
+    size_t arena_left;
+    llm__tpl_array code, consts, names, vars, out; /* out: bytes, then as many origins */
+    /* source */
+    const char *src;
+    uint32_t n_src, pos;
+    uint32_t where; /* of the token or operation at hand: what an error names */
+    int depth, brackets;
+    bool in_block;
+    llm__tpl_token token;
+    llm__tpl_exits *exits;
+    bool in_macro;
+    /* machine */
+    llm__tval *stack;
+    llm__tpl_scope *scopes;
+    llm__tpl_loop *loops;
+    llm__tpl_call *calls;
+    uint32_t sp, n_scopes, n_loops, n_calls;
+    uint32_t name_loop;
+} llm__tpl;
+
+/* ---- errors, steps, memory ------------------------------------------------------------------- */
+
+static void llm__tpl_fail(llm__tpl *t, llm_result code, const char *format, ...) LLM__PRINTF(3, 4);
+static void llm__tpl_fail(llm__tpl *t, llm_result code, const char *format, ...) {
+    uint32_t i, line = 1, column = 1;
+    char text[192];
+    va_list args;
+    if (t->result != LLM_OK) return;
+    for (i = 0; i < t->where && i < t->n_src; i++) {
+        column++;
+        if (t->src[i] == '\n') line++, column = 1;
+    }
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    t->result = llm__fail(t->desc->error, code, "chat template, line %u, column %u: %s",
+                          (unsigned)line, (unsigned)column, text);
+    t->pos = t->n_src; /* the parser sees the end */
+    t->token.kind = 0;
+}
+
+static bool llm__tpl_charge(llm__tpl *t, size_t steps) {
+    if (t->result != LLM_OK) return false;
+    if (t->steps < steps) {
+        t->steps = 0;
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_steps operations");
+        return false;
+    }
+    t->steps -= steps;
+    return true;
+}
+
+static void *llm__tpl_block(llm__tpl *t, size_t size) {
+    void *memory = NULL;
+    if (size > t->memory) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_memory bytes");
+    } else {
+        memory = llm__allocate(&t->desc->allocator, size);
+        if (memory) t->memory -= size;
+        else llm__tpl_fail(t, LLM_ERROR_MEMORY, "no memory for %lu bytes", (unsigned long)size);
+    }
+    return memory;
+}
+
+/* NULL after an error. Aligned for every type used here. */
+static void *llm__tpl_alloc(llm__tpl *t, size_t count, size_t item) {
+    size_t size, big;
+    char *memory;
+    if (t->result != LLM_OK) return NULL;
+    if (!llm__mul(count, item, &size) || size > LLM__TPL_MAX) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_memory bytes");
+        return NULL;
+    }
+    size = (size + 15) & ~(size_t)15;
+    if (size > t->arena_left) {
+        size_t head = (sizeof(llm__tpl_chunk) + 15) & ~(size_t)15;
+        big = size + head > 0x8000 ? size + head : 0x8000;
+        memory = LLM__CAST(char *, llm__tpl_block(t, big));
+        if (!memory) return NULL;
+        {
+            llm__tpl_chunk chunk;
+            chunk.next = t->chunks;
+            chunk.size = big;
+            memcpy(memory, &chunk, sizeof chunk);
+        }
+        t->chunks = LLM__CAST(llm__tpl_chunk *, LLM__CAST(void *, memory));
+        if (big - head - size >= t->arena_left) { /* keep the chunk with more room */
+            t->arena = memory + head + size;
+            t->arena_left = big - head - size;
+        }
+        return memory + head;
+    }
+    memory = t->arena;
+    t->arena += size;
+    t->arena_left -= size;
+    return memory;
+}
+
+/* Makes room for `more` items in an array; `two` parallel planes for the output. */
+static bool llm__tpl_reserve(llm__tpl *t, llm__tpl_array *a, size_t more, size_t item, bool two) {
+    size_t capacity = a->capacity ? a->capacity : 64, bytes, planes = two ? 2 : 1;
+    void *data;
+    if (t->result != LLM_OK) return false;
+    if (more <= a->capacity - a->n) return true;
+    if (more > LLM__TPL_MAX || a->n > LLM__TPL_MAX - more) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_memory bytes");
+        return false;
+    }
+    while (capacity < a->n + more) capacity *= 2;
+    if (!llm__mul(capacity, item * planes, &bytes)) bytes = SIZE_MAX;
+    data = llm__tpl_block(t, bytes);
+    if (!data) return false;
+    if (a->n) memcpy(data, a->data, a->n * item);
+    if (two && a->n) {
+        memcpy(LLM__CAST(char *, data) + capacity, LLM__CAST(char *, a->data) + a->capacity, a->n);
+    }
+    llm__release(&t->desc->allocator, a->data, a->capacity * item * planes);
+    t->memory += a->capacity * item * planes;
+    a->data = data;
+    a->capacity = capacity;
+    return true;
+}
+
+static void llm__tpl_close(llm__tpl *t) {
+    const llm_allocator *a = &t->desc->allocator;
+    llm__release(a, t->code.data, t->code.capacity * sizeof(llm__tpl_op));
+    llm__release(a, t->consts.data, t->consts.capacity * sizeof(llm__tval));
+    llm__release(a, t->names.data, t->names.capacity * sizeof(llm_text));
+    llm__release(a, t->vars.data, t->vars.capacity * sizeof(llm__tpl_var));
+    llm__release(a, t->out.data, t->out.capacity * 2);
+    while (t->chunks) {
+        llm__tpl_chunk *chunk = t->chunks;
+        t->chunks = chunk->next;
+        llm__release(a, chunk, chunk->size);
+    }
+}
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+static llm__tval llm__tpl_value(llm__tpl_type type) {
+    llm__tval v;
+    memset(&v, 0, sizeof v);
+    v.type = (uint8_t)type;
+    return v;
+}
+
+static llm__tval llm__tpl_int(int64_t i) {
+    llm__tval v = llm__tpl_value(LLM__T_INT);
+    v.u.i = i;
+    return v;
+}
+
+static llm__tval llm__tpl_bool(bool b) {
+    llm__tval v = llm__tpl_value(LLM__T_BOOL);
+    v.u.i = b;
+    return v;
+}
+
+static llm__tval llm__tpl_float(double f) {
+    llm__tval v = llm__tpl_value(LLM__T_FLOAT);
+    v.u.f = f;
+    return v;
+}
+
+static llm__tval llm__tpl_string(const char *s, size_t n, unsigned trust) {
+    llm__tval v = llm__tpl_value(LLM__T_STRING);
+    v.u.s = s ? s : "";
+    v.n = (uint32_t)n;
+    v.trust = (uint8_t)trust;
+    return v;
+}
+
+static llm__tval llm__tpl_text_value(llm__tpl *t, llm_text text, unsigned trust) {
+    if (text.size > LLM__TPL_MAX) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a text of more than 2 GiB");
+        text.size = 0;
+    }
+    return llm__tpl_string(text.data, text.size, trust);
+}
+
+static llm__tval llm__tpl_undefined(const char *name, size_t n, unsigned owner) {
+    llm__tval v = llm__tpl_string(name, n, LLM__UNTRUSTED);
+    v.type = LLM__T_UNDEFINED;
+    v.more = (uint8_t)owner;
+    return v;
+}
+
+/* `n` items (twice as many for DICT), which the caller fills. */
+static llm__tval llm__tpl_seq(llm__tpl *t, llm__tpl_type type, size_t n) {
+    llm__tval v = llm__tpl_value(type);
+    size_t count = (type == LLM__T_DICT ? 2 * n : n) + (type == LLM__T_GENERATOR);
+    if (!llm__tpl_charge(t, n / 4)) return v;
+    v.u.v = LLM__CAST(llm__tval *, llm__tpl_alloc(t, count, sizeof v));
+    if (!v.u.v) return v;
+    if (type == LLM__T_GENERATOR) *v.u.v++ = llm__tpl_bool(false);
+    v.n = (uint32_t)n;
+    return v;
+}
+
+static bool llm__tpl_is_seq(const llm__tval *v) {
+    return v->type == LLM__T_LIST || v->type == LLM__T_TUPLE || v->type == LLM__T_RANGE;
+}
+static bool llm__tpl_is_number(const llm__tval *v) {
+    return v->type == LLM__T_INT || v->type == LLM__T_FLOAT || v->type == LLM__T_BOOL;
+}
+static bool llm__tpl_is_integer(const llm__tval *v) {
+    return v->type == LLM__T_INT || v->type == LLM__T_BOOL;
+}
+static double llm__tpl_real(const llm__tval *v) {
+    return v->type == LLM__T_FLOAT ? v->u.f : (double)v->u.i;
+}
+static bool llm__tpl_is(const llm__tval *v, const char *text) {
+    size_t n = strlen(text);
+    return v->type == LLM__T_STRING && v->n == n && memcmp(v->u.s, text, n) == 0;
+}
+
+static bool llm__tpl_truth(const llm__tval *v) {
+    switch (v->type) {
+    case LLM__T_MISSING: case LLM__T_UNDEFINED: case LLM__T_NONE: return false;
+    case LLM__T_BOOL: case LLM__T_INT: return v->u.i != 0;
+    case LLM__T_FLOAT: return v->u.f < 0 || v->u.f > 0;
+    case LLM__T_STRING: case LLM__T_LIST: case LLM__T_TUPLE: case LLM__T_RANGE: case LLM__T_VIEW:
+    case LLM__T_DICT: return v->n != 0;
+    default: return true;
+    }
+}
+
+/* The type's name in Python, for messages. */
+static const char *llm__tpl_type_name(unsigned type) {
+    static const char names[][12] = {"nothing",   "undefined", "None",   "bool",      "int",
+                                        "float",     "str",       "list",   "tuple",     "range",
+                                        "dict view", "generator", "dict",   "Namespace", "loop",
+                                        "macro",     "function",  "method", "mark"};
+    return type < sizeof names / sizeof names[0] ? names[type] : "?";
+}
+
+/* What jinja2 says when an undefined value is used. */
+static void llm__tpl_fail_undefined(llm__tpl *t, const llm__tval *v) {
+    int n = v->n > 80 ? 80 : (int)v->n;
+    if (v->more) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s has no attribute '%.*s'",
+                      llm__tpl_type_name(v->more), n, v->u.s);
+    } else {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%.*s' is undefined", n, v->u.s);
+    }
+}
+
+static void llm__tpl_fail_type(llm__tpl *t, const char *what, const llm__tval *v) {
+    if (v->type == LLM__T_UNDEFINED) llm__tpl_fail_undefined(t, v);
+    else llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s %s", llm__tpl_type_name(v->type), what);
+}
+
+/* ---- characters ------------------------------------------------------------------------------ */
+
+/* The character at s < end, and its bytes in *n. A byte that is no UTF-8 is a character of its
+   own, above Unicode, so that it passes through unharmed. */
+static uint32_t llm__tpl_char(const char *s, const char *end, uint32_t *n) {
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    uint32_t c = (unsigned char)*s, k, i;
+    *n = 1;
+    if (c < 0x80) return c;
+    k = c >= 0xf0 && c < 0xf5 ? 4 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xc2 && c < 0xe0 ? 2 : 0;
+    if (k == 0 || (size_t)(end - s) < k) return 0x110000 + c;
+    c &= 0xffu >> (k + 1);
+    for (i = 1; i < k; i++) {
+        if (((unsigned char)s[i] & 0xc0) != 0x80) return 0x110000 + (unsigned char)*s;
+        c = c << 6 | ((unsigned char)s[i] & 0x3f);
+    }
+    if (c < least[k] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) {
+        return 0x110000 + (unsigned char)*s;
+    }
+    *n = k;
+    return c;
+}
+
+static uint32_t llm__tpl_encode(uint32_t c, char *s) {
+    if (c > 0x10ffff) return s[0] = (char)(c & 0xff), 1;
+    if (c < 0x80) return s[0] = (char)c, 1;
+    if (c < 0x800) return s[0] = (char)(0xc0 | c >> 6), s[1] = (char)(0x80 | (c & 63)), 2;
+    s[1] = (char)(0x80 | (c >> 6 & 63));
+    s[2] = (char)(0x80 | (c & 63));
+    if (c < 0x10000) return s[0] = (char)(0xe0 | c >> 12), 3;
+    s[3] = s[2];
+    s[2] = s[1];
+    s[1] = (char)(0x80 | (c >> 12 & 63));
+    return s[0] = (char)(0xf0 | c >> 18), 4;
+}
+
+/* str.isspace, which is also what \s matches. */
+static bool llm__tpl_space_char(uint32_t c) {
+    if (c < 0x80) return c == ' ' || (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x1f);
+    return c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 ||
+           c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
+/* Where str.splitlines ends a line. */
+static bool llm__tpl_line_char(uint32_t c) {
+    return (c >= 10 && c <= 13) || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 ||
+           c == 0x2029;
+}
+
+/* Control, format, separator, surrogate and private characters, which repr() escapes (and so it
+   does with unassigned ones; here they pass). */
+static bool llm__tpl_printable(uint32_t c) {
+    static const uint32_t ranges[][2] = {
+        {0x00, 0x1f},       {0x7f, 0xa0},       {0xad, 0xad},       {0x600, 0x605},
+        {0x61c, 0x61c},     {0x6dd, 0x6dd},     {0x70f, 0x70f},     {0x890, 0x891},
+        {0x8e2, 0x8e2},     {0x1680, 0x1680},   {0x180e, 0x180e},   {0x2000, 0x200f},
+        {0x2028, 0x202f},   {0x205f, 0x206f},   {0x3000, 0x3000},   {0xd800, 0xf8ff},
+        {0xfeff, 0xfeff},   {0xfff0, 0xfffb},   {0xfffe, 0xffff},   {0x110bd, 0x110bd},
+        {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
+        {0xe0000, 0xe00ff}, {0xe01f0, 0x10ffff}};
+    size_t i;
+    for (i = 0; i < sizeof ranges / sizeof ranges[0] && c >= ranges[i][0]; i++) {
+        if (c <= ranges[i][1]) return false;
+    }
+    return true;
+}
+
+/* Upper and lower case of the common alphabets; 0 in `*known` for a character outside of them that
+   may have case. Positive delta: upper case at lo..hi, lower case that much further. 1: pairs
+   beginning with an upper case letter. 0: not known here. Others have no case. */
+static uint32_t llm__tpl_case_char(uint32_t c, bool upper, bool *known) {
+    static const uint32_t ranges[][3] = {
+        {0x41, 0x5a, 32},      {0xb5, 0xb5, 0},       {0xc0, 0xd6, 32},      {0xd8, 0xde, 32},
+        {0xdf, 0xdf, 0},       {0x100, 0x12f, 1},     {0x130, 0x131, 0},     {0x132, 0x137, 1},
+        {0x139, 0x148, 1},     {0x149, 0x149, 0},     {0x14a, 0x177, 1},     {0x179, 0x17e, 1},
+        {0x178, 0x2af, 0},     {0x345, 0x37f, 0},     {0x386, 0x390, 0},     {0x3a3, 0x3a3, 0},
+        {0x3c2, 0x3c3, 0},     {0x391, 0x3a1, 32},    {0x3a4, 0x3a9, 32},    {0x3aa, 0x3b0, 0},
+        {0x3ca, 0x3ff, 0},     {0x400, 0x40f, 80},    {0x410, 0x42f, 32},    {0x460, 0x481, 1},
+        {0x48a, 0x4bf, 1},     {0x4c0, 0x4cf, 0},     {0x4d0, 0x52f, 1},     {0x531, 0x556, 48},
+        {0x587, 0x587, 0},     {0x10a0, 0x10ff, 0},   {0x13a0, 0x13ff, 0},   {0x1c80, 0x1cbf, 0},
+        {0x1d00, 0x1dbf, 0},   {0x1e00, 0x1fff, 0},   {0x2071, 0x209c, 0},   {0x2102, 0x2188, 0},
+        {0x24b6, 0x24cf, 26},  {0x2c00, 0x2d2d, 0},   {0xa640, 0xa69d, 0},   {0xa722, 0xa7ff, 0},
+        {0xab30, 0xabbf, 0},   {0xfb00, 0xfb17, 0},   {0xff21, 0xff3a, 32},  {0x10400, 0x105bf, 0},
+        {0x10780, 0x107bf, 0}, {0x10c80, 0x10d9f, 0}, {0x118a0, 0x118df, 0}, {0x16e40, 0x16eff, 0},
+        {0x1e900, 0x1e943, 0}};
+    size_t i;
+    *known = true;
+    if (c == 0xff) *known = false; /* its upper case lies elsewhere */
+    for (i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        uint32_t lo = ranges[i][0], hi = ranges[i][1], delta = ranges[i][2];
+        if (delta == 1) {
+            if (c >= lo && c <= hi) return upper ? lo + ((c - lo) & ~1u) : lo + ((c - lo) | 1);
+        } else if (c >= lo && c <= hi) {
+            *known = delta != 0;
+            return upper ? c : c + delta;
+        } else if (delta && c >= lo + delta && c <= hi + delta) {
+            return upper ? c - delta : c;
+        }
+    }
+    return c;
+}
+
+/* Code points in a string; the byte where code point k begins (the end if there are fewer). */
+static uint32_t llm__tpl_chars(llm__tpl *t, const llm__tval *v) {
+    const char *s = v->u.s, *end = s + v->n;
+    uint32_t n, count = 0;
+    if (!llm__tpl_charge(t, v->n / 8)) return 0;
+    for (; s < end; s += n, count++) (void)llm__tpl_char(s, end, &n);
+    return count;
+}
+static uint32_t llm__tpl_offset(llm__tpl *t, const llm__tval *v, uint32_t k) {
+    const char *s = v->u.s, *end = s + v->n;
+    uint32_t n;
+    if (!llm__tpl_charge(t, k / 8)) return 0;
+    for (; s < end && k; s += n, k--) (void)llm__tpl_char(s, end, &n);
+    return (uint32_t)(s - v->u.s);
+}
+
+/* Bytes [begin, end) of a string, shared. */
+static llm__tval llm__tpl_sub(const llm__tval *v, uint32_t begin, uint32_t end) {
+    llm__tval r = *v;
+    r.u.s += begin;
+    r.n = end - begin;
+    return r;
+}
+
+/* ---- output: one growing buffer for the text and for every string in the making -------------- */
+
+static void llm__tpl_put(llm__tpl *t, const char *s, size_t n, unsigned trust,
+                         const uint8_t *mask) {
+    uint8_t *origins;
+    if (n == 0 || !llm__tpl_charge(t, n / 32)) return;
+    if (n > t->max_output || t->out.n > t->max_output - n) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_output bytes");
+        return;
+    }
+    if (!llm__tpl_reserve(t, &t->out, n, 1, true)) return;
+    origins = LLM__CAST(uint8_t *, t->out.data) + t->out.capacity + t->out.n;
+    memcpy(LLM__CAST(char *, t->out.data) + t->out.n, s, n);
+    if (mask) memcpy(origins, mask, n);
+    else memset(origins, (int)trust, n);
+    t->out.n += n;
+}
+
+static void llm__tpl_puts(llm__tpl *t, const char *s, unsigned trust) {
+    llm__tpl_put(t, s, strlen(s), trust, NULL);
+}
+
+/* The origins of a string's bytes, or NULL when they are all the same. */
+static const uint8_t *llm__tpl_origins(const llm__tval *v) {
+    if (v->trust != LLM__MIXED) return NULL;
+    return LLM__CAST(const uint8_t *, LLM__CAST(const void *, v->u.s)) + ((size_t)1 << v->plane);
+}
+
+/* Bytes [at, at + n) of `v` as they are, or character `c` with the origin of byte `at`. */
+static void llm__tpl_put_sub(llm__tpl *t, const llm__tval *v, uint32_t at, uint32_t n) {
+    const uint8_t *origins = llm__tpl_origins(v);
+    llm__tpl_put(t, v->u.s + at, n, v->trust, origins ? origins + at : NULL);
+}
+static void llm__tpl_put_string(llm__tpl *t, const llm__tval *v) {
+    llm__tpl_put_sub(t, v, 0, v->n);
+}
+static void llm__tpl_put_char(llm__tpl *t, uint32_t c, const llm__tval *v, uint32_t at) {
+    char s[4];
+    uint32_t n = llm__tpl_encode(c, s);
+    const uint8_t *origins = llm__tpl_origins(v);
+    llm__tpl_put(t, s, n, origins ? origins[at] : v->trust, NULL);
+}
+
+/* What was put since `mark`, taken out of the buffer as a string. */
+static llm__tval llm__tpl_cut(llm__tpl *t, size_t mark) {
+    size_t n = t->out.n - mark, plane = 0;
+    const char *s = LLM__CAST(const char *, t->out.data);
+    llm__tval v = llm__tpl_string("", 0, LLM__TRUSTED);
+    const uint8_t *origins;
+    char *copy;
+    if (t->result != LLM_OK || n == 0) return v;
+    origins = LLM__CAST(const uint8_t *, t->out.data) + t->out.capacity + mark;
+    v.trust = origins[0];
+    if (memchr(origins, origins[0] == LLM__TRUSTED ? LLM__UNTRUSTED : LLM__TRUSTED, n)) {
+        v.trust = LLM__MIXED;
+        while ((size_t)1 << v.plane < n) v.plane++;
+        plane = (size_t)1 << v.plane;
+    }
+    copy = LLM__CAST(char *, llm__tpl_alloc(t, n + plane, 1));
+    if (!copy) return llm__tpl_string("", 0, LLM__TRUSTED);
+    memcpy(copy, s + mark, n);
+    if (plane) memcpy(copy + plane, origins, n);
+    t->out.n = mark;
+    v.u.s = copy;
+    v.n = (uint32_t)n;
+    return v;
+}
+
+/* repr(float): the shortest digits that read back as the same number. Independent of the locale,
+   as the point is never printed or read by the C library. */
+static void llm__tpl_put_float(llm__tpl *t, double f) {
+    char text[40], digits[24], out[64];
+    int p, i, n = 0, exponent = 0, k = 0;
+    double size;
+    uint64_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if (bits >> 63) out[k++] = '-';
+    bits &= (uint64_t)INT64_MAX;
+    if (bits >= (uint64_t)0x7ff << 52) {
+        llm__tpl_puts(t, bits > (uint64_t)0x7ff << 52 ? "nan" : k ? "-inf" : "inf", LLM__TRUSTED);
+        return;
+    }
+    memcpy(&size, &bits, sizeof size);
+    for (p = 0; p < 17; p++) {
+        (void)snprintf(text, sizeof text, "%.*e", p, size);
+        for (i = 0, n = 0; text[i] && text[i] != 'e'; i++) {
+            if (text[i] >= '0' && text[i] <= '9' && n < 20) digits[n++] = text[i];
+        }
+        exponent = text[i] ? (int)strtol(text + i + 1, NULL, 10) : 0;
+        digits[n] = 0;
+        (void)snprintf(text, sizeof text, "%se%d", digits, exponent - p);
+        {
+            double back = strtod(text, NULL);
+            if (memcmp(&back, &size, sizeof back) == 0) break;
+        }
+    }
+    while (n > 1 && digits[n - 1] == '0') n--;
+    if (exponent < -4 || exponent >= 16) {
+        out[k++] = digits[0];
+        if (n > 1) out[k++] = '.';
+        for (i = 1; i < n; i++) out[k++] = digits[i];
+        (void)snprintf(out + k, 16, "e%c%02d", exponent < 0 ? '-' : '+', abs(exponent));
+    } else {
+        for (i = exponent < 0 ? exponent : 0; i < n || i <= exponent + 1; i++) {
+            if (i == exponent + 1) out[k++] = '.';
+            out[k++] = i < 0 || i >= n ? '0' : digits[i];
+        }
+        out[k] = 0;
+    }
+    llm__tpl_puts(t, out, LLM__TRUSTED);
+}
+
+/* The bytes of "12", "1.5", "1e9" (no sign) at the beginning of s; 0: no number. */
+static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__tval *v) {
+    char text[96];
+    uint32_t i = 0, n = 0, j;
+    int64_t whole = 0;
+    long exponent = 0;
+    bool big = false, real = false;
+    for (; i < size && s[i] >= '0' && s[i] <= '9'; i++) {
+        big = big || whole > (INT64_MAX - (s[i] - '0')) / 10;
+        if (!big) whole = whole * 10 + (s[i] - '0');
+        if (n < 64) text[n++] = s[i];
+        else exponent++;
+    }
+    if (i == 0) return 0;
+    if (i + 1 < size && s[i] == '.' && s[i + 1] >= '0' && s[i + 1] <= '9') {
+        real = true;
+        for (i++; i < size && s[i] >= '0' && s[i] <= '9'; i++) {
+            if (n < 64) text[n++] = s[i], exponent--;
+        }
+    }
+    if (i < size && (s[i] | 32) == 'e') {
+        long e = 0;
+        j = i + 1;
+        if (j < size && (s[j] == '+' || s[j] == '-')) j++;
+        if (j < size && s[j] >= '0' && s[j] <= '9') {
+            for (real = true; j < size && s[j] >= '0' && s[j] <= '9'; j++) {
+                if (e < 100000) e = e * 10 + (s[j] - '0');
+            }
+            exponent += s[i + 1] == '-' ? -e : e;
+            i = j;
+        }
+    }
+    if (real) {
+        (void)snprintf(text + n, sizeof text - n, "e%ld", exponent);
+        *v = llm__tpl_float(strtod(text, NULL));
+    } else {
+        if (big) llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
+        *v = llm__tpl_int(whole);
+    }
+    return i;
+}
+
+/* ---- writing values: str(), repr(), json.dumps() --------------------------------------------- */
+
+typedef struct llm__tpl_json {
+    bool ascii, sort, pretty;
+    llm__tval indent, comma, colon;
+} llm__tpl_json;
+
+static void llm__tpl_put_int(llm__tpl *t, int64_t i) {
+    char text[24];
+    (void)snprintf(text, sizeof text, "%lld", (long long)i);
+    llm__tpl_puts(t, text, LLM__TRUSTED);
+}
+
+/* A quoted string; json NULL: as repr() does. The quotes are formatting, hence not trusted. */
+static void llm__tpl_put_quoted(llm__tpl *t, const llm__tval *v, const llm__tpl_json *json) {
+    const char *s = v->u.s, *e;
+    char text[16];
+    uint32_t i, n, c, from = 0;
+    char quote = '"';
+    if (!json && (!memchr(s, '\'', v->n) || memchr(s, '"', v->n))) quote = '\'';
+    llm__tpl_put(t, &quote, 1, LLM__UNTRUSTED, NULL);
+    if (!llm__tpl_charge(t, v->n / 4)) return;
+    for (i = 0; i < v->n; i += n) {
+        static const char plain[] = "\n\r\t\\\b\f", letter[] = "nrt\\bf";
+        c = llm__tpl_char(s + i, s + v->n, &n);
+        e = c && c < 0x80 ? strchr(plain, (int)c) : NULL;
+        if (e && (json || e < plain + 4)) {
+            (void)snprintf(text, sizeof text, "\\%c", letter[e - plain]);
+        } else if (c == (unsigned char)quote) {
+            (void)snprintf(text, sizeof text, "\\%c", quote);
+        } else if (c > 0x10ffff ||
+                   (json ? c >= 0x20 && (!json->ascii || c < 0x7f) : llm__tpl_printable(c))) {
+            continue;
+        } else if (!json && c < 0x10000) {
+            (void)snprintf(text, sizeof text, c < 0x100 ? "\\x%02x" : "\\u%04x", (unsigned)c);
+        } else if (!json) {
+            (void)snprintf(text, sizeof text, "\\U%08x", (unsigned)c);
+        } else if (c < 0x10000) {
+            (void)snprintf(text, sizeof text, "\\u%04x", (unsigned)c);
+        } else {
+            (void)snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xd7c0u + (unsigned)(c >> 10),
+                           0xdc00u + (unsigned)(c & 0x3ff));
+        }
+        llm__tpl_put_sub(t, v, from, i - from);
+        llm__tpl_puts(t, text, LLM__UNTRUSTED);
+        from = i + n;
+    }
+    llm__tpl_put_sub(t, v, from, v->n - from);
+    llm__tpl_put(t, &quote, 1, LLM__UNTRUSTED, NULL);
+}
+
+static llm__tval llm__tpl_sorted(llm__tpl *t, const llm__tval *list, const llm__tval *keys,
+                                 bool reverse);
+
+/* The pairs of a dict in the order of their keys. */
+static llm__tval llm__tpl_sort_pairs(llm__tpl *t, const llm__tval *v) {
+    llm__tval keys = llm__tpl_seq(t, LLM__T_LIST, v->n), pairs = llm__tpl_seq(t, LLM__T_LIST, v->n);
+    llm__tval r = *v, sorted;
+    uint32_t i;
+    if (t->result != LLM_OK) return r;
+    for (i = 0; i < v->n; i++) {
+        keys.u.v[i] = v->u.v[2 * i];
+        pairs.u.v[i] = llm__tpl_value(LLM__T_TUPLE);
+        pairs.u.v[i].u.v = v->u.v + 2 * i;
+        pairs.u.v[i].n = 2;
+    }
+    sorted = llm__tpl_sorted(t, &pairs, &keys, false);
+    r = llm__tpl_seq(t, LLM__T_DICT, v->n);
+    if (t->result != LLM_OK) return *v;
+    for (i = 0; i < v->n; i++) {
+        r.u.v[2 * i] = sorted.u.v[i].u.v[0];
+        r.u.v[2 * i + 1] = sorted.u.v[i].u.v[1];
+    }
+    return r;
+}
+
+static void llm__tpl_newline(llm__tpl *t, const llm__tpl_json *json, int level) {
+    if (!json || !json->pretty) return;
+    llm__tpl_puts(t, "\n", LLM__UNTRUSTED);
+    while (level-- > 0) llm__tpl_put_string(t, &json->indent);
+}
+
+static void llm__tpl_write(llm__tpl *t, const llm__tval *v, const llm__tpl_json *json, int level);
+
+/* The key of a JSON object. */
+static void llm__tpl_write_key(llm__tpl *t, const llm__tval *v, const llm__tpl_json *json) {
+    if (v->type == LLM__T_STRING || (v->type != LLM__T_NONE && !llm__tpl_is_number(v))) {
+        if (v->type == LLM__T_STRING) llm__tpl_put_quoted(t, v, json);
+        else llm__tpl_fail_type(t, "cannot be a key in JSON", v);
+        return;
+    }
+    llm__tpl_puts(t, "\"", LLM__UNTRUSTED);
+    llm__tpl_write(t, v, json, 0);
+    llm__tpl_puts(t, "\"", LLM__UNTRUSTED);
+}
+
+static void llm__tpl_write_items(llm__tpl *t, const llm__tval *v, const llm__tpl_json *json,
+                                 int level) {
+    const char *open = v->type == LLM__T_DICT ? "{" : json || v->type == LLM__T_LIST ? "[" : "(";
+    bool dict = v->type == LLM__T_DICT;
+    uint32_t i;
+    llm__tpl_puts(t, open, LLM__UNTRUSTED);
+    for (i = 0; i < v->n && llm__tpl_charge(t, 1); i++) {
+        if (i && json) llm__tpl_put_string(t, &json->comma);
+        else if (i) llm__tpl_puts(t, ", ", LLM__UNTRUSTED);
+        llm__tpl_newline(t, json, level + 1);
+        if (dict) {
+            if (json) llm__tpl_write_key(t, &v->u.v[2 * i], json);
+            else llm__tpl_write(t, &v->u.v[2 * i], json, level + 1);
+            if (json) llm__tpl_put_string(t, &json->colon);
+            else llm__tpl_puts(t, ": ", LLM__UNTRUSTED);
+        }
+        llm__tpl_write(t, &v->u.v[dict ? 2 * i + 1 : i], json, level + 1);
+    }
+    if (v->n) llm__tpl_newline(t, json, level);
+    if (*open == '(' && v->n == 1) llm__tpl_puts(t, ",", LLM__UNTRUSTED);
+    llm__tpl_puts(t, *open == '{' ? "}" : *open == '[' ? "]" : ")", LLM__UNTRUSTED);
+}
+
+/* As repr() or, with `json`, json.dumps() does. */
+static void llm__tpl_write(llm__tpl *t, const llm__tval *v, const llm__tpl_json *json, int level) {
+    llm__tval sorted;
+    if (level > LLM__TPL_NEST) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a value nested more than %d deep", (int)LLM__TPL_NEST);
+        return;
+    }
+    switch (v->type) {
+    case LLM__T_UNDEFINED:
+        if (json) llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "an undefined value in JSON");
+        else llm__tpl_puts(t, "Undefined", LLM__TRUSTED);
+        break;
+    case LLM__T_NONE: llm__tpl_puts(t, json ? "null" : "None", LLM__TRUSTED); break;
+    case LLM__T_BOOL:
+        if (json) llm__tpl_puts(t, v->u.i ? "true" : "false", LLM__TRUSTED);
+        else llm__tpl_puts(t, v->u.i ? "True" : "False", LLM__TRUSTED);
+        break;
+    case LLM__T_INT: llm__tpl_put_int(t, v->u.i); break;
+    case LLM__T_FLOAT: llm__tpl_put_float(t, v->u.f); break;
+    case LLM__T_STRING: llm__tpl_put_quoted(t, v, json); break;
+    case LLM__T_LIST: case LLM__T_TUPLE: llm__tpl_write_items(t, v, json, level); break;
+    case LLM__T_DICT:
+        sorted = json && json->sort ? llm__tpl_sort_pairs(t, v) : *v;
+        llm__tpl_write_items(t, &sorted, json, level);
+        break;
+    default:
+        llm__tpl_fail(t, json ? LLM_ERROR_TEMPLATE : LLM_ERROR_UNSUPPORTED, "%s of a %s",
+                      json ? "JSON" : "the text", llm__tpl_type_name(v->type));
+    }
+}
+
+/* As str() does: what `{{ v }}` prints. */
+static void llm__tpl_put_value(llm__tpl *t, const llm__tval *v) {
+    if (v->type == LLM__T_STRING) llm__tpl_put_string(t, v);
+    else if (v->type != LLM__T_UNDEFINED) llm__tpl_write(t, v, NULL, 0);
+}
+
+static llm__tval llm__tpl_str(llm__tpl *t, const llm__tval *v) {
+    size_t mark = t->out.n;
+    if (v->type == LLM__T_STRING) return *v;
+    llm__tpl_put_value(t, v);
+    return llm__tpl_cut(t, mark);
+}
+
+/* ---- comparing, looking up, walking ---------------------------------------------------------- */
+
+static bool llm__tpl_equal(llm__tpl *t, const llm__tval *a, const llm__tval *b, int level);
+
+static bool llm__tpl_equal_items(llm__tpl *t, const llm__tval *a, const llm__tval *b, int level);
+
+/* The value of a key, or NULL. */
+static llm__tval *llm__tpl_find(llm__tpl *t, llm__tval *pairs, uint32_t n, const llm__tval *key,
+                                int level) {
+    uint32_t i;
+    for (i = 0; i < n && llm__tpl_charge(t, 1); i++) {
+        if (llm__tpl_equal(t, &pairs[2 * i], key, level)) return &pairs[2 * i + 1];
+    }
+    return NULL;
+}
+
+static bool llm__tpl_equal_items(llm__tpl *t, const llm__tval *a, const llm__tval *b, int level) {
+    uint32_t i;
+    const llm__tval *other;
+    if (a->n != b->n) return false;
+    if (level > LLM__TPL_NEST) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a value nested more than %d deep", (int)LLM__TPL_NEST);
+        return false;
+    }
+    for (i = 0; i < a->n && llm__tpl_charge(t, 1); i++) {
+        if (a->type == LLM__T_DICT) {
+            other = llm__tpl_find(t, b->u.v, b->n, &a->u.v[2 * i], level + 1);
+            if (!other || !llm__tpl_equal(t, &a->u.v[2 * i + 1], other, level + 1)) return false;
+        } else if (!llm__tpl_equal(t, &a->u.v[i], &b->u.v[i], level + 1)) {
+            return false;
+        }
+    }
+    return t->result == LLM_OK;
+}
+
+static bool llm__tpl_equal(llm__tpl *t, const llm__tval *a, const llm__tval *b, int level) {
+    if (llm__tpl_is_number(a) && llm__tpl_is_number(b)) {
+        if (a->type != LLM__T_FLOAT && b->type != LLM__T_FLOAT) return a->u.i == b->u.i;
+        return llm__tpl_real(a) <= llm__tpl_real(b) && llm__tpl_real(a) >= llm__tpl_real(b);
+    }
+    if (a->type != b->type) return false;
+    switch (a->type) {
+    case LLM__T_UNDEFINED: case LLM__T_NONE: return true;
+    case LLM__T_STRING:
+        return a->n == b->n && llm__tpl_charge(t, a->n / 64) && memcmp(a->u.s, b->u.s, a->n) == 0;
+    case LLM__T_LIST: case LLM__T_TUPLE: case LLM__T_RANGE: case LLM__T_DICT:
+        return llm__tpl_equal_items(t, a, b, level);
+    case LLM__T_FUNCTION: return a->n == b->n;
+    default: return a->u.v == b->u.v && a->n == b->n;
+    }
+}
+
+/* -1, 0, 1, by Python's order; a message for types that have none. Bytes order as code points. */
+static int llm__tpl_order(llm__tpl *t, const llm__tval *a, const llm__tval *b) {
+    uint32_t i, n = a->n < b->n ? a->n : b->n;
+    int level, c;
+    for (level = 0; level <= LLM__TPL_NEST; level++) { /* goes down into the first unequal items */
+        if (llm__tpl_is_number(a) && llm__tpl_is_number(b)) {
+            if (a->type != LLM__T_FLOAT && b->type != LLM__T_FLOAT)
+                return (a->u.i > b->u.i) - (a->u.i < b->u.i);
+            return (llm__tpl_real(a) > llm__tpl_real(b)) - (llm__tpl_real(a) < llm__tpl_real(b));
+        }
+        n = a->n < b->n ? a->n : b->n;
+        if (a->type == LLM__T_STRING && b->type == LLM__T_STRING) {
+            c = llm__tpl_charge(t, n / 64) ? memcmp(a->u.s, b->u.s, n) : 0;
+            return c ? (c > 0) - (c < 0) : (a->n > b->n) - (a->n < b->n);
+        }
+        if (a->type != b->type || (a->type != LLM__T_LIST && a->type != LLM__T_TUPLE)) {
+            if (b->type == LLM__T_UNDEFINED) a = b;
+            if (a->type == LLM__T_UNDEFINED) llm__tpl_fail_undefined(t, a);
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "no order between %s and %s",
+                          llm__tpl_type_name(a->type), llm__tpl_type_name(b->type));
+            return 0;
+        }
+        for (i = 0; i < n && llm__tpl_charge(t, 1) && llm__tpl_equal(t, &a->u.v[i], &b->u.v[i], 0);)
+            i++;
+        if (i == n || t->result != LLM_OK) return (a->n > b->n) - (a->n < b->n);
+        a = &a->u.v[i];
+        b = &b->u.v[i];
+    }
+    llm__tpl_fail(t, LLM_ERROR_LIMIT, "a value nested more than %d deep", (int)LLM__TPL_NEST);
+    return 0;
+}
+
+/* `list` in the order of `keys`; stable. The keys are reordered too. */
+static llm__tval llm__tpl_sorted(llm__tpl *t, const llm__tval *list, const llm__tval *keys,
+                                 bool reverse) {
+    llm__tval r = llm__tpl_seq(t, LLM__T_LIST, list->n), key, item;
+    uint32_t i, j;
+    int c;
+    if (t->result != LLM_OK) return r;
+    if (list->n) memcpy(r.u.v, list->u.v, list->n * sizeof *r.u.v);
+    for (i = 1; i < r.n && t->result == LLM_OK; i++) {
+        key = keys->u.v[i];
+        item = r.u.v[i];
+        for (j = i; j > 0 && llm__tpl_charge(t, 1); j--) {
+            c = llm__tpl_order(t, &keys->u.v[j - 1], &key);
+            if (reverse ? c >= 0 : c <= 0) break;
+            keys->u.v[j] = keys->u.v[j - 1];
+            r.u.v[j] = r.u.v[j - 1];
+        }
+        keys->u.v[j] = key;
+        r.u.v[j] = item;
+    }
+    return r;
+}
+
+/* The items of anything that `for` walks over, as a list that shares them where it can. */
+static llm__tval llm__tpl_items(llm__tpl *t, const llm__tval *v) {
+    llm__tval r = llm__tpl_value(LLM__T_LIST);
+    uint32_t i, at, n;
+    switch (v->type) {
+    case LLM__T_UNDEFINED: break;
+    case LLM__T_LIST: case LLM__T_TUPLE: case LLM__T_RANGE: case LLM__T_VIEW:
+        r.u.v = v->u.v;
+        r.n = v->n;
+        break;
+    case LLM__T_GENERATOR:
+        if (v->u.v[-1].u.i) break;
+        v->u.v[-1].u.i = 1;
+        r.u.v = v->u.v;
+        r.n = v->n;
+        break;
+    case LLM__T_DICT:
+        r = llm__tpl_seq(t, LLM__T_LIST, v->n);
+        for (i = 0; t->result == LLM_OK && i < v->n; i++) r.u.v[i] = v->u.v[2 * i];
+        break;
+    case LLM__T_STRING:
+        r = llm__tpl_seq(t, LLM__T_LIST, llm__tpl_chars(t, v));
+        for (i = at = 0; t->result == LLM_OK && i < r.n; i++, at += n) {
+            (void)llm__tpl_char(v->u.s + at, v->u.s + v->n, &n);
+            r.u.v[i] = llm__tpl_sub(v, at, at + n);
+        }
+        break;
+    default: llm__tpl_fail_type(t, "is not iterable", v);
+    }
+    return r;
+}
+
+static bool llm__tpl_contains(llm__tpl *t, const llm__tval *item, const llm__tval *v);
+static uint32_t llm__tpl_search(llm__tpl *t, const llm__tval *v, uint32_t from,
+                                const llm__tval *what);
+
+static bool llm__tpl_contains(llm__tpl *t, const llm__tval *item, const llm__tval *v) {
+    llm__tval list;
+    uint32_t i;
+    if (v->type == LLM__T_STRING) {
+        if (item->type == LLM__T_STRING) return llm__tpl_search(t, v, 0, item) != UINT32_MAX;
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'in' a str needs a str, not %s",
+                      llm__tpl_type_name(item->type));
+        return false;
+    }
+    if (v->type == LLM__T_DICT) return llm__tpl_find(t, v->u.v, v->n, item, 0) != NULL;
+    list = llm__tpl_items(t, v);
+    for (i = 0; i < list.n && llm__tpl_charge(t, 1); i++) {
+        if (llm__tpl_equal(t, &list.u.v[i], item, 0)) return true;
+    }
+    return false;
+}
+
+/* Where `what` begins in `v` at or after byte `from`; UINT32_MAX: nowhere. */
+static uint32_t llm__tpl_search(llm__tpl *t, const llm__tval *v, uint32_t from,
+                                const llm__tval *what) {
+    const char *p = v->u.s + from, *end = v->u.s + v->n, *q;
+    if (what->n == 0) return from;
+    while ((size_t)(end - p) >= what->n) {
+        q = LLM__CAST(const char *, memchr(p, what->u.s[0], (size_t)(end - p) - what->n + 1));
+        if (!llm__tpl_charge(t, (size_t)((q ? q : end) - p) / 64 + what->n / 64 + 1) || !q) break;
+        if (memcmp(q, what->u.s, what->n) == 0) return (uint32_t)(q - v->u.s);
+        p = q + 1;
+    }
+    return UINT32_MAX;
+}
+
+/* A list in the making. */
+typedef struct llm__tpl_list {
+    llm__tval v;
+    uint32_t capacity;
+} llm__tpl_list;
+
+static void llm__tpl_push_item(llm__tpl *t, llm__tpl_list *list, llm__tval item) {
+    if (list->v.n == list->capacity) {
+        uint32_t capacity = list->capacity ? list->capacity * 2 : 8;
+        llm__tval grown = llm__tpl_seq(t, LLM__T_LIST, capacity);
+        if (t->result != LLM_OK) return;
+        if (list->v.n) memcpy(grown.u.v, list->v.u.v, list->v.n * sizeof item);
+        list->v.u.v = grown.u.v;
+        list->capacity = capacity;
+    }
+    list->v.u.v[list->v.n++] = item;
+}
+
+static llm__tpl_list llm__tpl_list_make(void) {
+    llm__tpl_list list;
+    list.v = llm__tpl_value(LLM__T_LIST);
+    list.capacity = 0;
+    return list;
+}
+
+/* Adds or replaces a pair; `pairs` alternates keys and values. */
+static void llm__tpl_set_pair(llm__tpl *t, llm__tpl_list *pairs, const llm__tval *key,
+                              const llm__tval *value) {
+    llm__tval *old = llm__tpl_find(t, pairs->v.u.v, pairs->v.n / 2, key, 0);
+    if (old) {
+        *old = *value;
+        return;
+    }
+    llm__tpl_push_item(t, pairs, *key);
+    llm__tpl_push_item(t, pairs, *value);
+}
+static llm__tval llm__tpl_dict_of(const llm__tpl_list *pairs) {
+    llm__tval v = pairs->v;
+    v.type = LLM__T_DICT;
+    v.n /= 2;
+    return v;
+}
+
+/* ---- natives: what a template may call ------------------------------------------------------- */
+/* X(kind, id, name, parameters): 'f' filter, 't' test, 's' method of a string, 'd' of a dict,
+   'l' of a list, 'o' of `loop`, 'g' global function. Parameters "*": the function reads its
+   arguments itself. An argument beyond the subject is always optional here; the function looks. */
+#define LLM__TPL_NATIVES(X) \
+    X("f", f_abs, "abs", "") \
+    X("f", f_capitalize, "capitalize", "") \
+    X("f", f_count, "count", "") \
+    X("f", f_d, "d", "default_value,boolean") \
+    X("f", f_default, "default", "default_value,boolean") \
+    X("f", f_dictsort, "dictsort", "case_sensitive,by,reverse") \
+    X("f", f_first, "first", "") \
+    X("f", f_float, "float", "default") \
+    X("f", f_indent, "indent", "width,first,blank") \
+    X("f", f_int, "int", "default,base") \
+    X("f", f_items, "items", "") \
+    X("f", f_join, "join", "d,attribute") \
+    X("f", f_last, "last", "") \
+    X("f", f_length, "length", "") \
+    X("f", f_list, "list", "") \
+    X("f", f_lower, "lower", "") \
+    X("f", f_map, "map", "*") \
+    X("f", f_max, "max", "case_sensitive,attribute") \
+    X("f", f_min, "min", "case_sensitive,attribute") \
+    X("f", f_reject, "reject", "*") \
+    X("f", f_rejectattr, "rejectattr", "*") \
+    X("f", f_replace, "replace", "old,new,count") \
+    X("f", f_reverse, "reverse", "") \
+    X("f", f_safe, "safe", "") \
+    X("f", f_select, "select", "*") \
+    X("f", f_selectattr, "selectattr", "*") \
+    X("f", f_sort, "sort", "reverse,case_sensitive,attribute") \
+    X("f", f_string, "string", "") \
+    X("f", f_sum, "sum", "attribute,start") \
+    X("f", f_title, "title", "") \
+    X("f", f_tojson, "tojson", "ensure_ascii,indent,separators,sort_keys") \
+    X("f", f_trim, "trim", "chars") \
+    X("f", f_unique, "unique", "case_sensitive,attribute") \
+    X("f", f_upper, "upper", "") \
+    X("t", t_boolean, "boolean", "") \
+    X("t", t_callable, "callable", "") \
+    X("t", t_defined, "defined", "") \
+    X("t", t_divisibleby, "divisibleby", "num") \
+    X("t", t_eq, "eq", "b") \
+    X("t", t_eq1, "==", "b") \
+    X("t", t_eq2, "equalto", "b") \
+    X("t", t_even, "even", "") \
+    X("t", t_false, "false", "") \
+    X("t", t_float, "float", "") \
+    X("t", t_ge, "ge", "b") \
+    X("t", t_ge1, ">=", "b") \
+    X("t", t_gt, "gt", "b") \
+    X("t", t_gt1, ">", "b") \
+    X("t", t_gt2, "greaterthan", "b") \
+    X("t", t_in, "in", "seq") \
+    X("t", t_integer, "integer", "") \
+    X("t", t_iterable, "iterable", "") \
+    X("t", t_le, "le", "b") \
+    X("t", t_le1, "<=", "b") \
+    X("t", t_lt, "lt", "b") \
+    X("t", t_lt1, "<", "b") \
+    X("t", t_lt2, "lessthan", "b") \
+    X("t", t_mapping, "mapping", "") \
+    X("t", t_ne, "ne", "b") \
+    X("t", t_ne1, "!=", "b") \
+    X("t", t_none, "none", "") \
+    X("t", t_number, "number", "") \
+    X("t", t_odd, "odd", "") \
+    X("t", t_sameas, "sameas", "other") \
+    X("t", t_sequence, "sequence", "") \
+    X("t", t_string, "string", "") \
+    X("t", t_true, "true", "") \
+    X("t", t_undefined, "undefined", "") \
+    X("s", s_capitalize, "capitalize", "") \
+    X("s", s_count, "count", "sub") \
+    X("s", s_endswith, "endswith", "suffix") \
+    X("s", s_find, "find", "sub") \
+    X("s", s_format, "format", "*") \
+    X("s", s_isdigit, "isdigit", "") \
+    X("s", s_isspace, "isspace", "") \
+    X("s", s_join, "join", "iterable") \
+    X("s", s_lower, "lower", "") \
+    X("s", s_lstrip, "lstrip", "chars") \
+    X("s", s_removeprefix, "removeprefix", "prefix") \
+    X("s", s_removesuffix, "removesuffix", "suffix") \
+    X("s", s_replace, "replace", "old,new,count") \
+    X("s", s_rsplit, "rsplit", "sep,maxsplit") \
+    X("s", s_rstrip, "rstrip", "chars") \
+    X("s", s_split, "split", "sep,maxsplit") \
+    X("s", s_splitlines, "splitlines", "") \
+    X("s", s_startswith, "startswith", "prefix") \
+    X("s", s_strip, "strip", "chars") \
+    X("s", s_title, "title", "") \
+    X("s", s_upper, "upper", "") \
+    X("d", d_get, "get", "key,default") \
+    X("d", d_items, "items", "") \
+    X("d", d_keys, "keys", "") \
+    X("d", d_values, "values", "") \
+    X("d", x_clear, "clear", "*") \
+    X("d", x_pop, "pop", "*") \
+    X("d", x_popitem, "popitem", "*") \
+    X("d", x_setdefault, "setdefault", "*") \
+    X("d", x_update, "update", "*") \
+    X("l", l_count, "count", "value") \
+    X("l", l_index, "index", "value") \
+    X("l", x_append, "append", "*") \
+    X("l", x_extend, "extend", "*") \
+    X("l", x_insert, "insert", "*") \
+    X("l", x_lpop, "pop", "*") \
+    X("l", x_remove, "remove", "*") \
+    X("l", x_reverse, "reverse", "*") \
+    X("l", x_sort, "sort", "*") \
+    X("o", o_cycle, "cycle", "*") \
+    X("g", g_dict, "dict", "*") \
+    X("g", g_namespace, "namespace", "*") \
+    X("g", g_raise, "raise_exception", "message") \
+    X("g", g_range, "range", "*") \
+    X("g", g_strftime, "strftime_now", "format")
+
+enum {
+#define LLM__X(kind, id, name, parameters) LLM__N_##id,
+    LLM__TPL_NATIVES(LLM__X)
+#undef LLM__X
+        LLM__N_COUNT
+};
+
+typedef struct llm__tpl_native {
+    char kind;
+    const char *name, *parameters;
+} llm__tpl_native;
+
+/* The table is one string, so that it needs no relocation: kind and name, parameters, and so on. */
+static bool llm__tpl_native_next(const char **s, llm__tpl_native *native) {
+    native->kind = **s;
+    native->name = *s + (**s != 0);
+    native->parameters = native->name + strlen(native->name) + 1;
+    if (native->kind) *s = native->parameters + strlen(native->parameters) + 1;
+    return native->kind != 0;
+}
+
+static const char *llm__tpl_native_table(void) {
+    static const char kinds_names_parameters[] = {
+#define LLM__X(kind, id, name, parameters) kind name "\0" parameters "\0"
+        LLM__TPL_NATIVES(LLM__X)
+#undef LLM__X
+    };
+    return kinds_names_parameters;
+}
+
+static llm__tpl_native llm__tpl_native_at(uint32_t id) {
+    llm__tpl_native native = {0, "", ""};
+    const char *s = llm__tpl_native_table();
+    do (void)llm__tpl_native_next(&s, &native);
+    while (id--);
+    return native;
+}
+
+static uint32_t llm__tpl_native_find(char kind, const char *name, size_t n) {
+    llm__tpl_native native = {0, "", ""};
+    const char *s = llm__tpl_native_table();
+    uint32_t id;
+    for (id = 0; llm__tpl_native_next(&s, &native); id++) {
+        if (native.kind == kind && strlen(native.name) == n && memcmp(native.name, name, n) == 0)
+            break;
+    }
+    return id; /* LLM__N_COUNT: none */
+}
+
+/* ---- source to tokens ------------------------------------------------------------------------ */
+
+enum { /* kinds of tokens beside single characters */
+    LLM__K_EOF = 0,
+    LLM__K_NAME = 256,
+    LLM__K_STRING,
+    LLM__K_NUMBER,
+    LLM__K_END, /* of the tag: %} or }} */
+    LLM__K_EQ,
+    LLM__K_NE,
+    LLM__K_LE,
+    LLM__K_GE,
+    LLM__K_POW,
+    LLM__K_IDIV
+};
+
+static void llm__tpl_skip_space(llm__tpl *t) {
+    uint32_t n;
+    while (t->pos < t->n_src &&
+           llm__tpl_space_char(llm__tpl_char(t->src + t->pos, t->src + t->n_src, &n))) {
+        t->pos += n;
+    }
+}
+
+static bool llm__tpl_at(const llm__tpl *t, uint32_t pos, const char *text) {
+    size_t n = strlen(text);
+    return t->n_src - pos >= n && memcmp(t->src + pos, text, n) == 0;
+}
+
+/* After "%}", "#}" or "}}" at `pos`: `sign` is the character before it. */
+static void llm__tpl_tag_end(llm__tpl *t, uint32_t pos, char sign, bool trim) {
+    t->pos = pos + 2;
+    if (sign == '-') llm__tpl_skip_space(t);
+    else if (sign != '+' && trim && llm__tpl_at(t, t->pos, "\n")) t->pos++;
+}
+
+static uint32_t llm__tpl_hex(llm__tpl *t, const char *s, const char *end, uint32_t digits) {
+    uint32_t i, c = 0;
+    for (i = 0; i < digits; i++) {
+        int h = s + i < end ? s[i] : 0;
+        if (h >= '0' && h <= '9') c = c << 4 | (uint32_t)(h - '0');
+        else if ((h | 32) >= 'a' && (h | 32) <= 'f') c = c << 4 | (uint32_t)((h | 32) - 'a' + 10);
+        else llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "an escape with too few hexadecimal digits");
+    }
+    return c;
+}
+
+/* One escape of a string literal, s after the backslash; returns the bytes read. */
+static uint32_t llm__tpl_escape(llm__tpl *t, const char *s, const char *end) {
+    static const char letters[] = "nrtabfv\\'\"", values[] = "\n\r\t\a\b\f\v\\'\"";
+    const char *e = *s ? strchr(letters, *s) : NULL;
+    uint32_t c = 0, n = 0, digits = *s == 'x' ? 2 : *s == 'u' ? 4 : *s == 'U' ? 8 : 0;
+    char utf8[4];
+    if (e) {
+        llm__tpl_put(t, values + (e - letters), 1, LLM__TRUSTED, NULL);
+        return 1;
+    }
+    if (*s == '\n') return 1;
+    if (digits) {
+        c = llm__tpl_hex(t, s + 1, end, digits);
+        n = digits + 1;
+    } else if (*s >= '0' && *s <= '7') {
+        while (n < 3 && s + n < end && s[n] >= '0' && s[n] <= '7')
+            c = c * 8 + (uint32_t)(s[n++] - '0');
+    } else {
+        if (*s == 'N') llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the escape \\N is not supported");
+        llm__tpl_put(t, "\\", 1, LLM__TRUSTED, NULL);
+        return 0;
+    }
+    if (c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "an escape that is no character");
+        return n;
+    }
+    llm__tpl_put(t, utf8, llm__tpl_encode(c, utf8), LLM__TRUSTED, NULL);
+    return n;
+}
+
+static void llm__tpl_lex_string(llm__tpl *t) {
+    char quote = t->src[t->pos];
+    uint32_t begin = ++t->pos, from;
+    size_t mark = t->out.n;
+    bool escaped = false;
+    while (t->pos < t->n_src && t->src[t->pos] != quote) {
+        escaped = escaped || t->src[t->pos] == '\\';
+        t->pos += t->src[t->pos] == '\\' ? 2 : 1;
+    }
+    if (t->pos >= t->n_src) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a string is not closed");
+        return;
+    }
+    t->token.kind = LLM__K_STRING;
+    t->token.value = llm__tpl_string(t->src + begin, t->pos - begin, LLM__TRUSTED);
+    if (!llm__tpl_charge(t, (t->pos - begin) / 8)) return;
+    t->pos++;
+    if (!escaped) return;
+    for (from = begin; begin < t->pos - 1;) {
+        if (t->src[begin] != '\\') {
+            begin++;
+            continue;
+        }
+        llm__tpl_put(t, t->src + from, begin - from, LLM__TRUSTED, NULL);
+        begin += 1 + llm__tpl_escape(t, t->src + begin + 1, t->src + t->pos - 1);
+        from = begin;
+    }
+    llm__tpl_put(t, t->src + from, t->pos - 1 - from, LLM__TRUSTED, NULL);
+    t->token.value = llm__tpl_cut(t, mark);
+}
+
+static bool llm__tpl_name_char(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+}
+
+static void llm__tpl_lex_operator(llm__tpl *t) {
+    static const char pairs[][3] = {"==", "!=", "<=", ">=", "**", "//"};
+    static const char singles[] = "+-/*%~[](){}<>=.:|,";
+    char c = t->src[t->pos];
+    int i;
+    for (i = 0; i < 6; i++) {
+        if (llm__tpl_at(t, t->pos, pairs[i])) {
+            t->token.kind = LLM__K_EQ + i;
+            t->pos += 2;
+            return;
+        }
+    }
+    if (!c || !strchr(singles, c)) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected character (byte 0x%02x)",
+                      (unsigned)(unsigned char)c);
+        return;
+    }
+    t->brackets += (c == '(' || c == '[' || c == '{') - (c == ')' || c == ']' || c == '}');
+    t->token.kind = c;
+    t->pos++;
+}
+
+/* Reads the next token of a tag into t->token. */
+static void llm__tpl_next(llm__tpl *t) {
+    const char *end = t->in_block ? "%}" : "}}";
+    uint32_t begin, n;
+    t->token.kind = LLM__K_EOF;
+    if (!llm__tpl_charge(t, 1)) return;
+    llm__tpl_skip_space(t);
+    t->where = t->token.where = begin = t->pos;
+    if (begin >= t->n_src) return;
+    if (t->brackets <= 0) {
+        char c = t->src[begin], sign = c == '-' || (c == '+' && t->in_block) ? c : 0;
+        if (llm__tpl_at(t, begin + (sign != 0), end)) {
+            llm__tpl_tag_end(t, begin + (sign != 0), sign, t->in_block);
+            t->token.kind = LLM__K_END;
+            return;
+        }
+    }
+    n = llm__tpl_number(t, t->src + begin, t->n_src - begin, &t->token.value);
+    if (n && t->token.value.type == LLM__T_FLOAT && begin && t->src[begin - 1] == '.') { /* a.0.1 */
+        for (n = 0; t->src[begin + n] >= '0' && t->src[begin + n] <= '9';) n++;
+        (void)llm__tpl_number(t, t->src + begin, n, &t->token.value);
+    }
+    if (n) {
+        t->pos += n;
+        t->token.kind = LLM__K_NUMBER;
+        if (t->pos < t->n_src && llm__tpl_name_char(t->src[t->pos])) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "this way to write a number is not supported");
+        }
+    } else if (t->src[begin] == '"' || t->src[begin] == '\'') {
+        llm__tpl_lex_string(t);
+    } else if (llm__tpl_name_char(t->src[begin])) {
+        while (t->pos < t->n_src && llm__tpl_name_char(t->src[t->pos])) t->pos++;
+        t->token.kind = LLM__K_NAME;
+        t->token.value = llm__tpl_string(t->src + begin, t->pos - begin, LLM__TRUSTED);
+    } else {
+        llm__tpl_lex_operator(t);
+    }
+}
+
+static bool llm__tpl_is_name(const llm__tpl *t, const char *name) {
+    return t->token.kind == LLM__K_NAME && llm__tpl_is(&t->token.value, name);
+}
+static bool llm__tpl_accept(llm__tpl *t, int kind) {
+    if (t->token.kind != kind) return false;
+    llm__tpl_next(t);
+    return true;
+}
+static bool llm__tpl_accept_name(llm__tpl *t, const char *name) {
+    if (!llm__tpl_is_name(t, name)) return false;
+    llm__tpl_next(t);
+    return true;
+}
+
+/* "unexpected X, expected Y" */
+static void llm__tpl_unexpected(llm__tpl *t, const char *expected) {
+    const llm__tpl_token *k = &t->token;
+    int n = k->value.n > 40 ? 40 : (int)k->value.n;
+    t->where = k->where;
+    if (k->kind == LLM__K_EOF) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected end of the template, expected %s",
+                      expected);
+    } else if (k->kind == LLM__K_END) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected end of the tag, expected %s", expected);
+    } else if (k->kind == LLM__K_NAME) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected '%.*s', expected %s", n, k->value.u.s,
+                      expected);
+    } else if (k->kind < 256) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected '%c', expected %s", k->kind, expected);
+    } else {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected %s, expected %s",
+                      k->kind == LLM__K_STRING   ? "string"
+                      : k->kind == LLM__K_NUMBER ? "number"
+                                                 : "operator",
+                      expected);
+    }
+}
+
+static void llm__tpl_expect(llm__tpl *t, int kind, const char *what) {
+    if (!llm__tpl_accept(t, kind)) llm__tpl_unexpected(t, what);
+}
+/* The end of a tag: what follows is text, so no token is read. */
+static void llm__tpl_expect_end(llm__tpl *t) {
+    if (t->token.kind != LLM__K_END) llm__tpl_unexpected(t, "the end of the tag");
+}
+
+/* ---- code ------------------------------------------------------------------------------------ */
+
+enum {
+    LLM__O_TEXT, LLM__O_PRINT, LLM__O_CONST, LLM__O_LOAD, LLM__O_STORE, LLM__O_STORE_ATTR,
+    LLM__O_UNPACK, LLM__O_LIST, LLM__O_TUPLE, LLM__O_DICT, LLM__O_ATTR, LLM__O_ITEM, LLM__O_SLICE,
+    LLM__O_CALL, LLM__O_FILTER, LLM__O_TEST, LLM__O_NEG, LLM__O_POS, LLM__O_NOT, LLM__O_ADD,
+    LLM__O_SUB, LLM__O_MUL, LLM__O_DIV, LLM__O_IDIV, LLM__O_MOD, LLM__O_POW, LLM__O_CONCAT,
+    LLM__O_COMPARE, LLM__O_CHAIN, LLM__O_JUMP, LLM__O_JUMP_FALSE, LLM__O_AND, LLM__O_OR, LLM__O_FOR,
+    LLM__O_KEEP,
+    LLM__O_WALKED,
+    LLM__O_AGAIN,
+    LLM__O_END_FOR,
+    LLM__O_SCOPE,
+    LLM__O_END_SCOPE,
+    LLM__O_CAPTURE,
+    LLM__O_END_CAPTURE, LLM__O_MACRO, LLM__O_IF_GIVEN, LLM__O_RETURN, LLM__O_NOTHING, LLM__O_HALT
+};
+enum { LLM__C_EQ, LLM__C_NE, LLM__C_LT, LLM__C_LE, LLM__C_GT, LLM__C_GE, LLM__C_IN, LLM__C_NOT_IN };
+
+static llm__tpl_op *llm__tpl_code(llm__tpl *t) {
+    return LLM__CAST(llm__tpl_op *, t->code.data);
+}
+static int32_t llm__tpl_here(const llm__tpl *t) {
+    return (int32_t)t->code.n;
+}
+
+static int32_t llm__tpl_emit(llm__tpl *t, int code, int32_t c) {
+    llm__tpl_op *op;
+    if (!llm__tpl_reserve(t, &t->code, 1, sizeof *op, false)) return 0;
+    op = llm__tpl_code(t) + t->code.n;
+    memset(op, 0, sizeof *op);
+    op->code = (uint8_t)code;
+    op->c = c;
+    op->where = t->where;
+    return (int32_t)t->code.n++;
+}
+
+/* Makes the jump at `from` land on the next operation. */
+static void llm__tpl_land(llm__tpl *t, int32_t from) {
+    if (t->result == LLM_OK) llm__tpl_code(t)[from].c = llm__tpl_here(t) - from;
+}
+
+/* The same for a chain of jumps, each holding the one before it (-1: none). */
+static void llm__tpl_land_chain(llm__tpl *t, int32_t from) {
+    while (t->result == LLM_OK && from >= 0) {
+        int32_t before = llm__tpl_code(t)[from].c;
+        llm__tpl_land(t, from);
+        from = before;
+    }
+}
+
+static int32_t llm__tpl_constant(llm__tpl *t, llm__tval v) {
+    if (!llm__tpl_reserve(t, &t->consts, 1, sizeof v, false)) return 0;
+    LLM__CAST(llm__tval *, t->consts.data)[t->consts.n] = v;
+    return (int32_t)t->consts.n++;
+}
+
+static uint32_t llm__tpl_intern(llm__tpl *t, const char *s, size_t n) {
+    llm_text *names = LLM__CAST(llm_text *, t->names.data);
+    uint32_t i;
+    for (i = 0; i < t->names.n; i++) {
+        if (names[i].size == n && memcmp(names[i].data, s, n) == 0) return i;
+    }
+    if (!llm__tpl_charge(t, t->names.n) || !llm__tpl_reserve(t, &t->names, 1, sizeof *names, false))
+        return 0;
+    names = LLM__CAST(llm_text *, t->names.data);
+    names[t->names.n].data = s;
+    names[t->names.n].size = n;
+    return (uint32_t)t->names.n++;
+}
+
+/* Swaps the neighbouring pieces of code [a, b) and [b, end): jumps within them stay right. */
+static void llm__tpl_rotate(llm__tpl *t, int32_t a, int32_t b) {
+    llm__tpl_op *code = llm__tpl_code(t), save;
+    int32_t end = llm__tpl_here(t), part, i, j;
+    if (!llm__tpl_charge(t, (size_t)(end - a) / 4)) return;
+    for (part = 0; part < 3; part++) {
+        i = part == 1 ? b : a;
+        j = (part == 0 ? b : end) - 1;
+        if (part == 2) b = a;
+        for (; i < j; i++, j--) {
+            save = code[i];
+            code[i] = code[j];
+            code[j] = save;
+        }
+    }
+}
+
+static bool llm__tpl_enter(llm__tpl *t) {
+    if (++t->depth > LLM__TPL_DEPTH)
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "the template is nested too deeply");
+    return t->result == LLM_OK;
+}
+
+/* ---- expressions ----------------------------------------------------------------------------- */
+/* Grammar and precedence are those of jinja2's parser.py. */
+
+static void llm__tpl_expression(llm__tpl *t, bool conditional);
+static void llm__tpl_unary(llm__tpl *t, bool filters);
+
+/* Expressions with commas make a tuple. `closed`: within parentheses, where () is one too. */
+static void llm__tpl_tuple(llm__tpl *t, bool conditional, bool closed) {
+    int32_t n = 0;
+    bool tuple = false;
+    for (;;) {
+        int k = t->token.kind;
+        if (k == LLM__K_END || k == ')' || llm__tpl_is_name(t, "recursive")) break;
+        llm__tpl_expression(t, conditional);
+        n++;
+        if (t->token.kind != ',') break;
+        tuple = true;
+        llm__tpl_next(t);
+    }
+    if (n == 0 && !closed) llm__tpl_unexpected(t, "an expression");
+    if (tuple || n == 0) llm__tpl_emit(t, LLM__O_TUPLE, n);
+}
+
+static void llm__tpl_list_literal(llm__tpl *t) {
+    int32_t n = 0;
+    while (t->token.kind != ']' && t->result == LLM_OK) {
+        if (n++) llm__tpl_expect(t, ',', "','");
+        if (t->token.kind == ']') {
+            n--;
+            break;
+        }
+        llm__tpl_expression(t, true);
+    }
+    llm__tpl_expect(t, ']', "']'");
+    llm__tpl_emit(t, LLM__O_LIST, n);
+}
+
+static void llm__tpl_dict_literal(llm__tpl *t) {
+    int32_t n = 0;
+    while (t->token.kind != '}' && t->result == LLM_OK) {
+        if (n++) llm__tpl_expect(t, ',', "','");
+        if (t->token.kind == '}') {
+            n--;
+            break;
+        }
+        llm__tpl_expression(t, true);
+        llm__tpl_expect(t, ':', "':'");
+        llm__tpl_expression(t, true);
+    }
+    llm__tpl_expect(t, '}', "'}'");
+    llm__tpl_emit(t, LLM__O_DICT, n);
+}
+
+/* After '('; returns the counts of positional and named arguments, which are on the stack in that
+   order, named ones as pairs. */
+static void llm__tpl_arguments(llm__tpl *t, uint8_t *n_plain, uint16_t *n_named) {
+    int plain = 0, named = 0, n = 0;
+    while (t->token.kind != ')' && t->result == LLM_OK) {
+        uint32_t pos;
+        int brackets;
+        llm__tpl_token token;
+        if (n++) llm__tpl_expect(t, ',', "','");
+        if (t->token.kind == ')') break;
+        if (t->token.kind == '*' || t->token.kind == LLM__K_POW) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'*' before an argument is not supported");
+        }
+        pos = t->pos;
+        brackets = t->brackets;
+        token = t->token;
+        if (token.kind == LLM__K_NAME) {
+            llm__tpl_next(t);
+            if (t->token.kind == '=') {
+                llm__tpl_next(t);
+                llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, token.value));
+                llm__tpl_expression(t, true);
+                named++;
+                continue;
+            }
+            if (t->result != LLM_OK) return;
+            t->brackets = brackets;
+            t->pos = pos;
+            t->token = token;
+            t->where = token.where;
+        }
+        if (named) llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a positional argument after a named one");
+        llm__tpl_expression(t, true);
+        plain++;
+    }
+    llm__tpl_expect(t, ')', "')'");
+    if (plain + named > 64) llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than 64 arguments");
+    *n_plain = (uint8_t)plain;
+    *n_named = (uint16_t)named;
+}
+
+static void llm__tpl_emit_call(llm__tpl *t, int code, int32_t c, uint8_t plain, uint16_t named,
+                               uint32_t where) {
+    int32_t at = llm__tpl_emit(t, code, c);
+    if (t->result != LLM_OK) return;
+    llm__tpl_code(t)[at].a = plain;
+    llm__tpl_code(t)[at].b = named;
+    llm__tpl_code(t)[at].where = where;
+}
+
+static void llm__tpl_call_suffix(llm__tpl *t) {
+    uint8_t plain = 0;
+    uint16_t named = 0;
+    uint32_t where = t->token.where;
+    llm__tpl_next(t);
+    llm__tpl_arguments(t, &plain, &named);
+    llm__tpl_emit_call(t, LLM__O_CALL, 0, plain, named, where);
+}
+
+/* [index] or [from:to:step], after '['. */
+static void llm__tpl_subscript(llm__tpl *t) {
+    int part;
+    bool slice = t->token.kind == ':';
+    if (!slice) llm__tpl_expression(t, true);
+    if (t->token.kind != ':') {
+        if (t->token.kind == ',')
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "a tuple as an index is not supported");
+        llm__tpl_emit(t, LLM__O_ITEM, 0);
+    } else {
+        if (slice)
+            llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, llm__tpl_value(LLM__T_NONE)));
+        for (part = 0; part < 2; part++) {
+            if (llm__tpl_accept(t, ':') && t->token.kind != ']' && t->token.kind != ':') {
+                llm__tpl_expression(t, true);
+            } else {
+                llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, llm__tpl_value(LLM__T_NONE)));
+            }
+        }
+        llm__tpl_emit(t, LLM__O_SLICE, 0);
+    }
+    llm__tpl_expect(t, ']', "']'");
+}
+
+static void llm__tpl_postfix(llm__tpl *t) {
+    for (;;) {
+        t->where = t->token.where;
+        if (t->token.kind == '(') {
+            llm__tpl_call_suffix(t);
+        } else if (llm__tpl_accept(t, '[')) {
+            llm__tpl_subscript(t);
+        } else if (llm__tpl_accept(t, '.')) {
+            if (t->token.kind == LLM__K_NAME) {
+                llm__tpl_emit(t, LLM__O_ATTR, llm__tpl_constant(t, t->token.value));
+            } else if (t->token.kind == LLM__K_NUMBER && t->token.value.type == LLM__T_INT) {
+                llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, t->token.value));
+                llm__tpl_emit(t, LLM__O_ITEM, 0);
+            } else {
+                llm__tpl_unexpected(t, "a name");
+            }
+            llm__tpl_next(t);
+        } else {
+            return;
+        }
+    }
+}
+
+/* The name of a filter or a test as an operand: the native's number, or less than zero and the
+   name as a constant, which fails when it is reached. */
+static int32_t llm__tpl_native_operand(llm__tpl *t, char kind) {
+    llm__tval name = t->token.value;
+    uint32_t id;
+    if (t->token.kind != LLM__K_NAME) {
+        llm__tpl_unexpected(t, "a name");
+        return 0;
+    }
+    id = llm__tpl_native_find(kind, name.u.s, name.n);
+    llm__tpl_next(t);
+    if (t->token.kind == '.')
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "a name with a dot is not supported here");
+    return id < LLM__N_COUNT ? (int32_t)id : -1 - llm__tpl_constant(t, name);
+}
+
+static void llm__tpl_filter(llm__tpl *t) {
+    uint8_t plain = 0;
+    uint16_t named = 0;
+    uint32_t where = t->token.where;
+    int32_t id = llm__tpl_native_operand(t, 'f');
+    if (llm__tpl_accept(t, '(')) llm__tpl_arguments(t, &plain, &named);
+    llm__tpl_emit_call(t, LLM__O_FILTER, id, plain, named, where);
+}
+
+static void llm__tpl_primary(llm__tpl *t);
+
+/* After `is`. */
+static void llm__tpl_test(llm__tpl *t) {
+    bool negated = llm__tpl_accept_name(t, "not");
+    uint8_t plain = 0;
+    uint16_t named = 0;
+    uint32_t where = t->token.where;
+    int32_t id = llm__tpl_native_operand(t, 't');
+    int k = t->token.kind;
+    if (llm__tpl_accept(t, '(')) {
+        llm__tpl_arguments(t, &plain, &named);
+    } else if (k == LLM__K_STRING || k == LLM__K_NUMBER || k == '[' || k == '{' ||
+               (k == LLM__K_NAME && !llm__tpl_is_name(t, "else") && !llm__tpl_is_name(t, "or") &&
+                !llm__tpl_is_name(t, "and"))) {
+        if (llm__tpl_is_name(t, "is"))
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "tests cannot be chained with 'is'");
+        /* jinja2 takes any name here for an argument, `if` included */
+        llm__tpl_primary(t);
+        llm__tpl_postfix(t);
+        plain = 1;
+    }
+    llm__tpl_emit_call(t, LLM__O_TEST, id, plain, named, where);
+    if (negated) llm__tpl_emit(t, LLM__O_NOT, 0);
+}
+
+static void llm__tpl_primary_string(llm__tpl *t) {
+    llm__tval v = t->token.value;
+    size_t mark = t->out.n;
+    llm__tpl_next(t);
+    if (t->token.kind == LLM__K_STRING) { /* neighbours are one string */
+        llm__tpl_put_string(t, &v);
+        while (t->token.kind == LLM__K_STRING) {
+            llm__tpl_put_string(t, &t->token.value);
+            llm__tpl_next(t);
+        }
+        v = llm__tpl_cut(t, mark);
+    }
+    llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, v));
+}
+
+static void llm__tpl_primary(llm__tpl *t) {
+    llm__tval v = t->token.value;
+    t->where = t->token.where;
+    if (t->token.kind == LLM__K_STRING) {
+        llm__tpl_primary_string(t);
+    } else if (t->token.kind == LLM__K_NUMBER) {
+        llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, v));
+        llm__tpl_next(t);
+    } else if (t->token.kind == LLM__K_NAME) {
+        bool yes = llm__tpl_is(&v, "true") || llm__tpl_is(&v, "True");
+        if (yes || llm__tpl_is(&v, "false") || llm__tpl_is(&v, "False")) {
+            llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, llm__tpl_bool(yes)));
+        } else if (llm__tpl_is(&v, "none") || llm__tpl_is(&v, "None")) {
+            llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, llm__tpl_value(LLM__T_NONE)));
+        } else {
+            if (t->in_macro && (llm__tpl_is(&v, "caller") || llm__tpl_is(&v, "varargs") ||
+                                llm__tpl_is(&v, "kwargs"))) {
+                llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%.*s' in a macro is not supported",
+                              (int)v.n, v.u.s);
+            }
+            llm__tpl_emit(t, LLM__O_LOAD, (int32_t)llm__tpl_intern(t, v.u.s, v.n));
+        }
+        llm__tpl_next(t);
+    } else if (llm__tpl_accept(t, '(')) {
+        llm__tpl_tuple(t, true, true);
+        llm__tpl_expect(t, ')', "')'");
+    } else if (llm__tpl_accept(t, '[')) {
+        llm__tpl_list_literal(t);
+    } else if (llm__tpl_accept(t, '{')) {
+        llm__tpl_dict_literal(t);
+    } else {
+        llm__tpl_unexpected(t, "an expression");
+    }
+}
+
+static void llm__tpl_unary(llm__tpl *t, bool filters) {
+    if (!llm__tpl_enter(t)) return;
+    if (llm__tpl_accept(t, '-')) {
+        llm__tpl_unary(t, false);
+        llm__tpl_emit(t, LLM__O_NEG, 0);
+    } else if (llm__tpl_accept(t, '+')) {
+        llm__tpl_unary(t, false);
+        llm__tpl_emit(t, LLM__O_POS, 0);
+    } else {
+        llm__tpl_primary(t);
+    }
+    llm__tpl_postfix(t);
+    while (filters && t->result == LLM_OK) {
+        if (llm__tpl_accept(t, '|')) llm__tpl_filter(t);
+        else if (llm__tpl_accept_name(t, "is")) llm__tpl_test(t);
+        else if (t->token.kind == '(') llm__tpl_call_suffix(t);
+        else break;
+    }
+    t->depth--;
+}
+
+enum { LLM__P_OR, LLM__P_AND, LLM__P_NOT, LLM__P_COMPARE, LLM__P_ADD, LLM__P_CONCAT, LLM__P_MUL,
+       LLM__P_POW, LLM__P_NONE };
+
+/* The binary operator at hand: its precedence, and what to emit (for comparisons, which one). */
+static int llm__tpl_operator(const llm__tpl *t, int *code) {
+    switch (t->token.kind) {
+    case '+': return *code = LLM__O_ADD, LLM__P_ADD;
+    case '-': return *code = LLM__O_SUB, LLM__P_ADD;
+    case '~': return *code = LLM__O_CONCAT, LLM__P_CONCAT;
+    case '*': return *code = LLM__O_MUL, LLM__P_MUL;
+    case '/': return *code = LLM__O_DIV, LLM__P_MUL;
+    case '%': return *code = LLM__O_MOD, LLM__P_MUL;
+    case LLM__K_IDIV: return *code = LLM__O_IDIV, LLM__P_MUL;
+    case LLM__K_POW: return *code = LLM__O_POW, LLM__P_POW;
+    case LLM__K_EQ: return *code = LLM__C_EQ, LLM__P_COMPARE;
+    case LLM__K_NE: return *code = LLM__C_NE, LLM__P_COMPARE;
+    case LLM__K_LE: return *code = LLM__C_LE, LLM__P_COMPARE;
+    case LLM__K_GE: return *code = LLM__C_GE, LLM__P_COMPARE;
+    case '<': return *code = LLM__C_LT, LLM__P_COMPARE;
+    case '>': return *code = LLM__C_GT, LLM__P_COMPARE;
+    case LLM__K_NAME:
+        if (llm__tpl_is_name(t, "or")) return *code = LLM__O_OR, LLM__P_OR;
+        if (llm__tpl_is_name(t, "and")) return *code = LLM__O_AND, LLM__P_AND;
+        if (llm__tpl_is_name(t, "in")) return *code = LLM__C_IN, LLM__P_COMPARE;
+        if (llm__tpl_is_name(t, "not")) return *code = LLM__C_NOT_IN, LLM__P_COMPARE;
+        break;
+    default: break;
+    }
+    return LLM__P_NONE;
+}
+
+static void llm__tpl_binary(llm__tpl *t, int least);
+
+/* a < b <= c: each operand once, false as soon as one link is. */
+static void llm__tpl_comparison(llm__tpl *t, int code) {
+    int32_t chain = -1, at;
+    while (t->result == LLM_OK) {
+        int this_code = code, prec;
+        uint32_t where = t->token.where;
+        llm__tpl_next(t);
+        if (this_code == LLM__C_NOT_IN && !llm__tpl_accept_name(t, "in"))
+            llm__tpl_unexpected(t, "'in'");
+        llm__tpl_binary(t, LLM__P_COMPARE + 1);
+        prec = llm__tpl_operator(t, &code);
+        t->where = where;
+        at = llm__tpl_emit(t, prec == LLM__P_COMPARE ? LLM__O_CHAIN : LLM__O_COMPARE, chain);
+        if (t->result != LLM_OK) return;
+        llm__tpl_code(t)[at].a = (uint8_t)this_code;
+        if (prec != LLM__P_COMPARE) break;
+        chain = at;
+    }
+    llm__tpl_land_chain(t, chain);
+}
+
+static void llm__tpl_binary(llm__tpl *t, int least) {
+    int code = 0, prec;
+    int32_t at;
+    uint32_t where;
+    if (!llm__tpl_enter(t)) return;
+    if (least <= LLM__P_NOT && llm__tpl_accept_name(t, "not")) {
+        llm__tpl_binary(t, LLM__P_NOT);
+        llm__tpl_emit(t, LLM__O_NOT, 0);
+    } else {
+        llm__tpl_unary(t, true);
+    }
+    while (t->result == LLM_OK) {
+        prec = llm__tpl_operator(t, &code);
+        if (prec < least || prec == LLM__P_NONE) break;
+        t->where = where = t->token.where;
+        if (prec == LLM__P_COMPARE) {
+            llm__tpl_comparison(t, code);
+            continue;
+        }
+        at = prec <= LLM__P_AND ? llm__tpl_emit(t, code, 0) : 0;
+        llm__tpl_next(t);
+        llm__tpl_binary(t, prec + 1);
+        t->where = where;
+        if (prec <= LLM__P_AND) llm__tpl_land(t, at);
+        else llm__tpl_emit(t, code, 0);
+    }
+    t->depth--;
+}
+
+/* a if condition else b: the condition is written second and runs first. */
+static void llm__tpl_expression(llm__tpl *t, bool conditional) {
+    int32_t begin = llm__tpl_here(t), middle, jump;
+    if (!llm__tpl_enter(t)) return;
+    llm__tpl_binary(t, LLM__P_OR);
+    while (conditional && t->result == LLM_OK && llm__tpl_accept_name(t, "if")) {
+        middle = llm__tpl_here(t);
+        llm__tpl_binary(t, LLM__P_OR);
+        llm__tpl_emit(t, LLM__O_JUMP_FALSE, middle - begin + 2);
+        llm__tpl_rotate(t, begin, middle);
+        jump = llm__tpl_emit(t, LLM__O_JUMP, 0);
+        if (llm__tpl_accept_name(t, "else")) {
+            llm__tpl_expression(t, true);
+        } else {
+            llm__tpl_emit(
+                t, LLM__O_CONST,
+                llm__tpl_constant(t, llm__tpl_undefined("an inline if without else", 25, 0)));
+        }
+        llm__tpl_land(t, jump);
+    }
+    t->depth--;
+}
+
+/* ---- statements ------------------------------------------------------------------------------ */
+
+/* Text up to `end`, then a tag with `sign`: cut as lstrip_blocks and '-' ask for. */
+static void llm__tpl_emit_text(llm__tpl *t, uint32_t begin, uint32_t end, char sign, bool block) {
+    uint32_t line = end, n;
+    if (sign == '-') {
+        uint32_t keep = begin;
+        for (line = begin; line < end; line += n) {
+            if (!llm__tpl_space_char(llm__tpl_char(t->src + line, t->src + end, &n)))
+                keep = line + n;
+        }
+        end = keep;
+    } else if (block && sign != '+') {
+        while (line > begin && t->src[line - 1] != '\n') line--;
+        if (line > begin || begin == 0 || t->src[begin - 1] == '\n') {
+            uint32_t at = line;
+            while (at < end && llm__tpl_space_char(llm__tpl_char(t->src + at, t->src + end, &n)))
+                at += n;
+            if (at >= end) end = line;
+        }
+    }
+    t->where = begin;
+    if (!llm__tpl_charge(t, (end - begin) / 8 + 1) || end == begin) return;
+    llm__tpl_emit(t, LLM__O_TEXT,
+                  llm__tpl_constant(t, llm__tpl_string(t->src + begin, end - begin, LLM__TRUSTED)));
+}
+
+/* After "{%": is this `word` and the end of the tag? Then the text goes on behind it. */
+static bool llm__tpl_plain_tag(llm__tpl *t, const char *word, bool trim) {
+    uint32_t save = t->pos;
+    char sign = t->pos < t->n_src ? t->src[t->pos] : 0;
+    if (sign == '-' || sign == '+') t->pos++;
+    llm__tpl_skip_space(t);
+    if (llm__tpl_at(t, t->pos, word)) {
+        t->pos += (uint32_t)strlen(word);
+        llm__tpl_skip_space(t);
+        sign = t->pos < t->n_src ? t->src[t->pos] : 0;
+        if (sign != '-' && (sign != '+' || !trim)) sign = 0;
+        if (llm__tpl_at(t, t->pos + (sign != 0), "%}")) {
+            llm__tpl_tag_end(t, t->pos + (sign != 0), sign, trim);
+            return true;
+        }
+    }
+    t->pos = save;
+    return false;
+}
+
+static void llm__tpl_comment(llm__tpl *t) {
+    uint32_t at = t->pos;
+    if (at >= t->n_src) return; /* jinja2 lets this pass */
+    while (at < t->n_src && !llm__tpl_at(t, at, "#}")) at++;
+    if (at >= t->n_src) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a comment is not closed");
+        return;
+    }
+    llm__tpl_tag_end(t, at, at > t->pos ? t->src[at - 1] : ' ', true);
+}
+
+static void llm__tpl_raw(llm__tpl *t) {
+    uint32_t begin = t->pos, at;
+    if (begin >= t->n_src) return; /* jinja2 lets this pass */
+    for (at = begin; at + 1 < t->n_src && llm__tpl_charge(t, 1); at++) {
+        if (!llm__tpl_at(t, at, "{%")) continue;
+        t->pos = at + 2;
+        if (llm__tpl_plain_tag(t, "endraw", true)) {
+            llm__tpl_emit_text(t, begin, at, t->src[at + 2], true);
+            return;
+        }
+    }
+    llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'raw' is not closed");
+}
+
+/* Compiles text up to the next tag; its first token is then at hand. Returns '{' or '%', or 0 at
+   the end. */
+static int llm__tpl_text(llm__tpl *t) {
+    while (t->result == LLM_OK) {
+        uint32_t begin = t->pos, at = begin;
+        char kind = 0, sign;
+        for (; at + 1 < t->n_src; at++) {
+            kind = t->src[at + 1];
+            if (t->src[at] == '{' && (kind == '{' || kind == '%' || kind == '#')) break;
+        }
+        if (at + 1 >= t->n_src) {
+            llm__tpl_emit_text(t, begin, t->n_src, '+', false);
+            t->pos = t->where = t->n_src;
+            t->token.kind = LLM__K_EOF;
+            return 0;
+        }
+        sign = at + 2 < t->n_src ? t->src[at + 2] : 0;
+        llm__tpl_emit_text(t, begin, at, sign, kind != '{');
+        t->where = at;
+        t->pos = at + 2;
+        if (kind == '%' && llm__tpl_plain_tag(t, "raw", false)) {
+            llm__tpl_raw(t);
+            continue;
+        }
+        if (sign == '-' || sign == '+') t->pos++;
+        if (kind == '#') {
+            llm__tpl_comment(t);
+            continue;
+        }
+        t->in_block = kind == '%';
+        t->brackets = 0;
+        llm__tpl_next(t);
+        return kind;
+    }
+    return 0;
+}
+
+static void llm__tpl_body(llm__tpl *t, const char *const *ends);
+
+/* Statements up to a tag that begins with one of `ends`, which is then at hand. */
+static void llm__tpl_body_until(llm__tpl *t, const char *a, const char *b, const char *c) {
+    const char *ends[4];
+    ends[0] = a;
+    ends[1] = b;
+    ends[2] = c;
+    ends[3] = NULL;
+    llm__tpl_expect_end(t);
+    llm__tpl_body(t, ends);
+}
+
+/* Names to assign to, as code that stores from the stack. `attribute`: also name.attribute. */
+static void llm__tpl_target(llm__tpl *t, bool attribute, bool closed) {
+    int32_t head = llm__tpl_emit(t, LLM__O_NOTHING, 0), n = 0;
+    bool tuple = false;
+    if (!llm__tpl_enter(t)) return;
+    for (;;) {
+        if (llm__tpl_accept(t, '(')) {
+            llm__tpl_target(t, false, true);
+            llm__tpl_expect(t, ')', "')'");
+        } else if (t->token.kind == LLM__K_NAME && !llm__tpl_is_name(t, "in")) {
+            llm__tval name = t->token.value;
+            uint32_t id = llm__tpl_intern(t, name.u.s, name.n);
+            t->where = t->token.where;
+            llm__tpl_next(t);
+            if (attribute && llm__tpl_accept(t, '.')) {
+                if (t->token.kind != LLM__K_NAME) llm__tpl_unexpected(t, "a name");
+                llm__tpl_emit(t, LLM__O_LOAD, (int32_t)id);
+                llm__tpl_emit(t, LLM__O_STORE_ATTR, llm__tpl_constant(t, t->token.value));
+                llm__tpl_next(t);
+            } else {
+                llm__tpl_emit(t, LLM__O_STORE, (int32_t)id);
+            }
+        } else {
+            break;
+        }
+        n++;
+        if (!llm__tpl_accept(t, ',')) break;
+        tuple = true;
+    }
+    if (n == 0 && !closed) llm__tpl_unexpected(t, "a name to assign to");
+    if (tuple && t->result == LLM_OK) {
+        llm__tpl_code(t)[head].code = LLM__O_UNPACK;
+        llm__tpl_code(t)[head].c = n;
+    }
+    t->depth--;
+}
+
+/* Takes the code from `begin` on out again, so that it can be put elsewhere. */
+static llm__tpl_op *llm__tpl_take(llm__tpl *t, int32_t begin, int32_t *n) {
+    llm__tpl_op *copy;
+    *n = llm__tpl_here(t) - begin;
+    copy = LLM__CAST(llm__tpl_op *, llm__tpl_alloc(t, (size_t)*n, sizeof *copy));
+    if (!copy) return NULL;
+    memcpy(copy, llm__tpl_code(t) + begin, (size_t)*n * sizeof *copy);
+    t->code.n = (size_t)begin;
+    return copy;
+}
+static void llm__tpl_place(llm__tpl *t, const llm__tpl_op *ops, int32_t n) {
+    if (!ops || !llm__tpl_reserve(t, &t->code, (size_t)n, sizeof *ops, false)) return;
+    memcpy(llm__tpl_code(t) + t->code.n, ops, (size_t)n * sizeof *ops);
+    t->code.n += (size_t)n;
+}
+
+/* A walk over the list on the stack: FOR, the target, then the caller's code. */
+static int32_t llm__tpl_for_head(llm__tpl *t, const llm__tpl_op *target, int32_t n, bool filter) {
+    int32_t at = llm__tpl_emit(t, LLM__O_FOR, 0);
+    if (t->result == LLM_OK) llm__tpl_code(t)[at].a = filter;
+    llm__tpl_place(t, target, n);
+    return at;
+}
+
+static void llm__tpl_for(llm__tpl *t) {
+    int32_t begin = llm__tpl_here(t), n, head, end;
+    llm__tpl_op *target;
+    llm__tpl_exits exits, *outer = t->exits;
+    llm__tpl_target(t, false, false);
+    target = llm__tpl_take(t, begin, &n);
+    if (!llm__tpl_accept_name(t, "in")) llm__tpl_unexpected(t, "'in'");
+    llm__tpl_tuple(t, false, false);
+    if (llm__tpl_accept_name(t, "if")) {
+        head = llm__tpl_for_head(t, target, n, true);
+        llm__tpl_expression(t, true);
+        llm__tpl_emit(t, LLM__O_KEEP, 0);
+        llm__tpl_emit(t, LLM__O_AGAIN, head + 1 - llm__tpl_here(t));
+        llm__tpl_land(t, head);
+        llm__tpl_emit(t, LLM__O_END_FOR, 0);
+    }
+    if (llm__tpl_is_name(t, "recursive"))
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "a recursive 'for' is not supported");
+    head = llm__tpl_for_head(t, target, n, false);
+    exits.breaks = exits.continues = -1;
+    t->exits = &exits;
+    llm__tpl_body_until(t, "endfor", "else", NULL);
+    t->exits = outer;
+    llm__tpl_emit(t, LLM__O_WALKED, 0);
+    llm__tpl_land_chain(t, exits.continues);
+    llm__tpl_emit(t, LLM__O_AGAIN, head + 1 - llm__tpl_here(t));
+    llm__tpl_land_chain(t, exits.breaks);
+    llm__tpl_land(t, head);
+    end = llm__tpl_emit(t, LLM__O_END_FOR, 1);
+    if (llm__tpl_accept_name(t, "else")) {
+        llm__tpl_emit(t, LLM__O_SCOPE, 0);
+        llm__tpl_body_until(t, "endfor", NULL, NULL);
+        llm__tpl_emit(t, LLM__O_END_SCOPE, 0);
+    }
+    llm__tpl_land(t, end);
+    llm__tpl_next(t);
+}
+
+static void llm__tpl_if(llm__tpl *t) {
+    int32_t chain = -1, jump;
+    for (;;) {
+        llm__tpl_tuple(t, false, false);
+        jump = llm__tpl_emit(t, LLM__O_JUMP_FALSE, 0);
+        llm__tpl_body_until(t, "elif", "else", "endif");
+        if (llm__tpl_is_name(t, "endif") || t->result != LLM_OK) break;
+        chain = llm__tpl_emit(t, LLM__O_JUMP, chain);
+        llm__tpl_land(t, jump);
+        jump = -1;
+        if (llm__tpl_accept_name(t, "elif")) continue;
+        llm__tpl_next(t);
+        llm__tpl_body_until(t, "endif", NULL, NULL);
+        break;
+    }
+    if (jump >= 0) llm__tpl_land(t, jump);
+    llm__tpl_land_chain(t, chain);
+    llm__tpl_next(t);
+}
+
+/* Output of the statements up to `end` as a string on the stack, with filters from `begin` on. */
+static void llm__tpl_captured(llm__tpl *t, const char *end) {
+    int32_t begin = llm__tpl_here(t), n;
+    llm__tpl_op *filters;
+    while (llm__tpl_accept(t, '|')) llm__tpl_filter(t);
+    filters = llm__tpl_take(t, begin, &n);
+    llm__tpl_emit(t, LLM__O_CAPTURE, 0);
+    llm__tpl_emit(t, LLM__O_SCOPE, 0);
+    llm__tpl_body_until(t, end, NULL, NULL);
+    llm__tpl_emit(t, LLM__O_END_SCOPE, 0);
+    llm__tpl_emit(t, LLM__O_END_CAPTURE, 0);
+    llm__tpl_place(t, filters, n);
+}
+
+static void llm__tpl_set(llm__tpl *t) {
+    int32_t begin = llm__tpl_here(t), n;
+    llm__tpl_op *target;
+    llm__tpl_target(t, true, false);
+    target = llm__tpl_take(t, begin, &n);
+    if (llm__tpl_accept(t, '=')) {
+        llm__tpl_tuple(t, true, false);
+        llm__tpl_place(t, target, n);
+        return;
+    }
+    llm__tpl_captured(t, "endset");
+    llm__tpl_place(t, target, n);
+    llm__tpl_next(t);
+}
+
+static void llm__tpl_filter_block(llm__tpl *t) {
+    int32_t begin = llm__tpl_here(t), n;
+    llm__tpl_op *filters;
+    do llm__tpl_filter(t);
+    while (llm__tpl_accept(t, '|'));
+    filters = llm__tpl_take(t, begin, &n);
+    llm__tpl_captured(t, "endfilter");
+    llm__tpl_place(t, filters, n);
+    llm__tpl_emit(t, LLM__O_PRINT, 0);
+    llm__tpl_next(t);
+}
+
+static void llm__tpl_with(llm__tpl *t) {
+    int32_t begin, n, count = 0;
+    llm__tpl_op *target[8];
+    int32_t sizes[8];
+    while (t->token.kind != LLM__K_END && t->result == LLM_OK) {
+        if (count) llm__tpl_expect(t, ',', "','");
+        if (count == 8) {
+            llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than 8 names in 'with'");
+            return;
+        }
+        begin = llm__tpl_here(t);
+        llm__tpl_target(t, false, false);
+        target[count] = llm__tpl_take(t, begin, &n);
+        sizes[count++] = n;
+        llm__tpl_expect(t, '=', "'='");
+        llm__tpl_expression(t, true);
+    }
+    llm__tpl_emit(t, LLM__O_SCOPE, 0);
+    while (count-- > 0) llm__tpl_place(t, target[count], sizes[count]);
+    llm__tpl_body_until(t, "endwith", NULL, NULL);
+    llm__tpl_emit(t, LLM__O_END_SCOPE, 0);
+    llm__tpl_next(t);
+}
+
+/* MACRO c -> over the body; the body begins with the defaults: IF_GIVEN c -> over one. */
+static void llm__tpl_macro_definition(llm__tpl *t) {
+    llm__tpl_macro *macro = LLM__CAST(llm__tpl_macro *, llm__tpl_alloc(t, 1, sizeof *macro));
+    uint32_t names[32], n = 0;
+    llm__tval name = t->token.value, v = llm__tpl_value(LLM__T_MACRO);
+    llm__tpl_exits *outer = t->exits;
+    bool in_macro = t->in_macro;
+    int32_t head, given;
+    if (!macro) return;
+    if (t->token.kind != LLM__K_NAME) llm__tpl_unexpected(t, "a name");
+    llm__tpl_next(t);
+    llm__tpl_expect(t, '(', "'('");
+    v.u.v = LLM__CAST(llm__tval *, LLM__CAST(void *, macro));
+    llm__tpl_emit(t, LLM__O_CONST, llm__tpl_constant(t, v));
+    head = llm__tpl_emit(t, LLM__O_MACRO, 0);
+    macro->entry = (uint32_t)llm__tpl_here(t);
+    t->in_macro = true;
+    while (t->token.kind != ')' && t->result == LLM_OK) {
+        if (n) llm__tpl_expect(t, ',', "','");
+        if (t->token.kind != LLM__K_NAME) llm__tpl_unexpected(t, "a name");
+        if (n == 32) llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than 32 parameters");
+        if (t->result != LLM_OK) return;
+        names[n] = llm__tpl_intern(t, t->token.value.u.s, t->token.value.n);
+        llm__tpl_next(t);
+        if (llm__tpl_accept(t, '=')) {
+            given = llm__tpl_emit(t, LLM__O_IF_GIVEN, 0);
+            if (t->result == LLM_OK) llm__tpl_code(t)[given].b = (uint16_t)n;
+            llm__tpl_expression(t, true);
+            llm__tpl_emit(t, LLM__O_STORE, (int32_t)names[n]);
+            llm__tpl_land(t, given);
+        }
+        n++;
+    }
+    llm__tpl_expect(t, ')', "')'");
+    macro->name.data = name.u.s;
+    macro->name.size = name.n;
+    macro->n_params = n;
+    macro->params = LLM__CAST(uint32_t *, llm__tpl_alloc(t, n, sizeof *names));
+    if (macro->params && n) memcpy(macro->params, names, n * sizeof *names);
+    t->exits = NULL;
+    llm__tpl_body_until(t, "endmacro", NULL, NULL);
+    t->exits = outer;
+    t->in_macro = in_macro;
+    llm__tpl_emit(t, LLM__O_RETURN, 0);
+    llm__tpl_land(t, head);
+    if (t->result == LLM_OK)
+        llm__tpl_emit(t, LLM__O_STORE, (int32_t)llm__tpl_intern(t, name.u.s, name.n));
+    llm__tpl_next(t);
+}
+
+static void llm__tpl_leave_loop(llm__tpl *t, int32_t *chain) {
+    if (!t->exits) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'break' or 'continue' outside of a loop");
+        return;
+    }
+    chain = chain ? chain : &t->exits->continues;
+    *chain = llm__tpl_emit(t, LLM__O_JUMP, *chain);
+}
+
+static void llm__tpl_statement(llm__tpl *t) {
+    llm__tval name = t->token.value;
+    if (!llm__tpl_enter(t)) return;
+    t->where = t->token.where;
+    if (t->token.kind != LLM__K_NAME) llm__tpl_unexpected(t, "a statement");
+    else if (llm__tpl_accept_name(t, "for")) llm__tpl_for(t);
+    else if (llm__tpl_accept_name(t, "if")) llm__tpl_if(t);
+    else if (llm__tpl_accept_name(t, "set")) llm__tpl_set(t);
+    else if (llm__tpl_accept_name(t, "macro")) llm__tpl_macro_definition(t);
+    else if (llm__tpl_accept_name(t, "with")) llm__tpl_with(t);
+    else if (llm__tpl_accept_name(t, "filter")) llm__tpl_filter_block(t);
+    else if (llm__tpl_accept_name(t, "break"))
+        llm__tpl_leave_loop(t, t->exits ? &t->exits->breaks : NULL);
+    else if (llm__tpl_accept_name(t, "continue")) llm__tpl_leave_loop(t, NULL);
+    else if (llm__tpl_accept_name(t, "generation")) {
+        llm__tpl_emit(t, LLM__O_SCOPE, 0);
+        llm__tpl_body_until(t, "endgeneration", NULL, NULL);
+        llm__tpl_emit(t, LLM__O_END_SCOPE, 0);
+        llm__tpl_next(t);
+    } else {
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the statement '%.*s' is not supported here",
+                      name.n > 40 ? 40 : (int)name.n, name.u.s);
+    }
+    llm__tpl_expect_end(t);
+    t->depth--;
+}
+
+static void llm__tpl_body(llm__tpl *t, const char *const *ends) {
+    uint32_t begin = t->where;
+    if (!llm__tpl_enter(t)) return;
+    while (t->result == LLM_OK) {
+        int i, kind = llm__tpl_text(t);
+        if (kind == 0) {
+            t->where = begin;
+            if (ends)
+                llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "this is not closed: no '%s'",
+                              ends[ends[2] ? 2 : 0]);
+            break;
+        }
+        if (kind == '{') {
+            llm__tpl_tuple(t, true, false);
+            llm__tpl_emit(t, LLM__O_PRINT, 0);
+            llm__tpl_expect_end(t);
+            continue;
+        }
+        for (i = 0; ends && ends[i]; i++) {
+            if (llm__tpl_is_name(t, ends[i])) break;
+        }
+        if (ends && ends[i]) break;
+        llm__tpl_statement(t);
+    }
+    t->depth--;
+}
+
+/* ---- text functions -------------------------------------------------------------------------- */
+
+enum { LLM__CASE_LOWER, LLM__CASE_UPPER, LLM__CASE_CAPITAL, LLM__CASE_TITLE, LLM__CASE_WORDS };
+
+/* upper, lower, capitalize, str.title and the filter `title`, which begins words elsewhere. */
+static llm__tval llm__tpl_case(llm__tpl *t, const llm__tval *v, int mode) {
+    size_t mark = t->out.n;
+    uint32_t at, n, c, mapped;
+    bool start = true, known, upper;
+    for (at = 0; at < v->n && llm__tpl_charge(t, 1); at += n) {
+        c = llm__tpl_char(v->u.s + at, v->u.s + v->n, &n);
+        if (mode == LLM__CASE_WORDS &&
+            (llm__tpl_space_char(c) || (c < 0x80 && c && strchr("-({[<", (int)c)))) {
+            start = true;
+            llm__tpl_put_sub(t, v, at, n);
+            continue;
+        }
+        upper = mode == LLM__CASE_UPPER || (mode != LLM__CASE_LOWER && start);
+        mapped = llm__tpl_case_char(c, upper, &known);
+        if (!known) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "changing the case of U+%04X is not supported",
+                          (unsigned)c);
+        }
+        llm__tpl_put_char(t, mapped, v, at);
+        start =
+            mode == LLM__CASE_TITLE && mapped == c &&
+            llm__tpl_case_char(c, !upper, &known) == c; /* a word goes on while letters have case */
+    }
+    return llm__tpl_cut(t, mark);
+}
+
+/* Is the character of `v` at `at` one of `chars` (NULL: white space)? */
+static bool llm__tpl_one_of(llm__tpl *t, uint32_t c, const llm__tval *chars) {
+    uint32_t at, n;
+    if (!chars) return llm__tpl_space_char(c);
+    for (at = 0; at < chars->n && llm__tpl_charge(t, 1); at += n) {
+        if (llm__tpl_char(chars->u.s + at, chars->u.s + chars->n, &n) == c) return true;
+    }
+    return false;
+}
+
+/* The first byte of the character that ends at `end`. */
+static uint32_t llm__tpl_back(const llm__tval *v, uint32_t begin, uint32_t end) {
+    uint32_t at = end - 1, k, n;
+    for (k = 1; k < 4 && at - begin >= k && ((unsigned char)v->u.s[end - k] & 0xc0) == 0x80;) k++;
+    (void)llm__tpl_char(v->u.s + end - k, v->u.s + end, &n);
+    return n == k ? end - k : at;
+}
+
+static llm__tval llm__tpl_strip(llm__tpl *t, const llm__tval *v, const llm__tval *chars, bool left,
+                                bool right) {
+    uint32_t begin = 0, end = v->n, at, n;
+    while (left && begin < end && llm__tpl_charge(t, 1) &&
+           llm__tpl_one_of(t, llm__tpl_char(v->u.s + begin, v->u.s + end, &n), chars)) {
+        begin += n;
+    }
+    while (right && begin < end && llm__tpl_charge(t, 1)) {
+        at = llm__tpl_back(v, begin, end);
+        if (!llm__tpl_one_of(t, llm__tpl_char(v->u.s + at, v->u.s + end, &n), chars)) break;
+        end = at;
+    }
+    return llm__tpl_sub(v, begin, end);
+}
+
+static llm__tval llm__tpl_replace(llm__tpl *t, const llm__tval *v, const llm__tval *old,
+                                  const llm__tval *with, int64_t count) {
+    size_t mark = t->out.n;
+    uint32_t from = 0, at, n;
+    while (count != 0 && t->result == LLM_OK) {
+        at = llm__tpl_search(t, v, from, old);
+        if (at == UINT32_MAX) break;
+        llm__tpl_put_sub(t, v, from, at - from);
+        llm__tpl_put_string(t, with);
+        from = at + old->n;
+        count--;
+        if (old->n == 0) { /* before every character and at the end */
+            if (from >= v->n) break;
+            (void)llm__tpl_char(v->u.s + from, v->u.s + v->n, &n);
+            llm__tpl_put_sub(t, v, from, n);
+            from += n;
+            if (!llm__tpl_charge(t, 1)) break;
+        }
+    }
+    llm__tpl_put_sub(t, v, from, v->n - from);
+    return llm__tpl_cut(t, mark);
+}
+
+/* str.split() without a separator: words. */
+static llm__tval llm__tpl_words(llm__tpl *t, const llm__tval *v, int64_t most) {
+    llm__tpl_list list = llm__tpl_list_make();
+    llm__tval rest = llm__tpl_strip(t, v, NULL, true, false);
+    uint32_t at, n = 0;
+    while (rest.n && t->result == LLM_OK) {
+        for (at = 0; at < rest.n && llm__tpl_charge(t, 1); at += n) {
+            if (llm__tpl_space_char(llm__tpl_char(rest.u.s + at, rest.u.s + rest.n, &n))) break;
+        }
+        if (most-- == 0) {
+            llm__tpl_push_item(t, &list, rest);
+            break;
+        }
+        llm__tpl_push_item(t, &list, llm__tpl_sub(&rest, 0, at));
+        rest = llm__tpl_sub(&rest, at, rest.n);
+        rest = llm__tpl_strip(t, &rest, NULL, true, false);
+    }
+    return list.v;
+}
+
+static llm__tval llm__tpl_split(llm__tpl *t, const llm__tval *v, const llm__tval *sep, int64_t most,
+                                bool last) {
+    llm__tpl_list list = llm__tpl_list_make();
+    int64_t skip = 0;
+    uint32_t from = 0, at, next = 0;
+    if (sep->n == 0) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "split by an empty separator");
+        return list.v;
+    }
+    if (last && most >= 0) { /* from the right: leave the first ones together */
+        for (at = 0; (at = llm__tpl_search(t, v, at, sep)) != UINT32_MAX; at += sep->n) skip++;
+        skip = skip > most ? skip - most : 0;
+        most = -1;
+    }
+    while (t->result == LLM_OK && (at = llm__tpl_search(t, v, next, sep)) != UINT32_MAX &&
+           most != 0) {
+        next = at + sep->n;
+        if (skip-- > 0) continue;
+        llm__tpl_push_item(t, &list, llm__tpl_sub(v, from, at));
+        from = next;
+        most--;
+    }
+    llm__tpl_push_item(t, &list, llm__tpl_sub(v, from, v->n));
+    return list.v;
+}
+
+static llm__tval llm__tpl_lines(llm__tpl *t, const llm__tval *v) {
+    llm__tpl_list list = llm__tpl_list_make();
+    uint32_t from = 0, at, n, c;
+    for (at = 0; at < v->n && llm__tpl_charge(t, 1); at += n) {
+        c = llm__tpl_char(v->u.s + at, v->u.s + v->n, &n);
+        if (!llm__tpl_line_char(c)) continue;
+        llm__tpl_push_item(t, &list, llm__tpl_sub(v, from, at));
+        if (c == '\r' && at + 1 < v->n && v->u.s[at + 1] == '\n') n = 2;
+        from = at + n;
+    }
+    if (from < v->n) llm__tpl_push_item(t, &list, llm__tpl_sub(v, from, v->n));
+    return list.v;
+}
+
+static llm__tval llm__tpl_indent(llm__tpl *t, const llm__tval *v, const llm__tval *width,
+                                 bool first, bool blank) {
+    llm__tval space = llm__tpl_string("    ", 4, LLM__TRUSTED), lines, line;
+    size_t mark = t->out.n;
+    int64_t i;
+    if (width->type == LLM__T_STRING) space = *width;
+    if (llm__tpl_is_integer(width)) {
+        for (i = 0; i < width->u.i && t->result == LLM_OK; i++) llm__tpl_puts(t, " ", LLM__TRUSTED);
+        space = llm__tpl_cut(t, mark);
+    }
+    mark = t->out.n;
+    llm__tpl_put_string(t, v);
+    llm__tpl_puts(t, "\n", LLM__TRUSTED);
+    line = llm__tpl_cut(t, mark);
+    lines = llm__tpl_lines(t, &line);
+    for (i = 0; i < lines.n && llm__tpl_charge(t, 1); i++) {
+        line = lines.u.v[i];
+        if (i) llm__tpl_puts(t, "\n", LLM__TRUSTED);
+        if (i ? blank || line.n : first) llm__tpl_put_string(t, &space);
+        llm__tpl_put_string(t, &line);
+    }
+    return llm__tpl_cut(t, mark);
+}
+
+/* '{} {0} {name}'.format(..): plain fields only. */
+static llm__tval llm__tpl_format(llm__tpl *t, const llm__tval *v, const llm__tval *args,
+                                 uint32_t plain, uint32_t named) {
+    size_t mark = t->out.n;
+    uint32_t at = 0, end, k, next = 0;
+    while (at < v->n && llm__tpl_charge(t, 1)) {
+        char c = v->u.s[at];
+        const llm__tval *value = NULL;
+        if ((c != '{' && c != '}') || (at + 1 < v->n && v->u.s[at + 1] == c)) {
+            llm__tpl_put_sub(t, v, at, 1);
+            at += c == '{' || c == '}' ? 2 : 1;
+            continue;
+        }
+        for (end = at + 1; end < v->n && llm__tpl_name_char(v->u.s[end]);) end++;
+        if (c == '}' || end >= v->n || v->u.s[end] != '}') {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "this field in format() is not supported");
+            break;
+        }
+        if (end == at + 1) {
+            if (next < plain) value = &args[next];
+            next++;
+        } else if (v->u.s[at + 1] >= '0' && v->u.s[at + 1] <= '9') {
+            k = (uint32_t)(v->u.s[at + 1] - '0');
+            if (end == at + 2 && k < plain) value = &args[k];
+        } else {
+            for (k = 0; k < named; k++) {
+                const llm__tval *name = &args[plain + 2 * k];
+                if (name->n == end - at - 1 && memcmp(name->u.s, v->u.s + at + 1, name->n) == 0)
+                    value = name + 1;
+            }
+        }
+        if (value) llm__tpl_put_value(t, value);
+        else llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "format() has no argument for a field");
+        at = end + 1;
+    }
+    return llm__tpl_cut(t, mark);
+}
+
+/* str() of the items with `sep` between them. */
+static llm__tval llm__tpl_join(llm__tpl *t, const llm__tval *list, const llm__tval *sep) {
+    size_t mark = t->out.n;
+    uint32_t i;
+    for (i = 0; i < list->n && llm__tpl_charge(t, 1); i++) {
+        if (i) llm__tpl_put_value(t, sep);
+        llm__tpl_put_value(t, &list->u.v[i]);
+    }
+    return llm__tpl_cut(t, mark);
+}
+
+static llm__tval llm__tpl_reversed(llm__tpl *t, const llm__tval *v) {
+    size_t mark = t->out.n;
+    llm__tval list = llm__tpl_items(t, v), r;
+    uint32_t i;
+    if (v->type == LLM__T_STRING) {
+        for (i = list.n; i-- > 0 && t->result == LLM_OK;) llm__tpl_put_string(t, &list.u.v[i]);
+        return llm__tpl_cut(t, mark);
+    }
+    r = llm__tpl_seq(t, LLM__T_GENERATOR, list.n);
+    for (i = 0; t->result == LLM_OK && i < list.n; i++) r.u.v[i] = list.u.v[list.n - 1 - i];
+    return r;
+}
+
+static llm__tval llm__tpl_strftime(llm__tpl *t, const llm__tval *v) {
+    static const char days[7][10] = {"Sunday",   "Monday", "Tuesday", "Wednesday",
+                                     "Thursday", "Friday", "Saturday"};
+    static const char months[12][10] = {"January",   "February", "March",    "April",
+                                        "May",       "June",     "July",     "August",
+                                        "September", "October",  "November", "December"};
+    static const int before[12] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+    const llm_template_date *d = &t->desc->date;
+    int y = d->year - (d->month < 3), day, of_year, hour = d->hour % 12 ? d->hour % 12 : 12;
+    size_t mark = t->out.n;
+    uint32_t at;
+    day = (d->year - 1) * 365 + y / 4 - y / 100 + y / 400 + before[d->month - 1] + d->day;
+    of_year = before[d->month - 1] + d->day +
+              (d->month > 2 && d->year % 4 == 0 && (d->year % 100 != 0 || d->year % 400 == 0));
+    for (at = 0; at < v->n && llm__tpl_charge(t, 1); at++) {
+        char text[24], c = v->u.s[at];
+        const char *s = text;
+        bool bare;
+        if (c != '%' || at + 1 >= v->n) {
+            llm__tpl_put_sub(t, v, at, 1);
+            continue;
+        }
+        bare = v->u.s[++at] == '-' && at + 1 < v->n;
+        c = v->u.s[at += bare];
+        text[0] = 0;
+        switch (c) {
+        case 'Y': (void)snprintf(text, sizeof text, "%d", d->year); break;
+        case 'y': (void)snprintf(text, sizeof text, "%02d", d->year % 100); break;
+        case 'm': (void)snprintf(text, sizeof text, "%02d", d->month); break;
+        case 'd': (void)snprintf(text, sizeof text, "%02d", d->day); break;
+        case 'e': (void)snprintf(text, sizeof text, "%2d", d->day); break;
+        case 'H': (void)snprintf(text, sizeof text, "%02d", d->hour); break;
+        case 'I': (void)snprintf(text, sizeof text, "%02d", hour); break;
+        case 'M': (void)snprintf(text, sizeof text, "%02d", d->minute); break;
+        case 'S': (void)snprintf(text, sizeof text, "%02d", d->second); break;
+        case 'j': (void)snprintf(text, sizeof text, "%03d", of_year); break;
+        case 'p': s = d->hour < 12 ? "AM" : "PM"; break;
+        case 'B': s = months[d->month - 1]; break;
+        case 'b': (void)snprintf(text, sizeof text, "%.3s", months[d->month - 1]); break;
+        case 'A': s = days[day % 7]; break;
+        case 'a': (void)snprintf(text, sizeof text, "%.3s", days[day % 7]); break;
+        case '%': s = "%"; break;
+        default: llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%%%c' of strftime is not supported", c);
+        }
+        while (bare && *s == '0' && s[1]) s++;
+        llm__tpl_puts(t, s, LLM__TRUSTED);
+    }
+    return llm__tpl_cut(t, mark);
+}
+
+/* ---- attributes, items, slices --------------------------------------------------------------- */
+
+static llm__tval llm__tpl_loop_attr(llm__tpl *t, const llm__tval *v, const llm__tval *name) {
+    const llm__tpl_loop *loop = &t->loops[v->n];
+    if (v->n >= t->n_loops || loop->serial != (uint64_t)v->u.i) {
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED,
+                      "'loop' after the end of its loop is not supported");
+    } else if (llm__tpl_is(name, "index0")) {
+        return llm__tpl_int(loop->i);
+    } else if (llm__tpl_is(name, "index")) {
+        return llm__tpl_int((int64_t)loop->i + 1);
+    } else if (llm__tpl_is(name, "revindex0")) {
+        return llm__tpl_int((int64_t)loop->n - 1 - loop->i);
+    } else if (llm__tpl_is(name, "revindex")) {
+        return llm__tpl_int((int64_t)loop->n - loop->i);
+    } else if (llm__tpl_is(name, "first")) {
+        return llm__tpl_bool(loop->i == 0);
+    } else if (llm__tpl_is(name, "last")) {
+        return llm__tpl_bool(loop->i + 1 == loop->n);
+    } else if (llm__tpl_is(name, "length")) {
+        return llm__tpl_int(loop->n);
+    } else if (llm__tpl_is(name, "previtem")) {
+        if (loop->i) return loop->items[loop->i - 1];
+        return llm__tpl_undefined("there is no previous item", 25, 0);
+    } else if (llm__tpl_is(name, "nextitem")) {
+        if (loop->i + 1 < loop->n) return loop->items[loop->i + 1];
+        return llm__tpl_undefined("there is no next item", 21, 0);
+    } else if (llm__tpl_is(name, "depth")) {
+        return llm__tpl_int(1); /* of a recursive loop, which this one is not */
+    } else if (llm__tpl_is(name, "depth0")) {
+        return llm__tpl_int(0);
+    } else if (llm__tpl_is(name, "changed")) {
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'loop.changed' is not supported");
+    }
+    return llm__tpl_undefined(name->u.s, name->n, LLM__T_LOOP);
+}
+
+/* The method `name` of `v`, or undefined. */
+static llm__tval llm__tpl_method(llm__tpl *t, const llm__tval *v, const llm__tval *name) {
+    char kind = "......sl....d.o...."[v->type]; /* by llm__tpl_type */
+    uint32_t id = llm__tpl_native_find(kind, name->u.s, name->n);
+    llm__tval r = llm__tpl_value(LLM__T_METHOD);
+    (void)llm__tpl_charge(t, 4);
+    r.u.v = id < LLM__N_COUNT ? LLM__CAST(llm__tval *, llm__tpl_alloc(t, 1, sizeof *v)) : NULL;
+    if (!r.u.v) return llm__tpl_undefined(name->u.s, name->n, v->type);
+    *r.u.v = *v;
+    r.n = id;
+    return r;
+}
+
+/* v.name: for a dict the method comes before the key, as in Python. */
+static llm__tval llm__tpl_attr(llm__tpl *t, const llm__tval *v, const llm__tval *name,
+                               bool key_first) {
+    llm__tval *found = NULL, r;
+    if (v->type == LLM__T_UNDEFINED) {
+        llm__tpl_fail_undefined(t, v);
+        return *v;
+    }
+    if (v->type == LLM__T_NAMESPACE) {
+        found = llm__tpl_find(t, v->u.space->v, v->u.space->n, name, 0);
+        return found ? *found : llm__tpl_undefined(name->u.s, name->n, v->type);
+    }
+    if (v->type == LLM__T_DICT && key_first) found = llm__tpl_find(t, v->u.v, v->n, name, 0);
+    if (found) return *found;
+    r = llm__tpl_method(t, v, name);
+    if (r.type == LLM__T_UNDEFINED && v->type == LLM__T_LOOP) return llm__tpl_loop_attr(t, v, name);
+    if (r.type == LLM__T_UNDEFINED && v->type == LLM__T_DICT && !key_first) {
+        found = llm__tpl_find(t, v->u.v, v->n, name, 0);
+    }
+    return found ? *found : r;
+}
+
+/* v[index]; undefined when there is none. */
+static llm__tval llm__tpl_item(llm__tpl *t, const llm__tval *v, const llm__tval *index) {
+    llm__tval *found;
+    int64_t i = index->u.i, n;
+    if (v->type == LLM__T_UNDEFINED) {
+        llm__tpl_fail_undefined(t, v);
+        return *v;
+    }
+    if (index->type == LLM__T_STRING) return llm__tpl_attr(t, v, index, true);
+    if (v->type == LLM__T_DICT) {
+        found = llm__tpl_find(t, v->u.v, v->n, index, 0);
+        if (found) return *found;
+    } else if (llm__tpl_is_integer(index) && (llm__tpl_is_seq(v) || v->type == LLM__T_STRING)) {
+        n = v->type == LLM__T_STRING ? llm__tpl_chars(t, v) : v->n;
+        if (i < 0) i += n;
+        if (i >= 0 && i < n && v->type != LLM__T_STRING) return v->u.v[i];
+        if (i >= 0 && i < n) {
+            uint32_t at = llm__tpl_offset(t, v, (uint32_t)i), size;
+            if (at < v->n) (void)llm__tpl_char(v->u.s + at, v->u.s + v->n, &size);
+            else size = 0;
+            return llm__tpl_sub(v, at, at + size);
+        }
+    }
+    return llm__tpl_undefined("item", 4, v->type);
+}
+
+/* A bound of a slice, as slice.indices() makes it. */
+static int64_t llm__tpl_bound(llm__tpl *t, const llm__tval *v, int64_t none, int64_t n,
+                              int64_t step) {
+    int64_t low = step < 0 ? -1 : 0, high = step < 0 ? n - 1 : n, i = v->u.i;
+    if (v->type == LLM__T_NONE) return none;
+    if (!llm__tpl_is_integer(v)) llm__tpl_fail_type(t, "cannot be a bound of a slice", v);
+    if (i < 0) i = i < -n ? low : i + n;
+    return i < low ? low : i > high ? high : i;
+}
+
+static llm__tval llm__tpl_slice(llm__tpl *t, const llm__tval *v, const llm__tval *bounds) {
+    int64_t n = v->n, step = 1, from, to, count, i;
+    bool text = v->type == LLM__T_STRING;
+    size_t mark = t->out.n;
+    llm__tval r = *v, list;
+    if (!text && !llm__tpl_is_seq(v)) {
+        llm__tpl_fail_type(t, "cannot be sliced", v);
+        return r;
+    }
+    if (text) n = llm__tpl_chars(t, v);
+    if (bounds[2].type != LLM__T_NONE) {
+        step = bounds[2].u.i;
+        if (!llm__tpl_is_integer(&bounds[2]) || step == 0) {
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a slice's step must be an integer other than 0");
+            return r;
+        }
+        if (step > LLM__TPL_MAX) step = LLM__TPL_MAX;
+        if (step < -LLM__TPL_MAX) step = -LLM__TPL_MAX;
+    }
+    from = llm__tpl_bound(t, &bounds[0], step < 0 ? n - 1 : 0, n, step);
+    to = llm__tpl_bound(t, &bounds[1], step < 0 ? -1 : n, n, step);
+    count = step > 0 ? (to - from + step - 1) / step : (from - to - step - 1) / -step;
+    if (count <= 0 || t->result != LLM_OK) count = 0, from = to = 0;
+    if (step == 1 && text) {
+        uint32_t begin = llm__tpl_offset(t, v, (uint32_t)from);
+        llm__tval rest = llm__tpl_sub(v, begin, v->n);
+        return llm__tpl_sub(&rest, 0, llm__tpl_offset(t, &rest, (uint32_t)count));
+    }
+    if (step == 1) {
+        if (count) r.u.v += from;
+        r.n = (uint32_t)count;
+        return r;
+    }
+    list = llm__tpl_items(t, v);
+    r = llm__tpl_seq(t, text ? LLM__T_LIST : (llm__tpl_type)v->type, (size_t)count);
+    for (i = 0; t->result == LLM_OK && i < count; i++) r.u.v[i] = list.u.v[from + i * step];
+    if (!text) return r;
+    for (i = 0; t->result == LLM_OK && i < count; i++) llm__tpl_put_string(t, &r.u.v[i]);
+    return llm__tpl_cut(t, mark);
+}
+
+/* "a.b.0", as the `attribute` of map, sort, ... */
+static llm__tval llm__tpl_path(llm__tpl *t, const llm__tval *v, const llm__tval *path) {
+    llm__tval r = *v, part, index;
+    uint32_t at = 0, end;
+    if (path->type != LLM__T_STRING) return llm__tpl_item(t, v, path);
+    while (at <= path->n && t->result == LLM_OK) {
+        for (end = at; end < path->n && path->u.s[end] != '.';) end++;
+        part = llm__tpl_sub(path, at, end);
+        if (part.n && llm__tpl_number(t, part.u.s, part.n, &index) == part.n &&
+            index.type == LLM__T_INT)
+            part = index;
+        r = llm__tpl_item(t, &r, &part);
+        at = end + 1;
+    }
+    return r;
+}
+
+/* ---- arithmetic ------------------------------------------------------------------------------ */
+
+static void llm__tpl_put_escaped(llm__tpl *t, const llm__tval *v) {
+    uint32_t i;
+    for (i = 0; i < v->n && llm__tpl_charge(t, 1); i++) {
+        switch (v->u.s[i]) {
+        case '&': llm__tpl_puts(t, "&amp;", LLM__UNTRUSTED); break;
+        case '<': llm__tpl_puts(t, "&lt;", LLM__UNTRUSTED); break;
+        case '>': llm__tpl_puts(t, "&gt;", LLM__UNTRUSTED); break;
+        case '"': llm__tpl_puts(t, "&#34;", LLM__UNTRUSTED); break;
+        case '\'': llm__tpl_puts(t, "&#39;", LLM__UNTRUSTED); break;
+        default: llm__tpl_put_sub(t, v, i, 1);
+        }
+    }
+}
+
+/* a + b of two strings or two sequences. */
+static llm__tval llm__tpl_concat(llm__tpl *t, const llm__tval *a, const llm__tval *b) {
+    size_t mark = t->out.n;
+    llm__tval r;
+    if (a->type == LLM__T_STRING) {
+        if (b->more && !a->more) llm__tpl_put_escaped(t, a);
+        else llm__tpl_put_string(t, a);
+        if (a->more && !b->more) llm__tpl_put_escaped(t, b);
+        else llm__tpl_put_string(t, b);
+        r = llm__tpl_cut(t, mark);
+        r.more = a->more | b->more;
+        return r;
+    }
+    r = llm__tpl_seq(t, (llm__tpl_type)a->type, (size_t)a->n + b->n);
+    if (t->result != LLM_OK) return *a;
+    if (a->n) memcpy(r.u.v, a->u.v, a->n * sizeof *a);
+    if (b->n) memcpy(r.u.v + a->n, b->u.v, b->n * sizeof *b);
+    return r;
+}
+
+static llm__tval llm__tpl_repeat(llm__tpl *t, const llm__tval *v, int64_t count) {
+    size_t mark = t->out.n;
+    int64_t i;
+    llm__tval r;
+    if (count < 0 || v->n == 0) count = 0;
+    if (v->type == LLM__T_STRING) {
+        for (i = 0; i < count && llm__tpl_charge(t, 1); i++) llm__tpl_put_string(t, v);
+        r = llm__tpl_cut(t, mark);
+        r.more = v->more;
+        return r;
+    }
+    if (v->n && count > LLM__TPL_MAX / (int64_t)v->n) count = LLM__TPL_MAX / (int64_t)v->n;
+    r = llm__tpl_seq(t, (llm__tpl_type)v->type, (size_t)count * v->n);
+    for (i = 0; t->result == LLM_OK && i < count; i++) {
+        memcpy(r.u.v + i * (int64_t)v->n, v->u.v, v->n * sizeof *v);
+    }
+    return r;
+}
+
+/* Integers: false when the result needs more than 64 bits. Division floors, as in Python. */
+static bool llm__tpl_integer_op(int op, int64_t a, int64_t b, int64_t *r) {
+    uint64_t ua = (uint64_t)a, ub = (uint64_t)b;
+    int64_t q;
+    switch (op) {
+    case LLM__O_ADD:
+        *r = (int64_t)(ua + ub);
+        return b < 0 ? *r < a : *r >= a;
+    case LLM__O_SUB:
+        *r = (int64_t)(ua - ub);
+        return b < 0 ? *r > a : *r <= a;
+    case LLM__O_MUL:
+        if (a && b && ((a == -1 && b == INT64_MIN) || (b == -1 && a == INT64_MIN))) return false;
+        *r = (int64_t)(ua * ub);
+        return a == 0 || (*r / a == b && !(*r % a));
+    default: /* IDIV, MOD; b is not 0 */
+        if (b == -1) {
+            *r = op == LLM__O_MOD ? 0 : a == INT64_MIN ? 0 : -a;
+            return op == LLM__O_MOD || a != INT64_MIN;
+        }
+        q = a / b;
+        if (a % b && (a < 0) != (b < 0)) q--;
+        *r = op == LLM__O_MOD ? a - q * b : q;
+        return true;
+    }
+}
+
+static bool llm__tpl_power(int64_t a, int64_t b, int64_t *r) {
+    *r = 1;
+    if (a == 1 || b == 0) return true;
+    if (a == 0) return *r = 0, true;
+    if (a == -1) return *r = b & 1 ? -1 : 1, true;
+    for (; b > 0; b--) {
+        if (!llm__tpl_integer_op(LLM__O_MUL, *r, a, r)) return false;
+    }
+    return true;
+}
+
+static llm__tval llm__tpl_number_op(llm__tpl *t, int op, const llm__tval *a, const llm__tval *b) {
+    bool whole = llm__tpl_is_integer(a) && llm__tpl_is_integer(b);
+    int64_t r = 0;
+    double x = llm__tpl_real(a), y = llm__tpl_real(b);
+    if ((op == LLM__O_DIV || op == LLM__O_IDIV || op == LLM__O_MOD) && !llm__tpl_truth(b)) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "division by zero");
+        return *a;
+    }
+    if (op == LLM__O_DIV) return llm__tpl_float(x / y);
+    if (whole && op == LLM__O_POW && b->u.i >= 0) {
+        if (!llm__tpl_power(a->u.i, b->u.i, &r)) whole = false;
+    } else if (whole && op != LLM__O_POW) {
+        if (!llm__tpl_integer_op(op, a->u.i, b->u.i, &r)) whole = false;
+    } else {
+        if (op == LLM__O_ADD) return llm__tpl_float(x + y);
+        if (op == LLM__O_SUB) return llm__tpl_float(x - y);
+        if (op == LLM__O_MUL) return llm__tpl_float(x * y);
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%s' of these numbers is not supported",
+                      op == LLM__O_POW ? "**" : op == LLM__O_MOD ? "%" : "//");
+        return *a;
+    }
+    if (!whole) llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
+    return llm__tpl_int(r);
+}
+
+static llm__tval llm__tpl_arithmetic(llm__tpl *t, int op, const llm__tval *a, const llm__tval *b) {
+    static const char names[][4] = {"+", "-", "*", "/", "//", "%", "**"};
+    if (llm__tpl_is_number(a) && llm__tpl_is_number(b)) return llm__tpl_number_op(t, op, a, b);
+    if (op == LLM__O_ADD && a->type == b->type &&
+        (a->type == LLM__T_STRING || a->type == LLM__T_LIST || a->type == LLM__T_TUPLE)) {
+        return llm__tpl_concat(t, a, b);
+    }
+    if (op == LLM__O_MUL && llm__tpl_is_integer(a)) {
+        const llm__tval *swap = a;
+        a = b;
+        b = swap;
+    }
+    if (op == LLM__O_MUL && llm__tpl_is_integer(b) &&
+        (a->type == LLM__T_STRING || a->type == LLM__T_LIST || a->type == LLM__T_TUPLE)) {
+        return llm__tpl_repeat(t, a, b->u.i);
+    }
+    if (a->type == LLM__T_UNDEFINED || b->type == LLM__T_UNDEFINED) {
+        if (op == LLM__O_MOD && a->type == LLM__T_STRING) a = b;
+        llm__tpl_fail_undefined(t, a->type == LLM__T_UNDEFINED ? a : b);
+    } else if (op == LLM__O_MOD && a->type == LLM__T_STRING) {
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%%' of a string is not supported");
+    } else {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s %s %s", llm__tpl_type_name(a->type),
+                      names[op - LLM__O_ADD], llm__tpl_type_name(b->type));
+    }
+    return *a;
+}
+
+static bool llm__tpl_compare(llm__tpl *t, int op, const llm__tval *a, const llm__tval *b) {
+    switch (op) {
+    case LLM__C_EQ: return llm__tpl_equal(t, a, b, 0);
+    case LLM__C_NE: return !llm__tpl_equal(t, a, b, 0);
+    case LLM__C_LT: return llm__tpl_order(t, a, b) < 0;
+    case LLM__C_LE: return llm__tpl_order(t, a, b) <= 0;
+    case LLM__C_GT: return llm__tpl_order(t, a, b) > 0;
+    case LLM__C_GE: return llm__tpl_order(t, a, b) >= 0;
+    case LLM__C_IN: return llm__tpl_contains(t, a, b);
+    default: return !llm__tpl_contains(t, a, b);
+    }
+}
+
+/* ---- calls of natives ------------------------------------------------------------------------ */
+
+/* The arguments of one call: `plain` values, then `named` pairs. */
+typedef struct llm__tpl_args {
+    const llm__tval *v;
+    uint32_t plain, named;
+} llm__tpl_args;
+
+static llm__tval llm__tpl_native_call(llm__tpl *t, uint32_t id, const llm__tval *self,
+                                      llm__tpl_args args);
+
+/* Sorts arguments into out[0..4) by the names in `parameters`; absent ones are MISSING. */
+static void llm__tpl_bind(llm__tpl *t, const llm__tpl_native *native, llm__tpl_args args,
+                          llm__tval *out) {
+    const char *p = native->parameters, *comma;
+    uint32_t i, k = 0, n, used = 0;
+    for (; *p && k < 4; k++) {
+        comma = strchr(p, ',');
+        n = (uint32_t)(comma ? (size_t)(comma - p) : strlen(p));
+        out[k] = llm__tpl_value(LLM__T_MISSING);
+        if (k < args.plain) out[k] = args.v[k];
+        for (i = 0; i < args.named; i++) {
+            const llm__tval *name = &args.v[args.plain + 2 * i];
+            if (name->n == n && memcmp(name->u.s, p, n) == 0 && k >= args.plain) {
+                out[k] = name[1];
+                used++;
+            }
+        }
+        p += n + (comma != NULL);
+    }
+    if (args.plain > k) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' takes at most %u arguments", native->name,
+                      (unsigned)k);
+    } else if (used < args.named) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' got an argument that it does not take",
+                      native->name);
+    }
+    for (; k < 4; k++) out[k] = llm__tpl_value(LLM__T_MISSING);
+}
+
+/* A required string argument. */
+static bool llm__tpl_need_string(llm__tpl *t, const char *who, const llm__tval *v) {
+    if (v->type == LLM__T_STRING) return true;
+    if (v->type == LLM__T_UNDEFINED) llm__tpl_fail_undefined(t, v);
+    llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' needs a str, not %s", who,
+                  llm__tpl_type_name(v->type));
+    return false;
+}
+
+/* What orders or identifies an item: its attribute, lower case unless case matters. */
+static llm__tval llm__tpl_key(llm__tpl *t, const llm__tval *v, const llm__tval *attribute,
+                              const llm__tval *sensitive) {
+    llm__tval key = attribute->type == LLM__T_MISSING || attribute->type == LLM__T_NONE
+                        ? *v
+                        : llm__tpl_path(t, v, attribute);
+    if (key.type == LLM__T_STRING && !llm__tpl_truth(sensitive))
+        return llm__tpl_case(t, &key, LLM__CASE_LOWER);
+    return key;
+}
+
+static llm__tval llm__tpl_sort(llm__tpl *t, const llm__tval *list, const llm__tval *attribute,
+                               const llm__tval *sensitive, bool reverse) {
+    llm__tval keys = llm__tpl_seq(t, LLM__T_LIST, list->n);
+    uint32_t i;
+    for (i = 0; t->result == LLM_OK && i < list->n; i++) {
+        keys.u.v[i] = llm__tpl_key(t, &list->u.v[i], attribute, sensitive);
+    }
+    if (t->result != LLM_OK) return *list;
+    return llm__tpl_sorted(t, list, &keys, reverse);
+}
+
+static llm__tval llm__tpl_unique(llm__tpl *t, const llm__tval *list, const llm__tval *attribute,
+                                 const llm__tval *sensitive) {
+    llm__tval keys = llm__tpl_seq(t, LLM__T_LIST, list->n),
+              r = llm__tpl_seq(t, LLM__T_GENERATOR, list->n), key;
+    uint32_t i;
+    r.n = keys.n = 0;
+    for (i = 0; t->result == LLM_OK && i < list->n; i++) {
+        key = llm__tpl_key(t, &list->u.v[i], attribute, sensitive);
+        if (key.type == LLM__T_LIST || key.type == LLM__T_DICT)
+            llm__tpl_fail_type(t, "cannot be compared by 'unique'", &key);
+        if (t->result != LLM_OK || llm__tpl_contains(t, &key, &keys)) continue;
+        keys.u.v[keys.n++] = key;
+        r.u.v[r.n++] = list->u.v[i];
+    }
+    return r;
+}
+
+/* min (sign -1) and max (sign 1): the first of the extreme items. */
+static llm__tval llm__tpl_extreme(llm__tpl *t, const llm__tval *list, const llm__tval *a,
+                                  int sign) {
+    llm__tval best = llm__tpl_undefined("an item of an empty sequence", 28, 0), best_key = best,
+              key;
+    uint32_t i;
+    for (i = 0; i < list->n && llm__tpl_charge(t, 1); i++) {
+        key = llm__tpl_key(t, &list->u.v[i], &a[1], &a[0]);
+        if (i && llm__tpl_order(t, &key, &best_key) * sign <= 0) continue;
+        best = list->u.v[i];
+        best_key = key;
+    }
+    return best;
+}
+
+static llm__tval llm__tpl_pairs(llm__tpl *t, const llm__tval *v, llm__tpl_type type) {
+    llm__tval r = llm__tpl_seq(t, type, v->n);
+    uint32_t i;
+    for (i = 0; t->result == LLM_OK && i < v->n; i++) {
+        r.u.v[i] = llm__tpl_value(LLM__T_TUPLE);
+        r.u.v[i].u.v = v->u.v + 2 * i;
+        r.u.v[i].n = 2;
+    }
+    return r;
+}
+
+static llm__tval llm__tpl_dictsort(llm__tpl *t, const llm__tval *v, const llm__tval *a) {
+    llm__tval pairs = llm__tpl_pairs(t, v, LLM__T_LIST), keys = llm__tpl_seq(t, LLM__T_LIST, v->n);
+    uint32_t i, which = llm__tpl_is(&a[1], "value");
+    llm__tval missing = llm__tpl_value(LLM__T_MISSING);
+    if (!which && a[1].type != LLM__T_MISSING && !llm__tpl_is(&a[1], "key")) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'dictsort' goes by \"key\" or \"value\"");
+    }
+    for (i = 0; t->result == LLM_OK && i < v->n; i++) {
+        keys.u.v[i] = llm__tpl_key(t, &v->u.v[2 * i + which], &missing, &a[0]);
+    }
+    if (t->result != LLM_OK) return pairs;
+    return llm__tpl_sorted(t, &pairs, &keys, llm__tpl_truth(&a[2]));
+}
+
+/* select, reject, selectattr, rejectattr: arguments are [attribute,] [test, its arguments]. */
+static llm__tval llm__tpl_select(llm__tpl *t, const llm__tval *list, llm__tpl_args args, bool attr,
+                                 bool want) {
+    llm__tval r = llm__tpl_seq(t, LLM__T_GENERATOR, list->n), v, yes;
+    llm__tpl_args rest = args;
+    uint32_t i, id = LLM__N_COUNT, used = attr;
+    r.n = 0;
+    if (args.plain < used)
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the name of an attribute is missing");
+    if (args.plain > used && llm__tpl_need_string(t, "select", &args.v[used])) {
+        id = llm__tpl_native_find('t', args.v[used].u.s, args.v[used].n);
+        if (id == LLM__N_COUNT) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the test '%.*s' is not supported",
+                          args.v[used].n > 40 ? 40 : (int)args.v[used].n, args.v[used].u.s);
+        }
+        rest.v += used + 1;
+        rest.plain -= used + 1;
+    }
+    for (i = 0; i < list->n && llm__tpl_charge(t, 1); i++) {
+        v = attr ? llm__tpl_path(t, &list->u.v[i], &args.v[0]) : list->u.v[i];
+        yes = id == LLM__N_COUNT ? v : llm__tpl_native_call(t, id, &v, rest);
+        if (t->result == LLM_OK && llm__tpl_truth(&yes) == want) r.u.v[r.n++] = list->u.v[i];
+    }
+    return r;
+}
+
+/* map('filter', its arguments) or map(attribute=, default=). */
+static llm__tval llm__tpl_map(llm__tpl *t, const llm__tval *list, llm__tpl_args args) {
+    const llm__tpl_native by_name = {'f', "map", "attribute,default"};
+    llm__tval r = llm__tpl_seq(t, LLM__T_GENERATOR, list->n), a[4];
+    llm__tpl_args rest = args;
+    uint32_t i, id = LLM__N_COUNT;
+    r.n = 0;
+    if (args.plain) {
+        if (!llm__tpl_need_string(t, "map", &args.v[0])) return r;
+        id = llm__tpl_native_find('f', args.v[0].u.s, args.v[0].n);
+        rest.v++;
+        rest.plain--;
+        if (id == LLM__N_COUNT || llm__tpl_native_at(id).parameters[0] == '*') {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the filter '%.*s' in map() is not supported",
+                          args.v[0].n > 40 ? 40 : (int)args.v[0].n, args.v[0].u.s);
+        }
+    } else {
+        llm__tpl_bind(t, &by_name, args, a);
+        if (a[0].type == LLM__T_MISSING)
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "map() needs a filter or an attribute");
+    }
+    for (i = 0; i < list->n && llm__tpl_charge(t, 1); i++) {
+        if (args.plain) {
+            r.u.v[i] = llm__tpl_native_call(t, id, &list->u.v[i], rest);
+        } else {
+            r.u.v[i] = llm__tpl_path(t, &list->u.v[i], &a[0]);
+            if (r.u.v[i].type == LLM__T_UNDEFINED && a[1].type != LLM__T_MISSING) r.u.v[i] = a[1];
+        }
+        r.n = i + 1;
+    }
+    return r;
+}
+
+static llm__tval llm__tpl_tojson(llm__tpl *t, const llm__tval *v, const llm__tval *a) {
+    llm__tpl_json json;
+    llm__tval spaces;
+    int64_t i;
+    size_t mark = t->out.n;
+    json.ascii = llm__tpl_truth(&a[0]);
+    json.sort = llm__tpl_truth(&a[3]);
+    json.pretty = a[1].type != LLM__T_MISSING && a[1].type != LLM__T_NONE;
+    json.comma = llm__tpl_string(", ", json.pretty ? 1 : 2, LLM__UNTRUSTED);
+    json.colon = llm__tpl_string(": ", 2, LLM__UNTRUSTED);
+    json.indent = llm__tpl_string("", 0, LLM__UNTRUSTED);
+    if (a[1].type == LLM__T_STRING) {
+        json.indent = a[1];
+    } else if (json.pretty) {
+        if (!llm__tpl_is_integer(&a[1]))
+            llm__tpl_fail_type(t, "cannot be the indent of JSON", &a[1]);
+        spaces = llm__tpl_string(" ", 1, LLM__UNTRUSTED);
+        for (i = 0; i < a[1].u.i && t->result == LLM_OK; i++) llm__tpl_put_string(t, &spaces);
+        json.indent = llm__tpl_cut(t, mark);
+    }
+    if (llm__tpl_is_seq(&a[2]) && a[2].n == 2 &&
+        llm__tpl_need_string(t, "separators", &a[2].u.v[0]) &&
+        llm__tpl_need_string(t, "separators", &a[2].u.v[1])) {
+        json.comma = a[2].u.v[0];
+        json.colon = a[2].u.v[1];
+    } else if (a[2].type != LLM__T_MISSING && a[2].type != LLM__T_NONE) {
+        llm__tpl_fail_type(t, "cannot be the separators of JSON", &a[2]);
+    }
+    mark = t->out.n;
+    llm__tpl_write(t, v, &json, 0);
+    return llm__tpl_cut(t, mark);
+}
+
+/* The filters int and float. */
+static llm__tval llm__tpl_to_number(llm__tpl *t, const llm__tval *v, const llm__tval *otherwise,
+                                    bool real) {
+    llm__tval r = llm__tpl_int(0), text;
+    uint32_t sign;
+    bool negative;
+    if (otherwise->type != LLM__T_MISSING) r = *otherwise;
+    else if (real) r = llm__tpl_float(0);
+    if (v->type == LLM__T_UNDEFINED) llm__tpl_fail_undefined(t, v);
+    if (v->type == LLM__T_STRING) {
+        llm__tval number;
+        text = llm__tpl_strip(t, v, NULL, true, true);
+        sign = text.n && (text.u.s[0] == '-' || text.u.s[0] == '+');
+        negative = sign && text.u.s[0] == '-';
+        text = llm__tpl_sub(&text, sign, text.n);
+        if (!text.n || llm__tpl_number(t, text.u.s, text.n, &number) != text.n) return r;
+        if (number.type == LLM__T_FLOAT && negative) number.u.f = -number.u.f;
+        if (number.type == LLM__T_INT && negative) number.u.i = -number.u.i;
+        r = number;
+    } else if (llm__tpl_is_number(v)) {
+        r = *v;
+        r.type = (uint8_t)(v->type == LLM__T_FLOAT ? LLM__T_FLOAT : LLM__T_INT);
+    } else {
+        return r;
+    }
+    if (real) return llm__tpl_float(llm__tpl_real(&r));
+    if (r.type == LLM__T_FLOAT) {
+        if (!(r.u.f > -9e18 && r.u.f < 9e18))
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
+        else return llm__tpl_int((int64_t)r.u.f);
+    }
+    return r;
+}
+
+static llm__tval llm__tpl_length(llm__tpl *t, const llm__tval *v) {
+    if (v->type == LLM__T_STRING) return llm__tpl_int(llm__tpl_chars(t, v));
+    if (llm__tpl_is_seq(v) || v->type == LLM__T_DICT || v->type == LLM__T_VIEW)
+        return llm__tpl_int(v->n);
+    if (v->type == LLM__T_LOOP) {
+        llm__tval name = llm__tpl_string("length", 6, LLM__TRUSTED);
+        return llm__tpl_loop_attr(t, v, &name);
+    }
+    if (v->type != LLM__T_UNDEFINED) llm__tpl_fail_type(t, "has no length", v);
+    return llm__tpl_int(0);
+}
+
+/* Filters on lists and other values. */
+static llm__tval llm__tpl_filter_items(llm__tpl *t, uint32_t id, const llm__tval *v,
+                                       llm__tpl_args args, const llm__tval *a) {
+    llm__tval list, r;
+    uint32_t i;
+    if (id == LLM__N_f_reverse) return llm__tpl_reversed(t, v);
+    if (id == LLM__N_f_last && (v->type == LLM__T_GENERATOR)) {
+        llm__tpl_fail_type(t, "cannot be reversed", v);
+    }
+    if (args.plain + args.named && !llm__tpl_truth(v) && id >= LLM__N_f_map &&
+        id <= LLM__N_f_selectattr && llm__tpl_native_at(id).parameters[0] == '*') {
+        return llm__tpl_seq(t, LLM__T_GENERATOR,
+                            0); /* jinja2 does not even look whether it is iterable */
+    }
+    list = llm__tpl_items(t, v);
+    switch (id) {
+    case LLM__N_f_first:
+        return list.n ? list.u.v[0]
+                      : llm__tpl_undefined("the first item of an empty sequence", 35, 0);
+    case LLM__N_f_last:
+        return list.n ? list.u.v[list.n - 1]
+                      : llm__tpl_undefined("the last item of an empty sequence", 34, 0);
+    case LLM__N_f_list: return list;
+    case LLM__N_f_map: return llm__tpl_map(t, &list, args);
+    case LLM__N_f_select: return llm__tpl_select(t, &list, args, false, true);
+    case LLM__N_f_reject: return llm__tpl_select(t, &list, args, false, false);
+    case LLM__N_f_selectattr: return llm__tpl_select(t, &list, args, true, true);
+    case LLM__N_f_rejectattr: return llm__tpl_select(t, &list, args, true, false);
+    case LLM__N_f_sort: return llm__tpl_sort(t, &list, &a[2], &a[1], llm__tpl_truth(&a[0]));
+    case LLM__N_f_unique: return llm__tpl_unique(t, &list, &a[1], &a[0]);
+    case LLM__N_f_max: return llm__tpl_extreme(t, &list, a, 1);
+    case LLM__N_f_min: return llm__tpl_extreme(t, &list, a, -1);
+    case LLM__N_f_sum:
+        r = a[1].type == LLM__T_MISSING ? llm__tpl_int(0) : a[1];
+        for (i = 0; i < list.n && llm__tpl_charge(t, 1); i++) {
+            llm__tval item =
+                a[0].type == LLM__T_MISSING ? list.u.v[i] : llm__tpl_path(t, &list.u.v[i], &a[0]);
+            r = llm__tpl_arithmetic(t, LLM__O_ADD, &r, &item);
+        }
+        return r;
+    default: /* join */
+        if (a[1].type != LLM__T_MISSING && a[1].type != LLM__T_NONE) {
+            r = llm__tpl_seq(t, LLM__T_LIST, list.n);
+            for (i = 0; t->result == LLM_OK && i < list.n; i++)
+                r.u.v[i] = llm__tpl_path(t, &list.u.v[i], &a[1]);
+            list = t->result == LLM_OK ? r : list;
+        }
+        r = a[0].type == LLM__T_MISSING ? llm__tpl_string("", 0, LLM__TRUSTED) : a[0];
+        return llm__tpl_join(t, &list, &r);
+    }
+}
+
+static llm__tval llm__tpl_filter_call(llm__tpl *t, uint32_t id, const llm__tval *v,
+                                      llm__tpl_args args, const llm__tval *a) {
+    llm__tval text, x, y;
+    switch (id) {
+    case LLM__N_f_length: case LLM__N_f_count: return llm__tpl_length(t, v);
+    case LLM__N_f_tojson: return llm__tpl_tojson(t, v, a);
+    case LLM__N_f_d: case LLM__N_f_default:
+        if (v->type != LLM__T_UNDEFINED && (!llm__tpl_truth(&a[1]) || llm__tpl_truth(v))) return *v;
+        return a[0].type == LLM__T_MISSING ? llm__tpl_string("", 0, LLM__TRUSTED) : a[0];
+    case LLM__N_f_int:
+        if (a[1].type != LLM__T_MISSING && !(a[1].type == LLM__T_INT && a[1].u.i == 10)) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED,
+                          "'int' with a base other than 10 is not supported");
+        }
+        return llm__tpl_to_number(t, v, &a[0], false);
+    case LLM__N_f_float: return llm__tpl_to_number(t, v, &a[0], true);
+    case LLM__N_f_abs:
+        if (!llm__tpl_is_number(v)) llm__tpl_fail_type(t, "has no absolute value", v);
+        x = llm__tpl_int(0);
+        y = *v;
+        if (y.type == LLM__T_BOOL) y.type = LLM__T_INT;
+        return llm__tpl_real(v) < 0 ? llm__tpl_arithmetic(t, LLM__O_SUB, &x, v) : y;
+    case LLM__N_f_items: case LLM__N_f_dictsort:
+        if (v->type == LLM__T_UNDEFINED && id == LLM__N_f_items)
+            return llm__tpl_seq(t, LLM__T_GENERATOR, 0);
+        if (v->type != LLM__T_DICT) {
+            llm__tpl_fail_type(t, "is not a mapping", v);
+            return *v;
+        }
+        return id == LLM__N_f_items ? llm__tpl_pairs(t, v, LLM__T_GENERATOR)
+                                    : llm__tpl_dictsort(t, v, a);
+    case LLM__N_f_capitalize: case LLM__N_f_indent: case LLM__N_f_lower: case LLM__N_f_replace:
+    case LLM__N_f_safe:
+    case LLM__N_f_string:
+    case LLM__N_f_title:
+    case LLM__N_f_trim:
+    case LLM__N_f_upper: break;
+    default: return llm__tpl_filter_items(t, id, v, args, a);
+    }
+    text = llm__tpl_str(t, v);
+    switch (id) {
+    case LLM__N_f_capitalize: return llm__tpl_case(t, &text, LLM__CASE_CAPITAL);
+    case LLM__N_f_lower: return llm__tpl_case(t, &text, LLM__CASE_LOWER);
+    case LLM__N_f_upper: return llm__tpl_case(t, &text, LLM__CASE_UPPER);
+    case LLM__N_f_title: return llm__tpl_case(t, &text, LLM__CASE_WORDS);
+    case LLM__N_f_indent:
+        return llm__tpl_indent(t, &text, &a[0], llm__tpl_truth(&a[1]), llm__tpl_truth(&a[2]));
+    case LLM__N_f_safe: text.more = 1; return text;
+    case LLM__N_f_trim:
+        if (a[0].type == LLM__T_MISSING || a[0].type == LLM__T_NONE)
+            return llm__tpl_strip(t, &text, NULL, true, true);
+        if (!llm__tpl_need_string(t, "trim", &a[0])) return text;
+        return llm__tpl_strip(t, &text, &a[0], true, true);
+    case LLM__N_f_replace:
+        x = llm__tpl_str(t, &a[0]);
+        y = llm__tpl_str(t, &a[1]);
+        if (a[1].type == LLM__T_MISSING)
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'replace' needs two strings");
+        return llm__tpl_replace(t, &text, &x, &y, llm__tpl_is_integer(&a[2]) ? a[2].u.i : -1);
+    default: return text;
+    }
+}
+
+static bool llm__tpl_test_call(llm__tpl *t, uint32_t id, const llm__tval *v, const llm__tval *a) {
+    llm__tval r;
+    switch (id) {
+    case LLM__N_t_defined: return v->type != LLM__T_UNDEFINED;
+    case LLM__N_t_undefined: return v->type == LLM__T_UNDEFINED;
+    case LLM__N_t_none: return v->type == LLM__T_NONE;
+    case LLM__N_t_boolean: return v->type == LLM__T_BOOL;
+    case LLM__N_t_true: return v->type == LLM__T_BOOL && v->u.i;
+    case LLM__N_t_false: return v->type == LLM__T_BOOL && !v->u.i;
+    case LLM__N_t_integer: return v->type == LLM__T_INT;
+    case LLM__N_t_float: return v->type == LLM__T_FLOAT;
+    case LLM__N_t_number: return llm__tpl_is_number(v);
+    case LLM__N_t_string: return v->type == LLM__T_STRING;
+    case LLM__N_t_mapping: return v->type == LLM__T_DICT;
+    case LLM__N_t_callable:
+        return v->type == LLM__T_MACRO || v->type == LLM__T_FUNCTION || v->type == LLM__T_METHOD ||
+               v->type == LLM__T_UNDEFINED || v->type == LLM__T_LOOP;
+    case LLM__N_t_iterable:
+        return v->type == LLM__T_UNDEFINED ||
+               (v->type >= LLM__T_STRING && v->type <= LLM__T_DICT) || v->type == LLM__T_LOOP;
+    case LLM__N_t_sequence:
+        return v->type == LLM__T_STRING || llm__tpl_is_seq(v) || v->type == LLM__T_DICT ||
+               v->type == LLM__T_UNDEFINED;
+    case LLM__N_t_sameas:
+        return v->type == a[0].type && (v->type <= LLM__T_BOOL  ? llm__tpl_equal(t, v, &a[0], 0)
+                                        : v->type == LLM__T_INT ? v->u.i == a[0].u.i
+                                                                : v->u.v == a[0].u.v);
+    case LLM__N_t_even: case LLM__N_t_odd: case LLM__N_t_divisibleby:
+        r = llm__tpl_int(2);
+        if (id == LLM__N_t_divisibleby) r = a[0];
+        r = llm__tpl_arithmetic(t, LLM__O_MOD, v, &r);
+        return llm__tpl_truth(&r) == (id == LLM__N_t_odd);
+    case LLM__N_t_eq:
+    case LLM__N_t_eq1:
+    case LLM__N_t_eq2: return llm__tpl_compare(t, LLM__C_EQ, v, &a[0]);
+    case LLM__N_t_ne: case LLM__N_t_ne1: return llm__tpl_compare(t, LLM__C_NE, v, &a[0]);
+    case LLM__N_t_lt:
+    case LLM__N_t_lt1:
+    case LLM__N_t_lt2: return llm__tpl_compare(t, LLM__C_LT, v, &a[0]);
+    case LLM__N_t_le: case LLM__N_t_le1: return llm__tpl_compare(t, LLM__C_LE, v, &a[0]);
+    case LLM__N_t_gt:
+    case LLM__N_t_gt1:
+    case LLM__N_t_gt2: return llm__tpl_compare(t, LLM__C_GT, v, &a[0]);
+    case LLM__N_t_ge: case LLM__N_t_ge1: return llm__tpl_compare(t, LLM__C_GE, v, &a[0]);
+    default: return llm__tpl_contains(t, v, &a[0]); /* in */
+    }
+}
+
+/* startswith, endswith: one string or a tuple of them. */
+static bool llm__tpl_affix(llm__tpl *t, const llm__tval *v, const llm__tval *a, bool end) {
+    const llm__tval *one = a;
+    uint32_t i, n = 1;
+    if (a->type == LLM__T_TUPLE) one = a->u.v, n = a->n;
+    for (i = 0; i < n && llm__tpl_charge(t, 1); i++, one++) {
+        if (!llm__tpl_need_string(t, end ? "endswith" : "startswith", one)) return false;
+        if (one->n <= v->n && memcmp(v->u.s + (end ? v->n - one->n : 0), one->u.s, one->n) == 0)
+            return true;
+    }
+    return false;
+}
+
+static llm__tval llm__tpl_string_call(llm__tpl *t, uint32_t id, const llm__tval *v,
+                                      const llm__tval *a) {
+    const llm__tval *chars = a[0].type == LLM__T_MISSING || a[0].type == LLM__T_NONE ? NULL : &a[0];
+    int64_t most = llm__tpl_is_integer(&a[1]) ? a[1].u.i : -1, count = 0;
+    const char *name = llm__tpl_native_at(id).name;
+    uint32_t at, n;
+    llm__tval r;
+    switch (id) { /* without a string as the first argument */
+    case LLM__N_s_capitalize: return llm__tpl_case(t, v, LLM__CASE_CAPITAL);
+    case LLM__N_s_lower: return llm__tpl_case(t, v, LLM__CASE_LOWER);
+    case LLM__N_s_upper: return llm__tpl_case(t, v, LLM__CASE_UPPER);
+    case LLM__N_s_title: return llm__tpl_case(t, v, LLM__CASE_TITLE);
+    case LLM__N_s_splitlines: return llm__tpl_lines(t, v);
+    case LLM__N_s_startswith: return llm__tpl_bool(llm__tpl_affix(t, v, &a[0], false));
+    case LLM__N_s_endswith: return llm__tpl_bool(llm__tpl_affix(t, v, &a[0], true));
+    case LLM__N_s_join:
+        r = llm__tpl_items(t, &a[0]);
+        for (at = 0; at < r.n && llm__tpl_charge(t, 1); at++)
+            (void)llm__tpl_need_string(t, "join", &r.u.v[at]);
+        return llm__tpl_join(t, &r, v);
+    case LLM__N_s_isdigit: case LLM__N_s_isspace:
+        for (at = 0; at < v->n && llm__tpl_charge(t, 1); at += n) {
+            uint32_t c = llm__tpl_char(v->u.s + at, v->u.s + v->n, &n);
+            if (id == LLM__N_s_isspace ? !llm__tpl_space_char(c) : c < '0' || c > '9') break;
+        }
+        return llm__tpl_bool(v->n && at >= v->n);
+    default: break;
+    }
+    if (chars && !llm__tpl_need_string(t, name, chars)) return *v;
+    switch (id) {
+    case LLM__N_s_strip: return llm__tpl_strip(t, v, chars, true, true);
+    case LLM__N_s_lstrip: return llm__tpl_strip(t, v, chars, true, false);
+    case LLM__N_s_rstrip: return llm__tpl_strip(t, v, chars, false, true);
+    case LLM__N_s_split: case LLM__N_s_rsplit:
+        if (chars) return llm__tpl_split(t, v, chars, most, id == LLM__N_s_rsplit);
+        if (id == LLM__N_s_rsplit && most >= 0) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "rsplit by white space is not supported");
+        }
+        return llm__tpl_words(t, v, most);
+    default: break;
+    }
+    if (!llm__tpl_need_string(t, name, &a[0])) return *v;
+    switch (id) {
+    case LLM__N_s_replace:
+        if (!llm__tpl_need_string(t, name, &a[1])) return *v;
+        return llm__tpl_replace(t, v, &a[0], &a[1], llm__tpl_is_integer(&a[2]) ? a[2].u.i : -1);
+    case LLM__N_s_find:
+        at = llm__tpl_search(t, v, 0, &a[0]);
+        if (at == UINT32_MAX) return llm__tpl_int(-1);
+        r = llm__tpl_sub(v, 0, at);
+        return llm__tpl_int(llm__tpl_chars(t, &r));
+    case LLM__N_s_count:
+        if (a[0].n == 0) return llm__tpl_int((int64_t)llm__tpl_chars(t, v) + 1);
+        for (at = 0; (at = llm__tpl_search(t, v, at, &a[0])) != UINT32_MAX; at += a[0].n) count++;
+        return llm__tpl_int(count);
+    case LLM__N_s_removeprefix:
+        return llm__tpl_sub(v, llm__tpl_affix(t, v, &a[0], false) ? a[0].n : 0, v->n);
+    default: /* removesuffix */
+        return llm__tpl_sub(v, 0, llm__tpl_affix(t, v, &a[0], true) ? v->n - a[0].n : v->n);
+    }
+}
+
+static llm__tval llm__tpl_object_call(llm__tpl *t, uint32_t id, const llm__tval *v,
+                                      llm__tpl_args args, const llm__tval *a) {
+    llm__tval r, *found;
+    int64_t count = 0;
+    uint32_t i;
+    switch (id) {
+    case LLM__N_d_get:
+        found = llm__tpl_find(t, v->u.v, v->n, &a[0], 0);
+        if (a[0].type == LLM__T_MISSING) llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'get' needs a key");
+        return found ? *found : a[1].type == LLM__T_MISSING ? llm__tpl_value(LLM__T_NONE) : a[1];
+    case LLM__N_d_items: return llm__tpl_pairs(t, v, LLM__T_VIEW);
+    case LLM__N_d_keys: case LLM__N_d_values:
+        r = llm__tpl_seq(t, LLM__T_VIEW, v->n);
+        for (i = 0; t->result == LLM_OK && i < v->n; i++)
+            r.u.v[i] = v->u.v[2 * i + (id == LLM__N_d_values)];
+        return r;
+    case LLM__N_l_count: case LLM__N_l_index:
+        for (i = 0; i < v->n && llm__tpl_charge(t, 1); i++) {
+            if (!llm__tpl_equal(t, &v->u.v[i], &a[0], 0)) continue;
+            if (id == LLM__N_l_index) return llm__tpl_int(i);
+            count++;
+        }
+        if (id == LLM__N_l_index) llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'index' found nothing");
+        return llm__tpl_int(count);
+    case LLM__N_o_cycle: {
+        llm__tval name = llm__tpl_string("index0", 6, LLM__TRUSTED);
+        r = llm__tpl_loop_attr(t, v, &name);
+        if (args.plain) return args.v[r.u.i % args.plain];
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'cycle' needs items");
+        return r;
+    }
+    default:
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' would change a %s, which templates may not",
+                      llm__tpl_native_at(id).name, llm__tpl_type_name(v->type));
+        return *v;
+    }
+}
+
+static llm__tval llm__tpl_range(llm__tpl *t, llm__tpl_args args) {
+    int64_t from = 0, to, step = 1, count, i;
+    llm__tval r = llm__tpl_value(LLM__T_RANGE);
+    uint32_t k;
+    for (k = 0; k < args.plain; k++) {
+        if (!llm__tpl_is_integer(&args.v[k]))
+            llm__tpl_fail_type(t, "cannot be a bound of a range", &args.v[k]);
+    }
+    if (args.plain < 1 || args.plain > 3 || args.named || (args.plain == 3 && args.v[2].u.i == 0)) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "range() needs one to three integers, the step not 0");
+    }
+    if (t->result != LLM_OK) return r;
+    to = args.v[0].u.i;
+    if (args.plain > 1) from = to, to = args.v[1].u.i;
+    if (args.plain > 2) step = args.v[2].u.i;
+    for (count = 0, i = from; (step > 0 ? i < to : i > to) && count <= LLM__TPL_RANGE; count++) {
+        if (step > 0 ? i > INT64_MAX - step : i < INT64_MIN - step) {
+            count++;
+            break;
+        }
+        i += step;
+    }
+    if (count > LLM__TPL_RANGE) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a range of more than %d items", (int)LLM__TPL_RANGE);
+        return r;
+    }
+    r = llm__tpl_seq(t, LLM__T_RANGE, (size_t)count);
+    for (i = 0; t->result == LLM_OK && i < count; i++) r.u.v[i] = llm__tpl_int(from + i * step);
+    return r;
+}
+
+static llm__tval llm__tpl_global_call(llm__tpl *t, uint32_t id, llm__tpl_args args,
+                                      const llm__tval *a) {
+    llm__tpl_list pairs = llm__tpl_list_make();
+    llm__tval r = llm__tpl_value(LLM__T_NAMESPACE);
+    uint32_t i;
+    if (id == LLM__N_g_range) return llm__tpl_range(t, args);
+    if (id == LLM__N_g_strftime) {
+        if (!llm__tpl_need_string(t, "strftime_now", &a[0])) return r;
+        return llm__tpl_strftime(t, &a[0]);
+    }
+    if (id == LLM__N_g_raise) {
+        r = llm__tpl_str(t, &a[0]);
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%.*s", r.n > 180 ? 180 : (int)r.n, r.u.s);
+        return r;
+    }
+    if (args.plain > 1 || (args.plain && args.v[0].type != LLM__T_DICT)) {
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED,
+                      "'%s' of anything but a dict and named values is not supported",
+                      llm__tpl_native_at(id).name);
+    }
+    for (i = 0; t->result == LLM_OK && args.plain && i < args.v[0].n; i++) {
+        llm__tpl_set_pair(t, &pairs, &args.v[0].u.v[2 * i], &args.v[0].u.v[2 * i + 1]);
+    }
+    for (i = 0; t->result == LLM_OK && i < args.named; i++) {
+        llm__tpl_set_pair(t, &pairs, &args.v[args.plain + 2 * i], &args.v[args.plain + 2 * i + 1]);
+    }
+    if (id == LLM__N_g_dict) return llm__tpl_dict_of(&pairs);
+    r.u.space = LLM__CAST(llm__tpl_space *, llm__tpl_alloc(t, 1, sizeof *r.u.space));
+    if (!r.u.space) return llm__tpl_value(LLM__T_NONE);
+    r.u.space->v = pairs.v.u.v;
+    r.u.space->n = pairs.v.n / 2;
+    r.u.space->capacity = pairs.capacity;
+    return r;
+}
+
+static llm__tval llm__tpl_native_call(llm__tpl *t, uint32_t id, const llm__tval *self,
+                                      llm__tpl_args args) {
+    llm__tpl_native native = llm__tpl_native_at(id);
+    llm__tval a[4];
+    (void)llm__tpl_charge(t, 8);
+    memset(a, 0, sizeof a);
+    if (native.parameters[0] != '*') llm__tpl_bind(t, &native, args, a);
+    if (t->result != LLM_OK) return llm__tpl_value(LLM__T_NONE);
+    switch (native.kind) {
+    case 'f': return llm__tpl_filter_call(t, id, self, args, a);
+    case 't':
+        if (*native.parameters && a[0].type == LLM__T_MISSING) {
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the test '%s' needs an argument", native.name);
+        }
+        return llm__tpl_bool(llm__tpl_test_call(t, id, self, a));
+    case 's':
+        if (id == LLM__N_s_format) return llm__tpl_format(t, self, args.v, args.plain, args.named);
+        return llm__tpl_string_call(t, id, self, a);
+    case 'g': return llm__tpl_global_call(t, id, args, a);
+    default: return llm__tpl_object_call(t, id, self, args, a);
+    }
+}
+
+/* ---- the machine ----------------------------------------------------------------------------- */
+
+static void llm__tpl_push(llm__tpl *t, llm__tval v) {
+    if (t->sp >= LLM__TPL_STACK) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than %d values at once", (int)LLM__TPL_STACK);
+        return;
+    }
+    t->stack[t->sp++] = v;
+}
+
+static void llm__tpl_push_scope(llm__tpl *t, uint32_t parent) {
+    llm__tpl_scope *scope;
+    if (t->n_scopes >= LLM__TPL_SCOPES) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than %d scopes at once", (int)LLM__TPL_SCOPES);
+        return;
+    }
+    scope = &t->scopes[t->n_scopes++];
+    scope->base = (uint32_t)t->vars.n;
+    scope->parent = parent;
+    scope->serial = ++t->serial;
+}
+
+/* Closes scopes until `count` are left. */
+static void llm__tpl_pop_scopes(llm__tpl *t, uint32_t count) {
+    if (t->n_scopes <= count) return;
+    t->vars.n = t->scopes[count].base;
+    t->n_scopes = count;
+}
+
+static void llm__tpl_define(llm__tpl *t, uint32_t name, llm__tval v) {
+    llm__tpl_var *var;
+    if (!llm__tpl_reserve(t, &t->vars, 1, sizeof *var, false)) return;
+    var = LLM__CAST(llm__tpl_var *, t->vars.data) + t->vars.n++;
+    var->name = name;
+    var->value = v;
+}
+
+/* The variable `name` of scope `s`, or NULL. */
+static llm__tpl_var *llm__tpl_var_in(llm__tpl *t, uint32_t s, uint32_t name) {
+    llm__tpl_var *vars = LLM__CAST(llm__tpl_var *, t->vars.data);
+    size_t i = s + 1 < t->n_scopes ? t->scopes[s + 1].base : t->vars.n, base = t->scopes[s].base;
+    if (!llm__tpl_charge(t, (i - base) / 8)) return NULL;
+    while (i-- > base) {
+        if (vars[i].name == name) return &vars[i];
+    }
+    return NULL;
+}
+
+static llm__tval llm__tpl_load(llm__tpl *t, uint32_t name) {
+    const llm_text *text = LLM__CAST(const llm_text *, t->names.data) + name;
+    uint32_t s = t->n_scopes - 1;
+    llm__tpl_var *var;
+    while (!(var = llm__tpl_var_in(t, s, name)) && s > 0 && t->result == LLM_OK)
+        s = t->scopes[s].parent;
+    if (var && var->value.type != LLM__T_MISSING) return var->value;
+    return llm__tpl_undefined(text->data, text->size, 0);
+}
+
+static void llm__tpl_store(llm__tpl *t, uint32_t name, llm__tval v) {
+    llm__tpl_var *var = llm__tpl_var_in(t, t->n_scopes - 1, name);
+    if (var) var->value = v;
+    else llm__tpl_define(t, name, v);
+}
+
+static void llm__tpl_store_attr(llm__tpl *t, const llm__tval *object, const llm__tval *name,
+                                const llm__tval *v) {
+    llm__tpl_space *space = object->u.space;
+    llm__tpl_list pairs = llm__tpl_list_make();
+    if (object->type != LLM__T_NAMESPACE) {
+        llm__tpl_fail_type(t, "has no attributes to set: only a namespace has", object);
+        return;
+    }
+    pairs.v.u.v = space->v;
+    pairs.v.n = space->n * 2;
+    pairs.capacity = space->capacity;
+    llm__tpl_set_pair(t, &pairs, name, v);
+    space->v = pairs.v.u.v;
+    space->n = pairs.v.n / 2;
+    space->capacity = pairs.capacity;
+}
+
+static void llm__tpl_unpack(llm__tpl *t, llm__tval v, uint32_t n) {
+    llm__tval list = llm__tpl_items(t, &v);
+    if (list.n != n) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%u values for %u names", (unsigned)list.n,
+                      (unsigned)n);
+        return;
+    }
+    while (n-- > 0 && t->result == LLM_OK) llm__tpl_push(t, list.u.v[n]);
+}
+
+/* A list, tuple or dict of the top `n` values (pairs). */
+static void llm__tpl_collect(llm__tpl *t, llm__tpl_type type, uint32_t n) {
+    llm__tpl_list pairs = llm__tpl_list_make();
+    llm__tval v;
+    uint32_t i;
+    if (type == LLM__T_DICT) {
+        t->sp -= 2 * n;
+        for (i = 0; i < n && t->result == LLM_OK; i++) {
+            const llm__tval *key = &t->stack[t->sp + 2 * i];
+            if (key->type == LLM__T_LIST || key->type == LLM__T_DICT)
+                llm__tpl_fail_type(t, "cannot be a key", key);
+            llm__tpl_set_pair(t, &pairs, key, key + 1);
+        }
+        v = llm__tpl_dict_of(&pairs);
+    } else {
+        v = llm__tpl_seq(t, type, n);
+        t->sp -= n;
+        if (t->result == LLM_OK && n) memcpy(v.u.v, &t->stack[t->sp], n * sizeof v);
+    }
+    llm__tpl_push(t, v);
+}
+
+/* Drops what `break` or `continue` left behind: inner scopes, and output being captured. */
+static void llm__tpl_unwind(llm__tpl *t, const llm__tpl_loop *loop) {
+    if (t->sp > loop->sp && t->stack[loop->sp].type == LLM__T_MARK)
+        t->out.n = (size_t)t->stack[loop->sp].u.i;
+    t->sp = loop->sp;
+    llm__tpl_pop_scopes(t, loop->scopes);
+}
+
+static void llm__tpl_begin_item(llm__tpl *t, const llm__tpl_loop *loop) {
+    llm__tval v = llm__tpl_value(LLM__T_LOOP);
+    llm__tpl_push_scope(t, t->n_scopes - 1);
+    v.n = t->n_loops - 1;
+    v.u.i = (int64_t)loop->serial;
+    if (!loop->filter) llm__tpl_define(t, t->name_loop, v);
+    llm__tpl_push(t, loop->items[loop->i]);
+}
+
+/* Returns whether there is anything to walk over. */
+static bool llm__tpl_begin_loop(llm__tpl *t, const llm__tval *v, bool filter) {
+    llm__tval list = llm__tpl_items(t, v), kept = llm__tpl_seq(t, LLM__T_LIST, filter ? list.n : 0);
+    llm__tpl_loop *loop;
+    if (t->n_loops >= LLM__TPL_LOOPS) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than %d loops at once", (int)LLM__TPL_LOOPS);
+    }
+    if (t->result != LLM_OK) return false;
+    loop = &t->loops[t->n_loops++];
+    loop->items = list.u.v;
+    loop->kept = kept.u.v;
+    loop->n = list.n;
+    loop->i = loop->n_kept = 0;
+    loop->scopes = t->n_scopes;
+    loop->sp = t->sp;
+    loop->filter = filter;
+    loop->walked = false;
+    loop->serial = ++t->serial;
+    if (list.n) llm__tpl_begin_item(t, loop);
+    return list.n != 0;
+}
+
+/* Returns where to go on: the body of a macro, or the next operation. */
+static uint32_t llm__tpl_call_value(llm__tpl *t, uint32_t pc, uint32_t plain, uint32_t named) {
+    uint32_t at = t->sp - plain - 2 * named, i, k;
+    llm__tval callee = t->stack[at - 1], r;
+    llm__tpl_args args;
+    const llm__tpl_macro *macro;
+    args.v = &t->stack[at];
+    args.plain = plain;
+    args.named = named;
+    if (callee.type == LLM__T_FUNCTION || callee.type == LLM__T_METHOD) {
+        r = llm__tpl_native_call(t, callee.n, callee.u.v, args);
+        t->sp = at - 1;
+        llm__tpl_push(t, r);
+        return pc + 1;
+    }
+    if (callee.type != LLM__T_MACRO) {
+        if (callee.type == LLM__T_UNDEFINED && callee.more > LLM__T_NONE) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the method '%.*s' of a %s is not supported",
+                          callee.n > 60 ? 60 : (int)callee.n, callee.u.s,
+                          llm__tpl_type_name(callee.more));
+        }
+        llm__tpl_fail_type(t, "cannot be called", &callee);
+        return pc;
+    }
+    macro = callee.u.closure->macro;
+    i = callee.u.closure->scope;
+    if (i >= t->n_scopes || t->scopes[i].serial != callee.u.closure->serial) {
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED,
+                      "a macro outside of the scope that defined it is not supported");
+    } else if (t->n_calls >= LLM__TPL_CALLS) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than %d calls at once", (int)LLM__TPL_CALLS);
+    } else if (plain > macro->n_params) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the macro '%.*s' takes at most %u arguments",
+                      macro->name.size > 60 ? 60 : (int)macro->name.size, macro->name.data,
+                      (unsigned)macro->n_params);
+    }
+    if (t->result != LLM_OK) return pc;
+    t->calls[t->n_calls].back = pc + 1;
+    t->calls[t->n_calls].scopes = t->n_scopes;
+    t->calls[t->n_calls].loops = t->n_loops;
+    t->calls[t->n_calls].sp = at - 1;
+    t->calls[t->n_calls++].mark = t->out.n;
+    llm__tpl_push_scope(t, i);
+    for (i = 0; i < macro->n_params && t->result == LLM_OK; i++) {
+        const llm_text *name = LLM__CAST(const llm_text *, t->names.data) + macro->params[i];
+        r = i < plain ? args.v[i] : llm__tpl_value(LLM__T_MISSING);
+        for (k = 0; k < named; k++) {
+            const llm__tval *given = &args.v[plain + 2 * k];
+            if (given->n != name->size || memcmp(given->u.s, name->data, given->n) != 0) continue;
+            if (i < plain)
+                llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a macro's argument is given twice");
+            r = given[1];
+        }
+        llm__tpl_define(t, macro->params[i], r);
+    }
+    for (k = 0; k < named && t->result == LLM_OK; k++) {
+        const llm__tval *given = &args.v[plain + 2 * k];
+        uint32_t name = llm__tpl_intern(t, given->u.s, given->n);
+        for (i = 0; i < macro->n_params && macro->params[i] != name;) i++;
+        if (i == macro->n_params) {
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE,
+                          "a macro got an argument '%.*s' that it does not take",
+                          given->n > 60 ? 60 : (int)given->n, given->u.s);
+        }
+    }
+    t->sp = at - 1;
+    return macro->entry;
+}
+
+/* The end of a macro: its output is the value of the call. */
+static uint32_t llm__tpl_return(llm__tpl *t) {
+    llm__tpl_call *call = &t->calls[--t->n_calls];
+    llm__tpl_pop_scopes(t, call->scopes);
+    t->n_loops = call->loops;
+    t->sp = call->sp;
+    llm__tpl_push(t, llm__tpl_cut(t, call->mark));
+    return call->back;
+}
+
+static void llm__tpl_closure_of(llm__tpl *t, llm__tval *v) {
+    llm__tpl_closure *closure =
+        LLM__CAST(llm__tpl_closure *, llm__tpl_alloc(t, 1, sizeof *closure));
+    if (!closure) return;
+    closure->macro = LLM__CAST(const llm__tpl_macro *, LLM__CAST(const void *, v->u.v));
+    closure->scope = t->n_scopes - 1;
+    closure->serial = t->scopes[closure->scope].serial;
+    v->u.closure = closure;
+}
+
+/* A filter or a test on the value below its arguments. */
+static void llm__tpl_apply(llm__tpl *t, const llm__tpl_op *op) {
+    uint32_t at = t->sp - op->a - 2u * op->b;
+    llm__tpl_args args;
+    llm__tval r;
+    if (op->c < 0) {
+        const llm__tval *name = LLM__CAST(const llm__tval *, t->consts.data) + (-1 - op->c);
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the %s '%.*s' is not supported",
+                      op->code == LLM__O_FILTER ? "filter" : "test",
+                      name->n > 60 ? 60 : (int)name->n, name->u.s);
+        return;
+    }
+    args.v = &t->stack[at];
+    args.plain = op->a;
+    args.named = op->b;
+    r = llm__tpl_native_call(t, (uint32_t)op->c, &t->stack[at - 1], args);
+    t->sp = at - 1;
+    llm__tpl_push(t, r);
+}
+
+/* Operations that take the values on top and leave one in their place. */
+static void llm__tpl_operate(llm__tpl *t, const llm__tpl_op *op) {
+    llm__tval *top = &t->stack[t->sp - 1], zero = llm__tpl_int(0), r;
+    size_t mark = t->out.n;
+    switch (op->code) {
+    case LLM__O_ATTR:
+        *top = llm__tpl_attr(t, top, LLM__CAST(const llm__tval *, t->consts.data) + op->c, false);
+        return;
+    case LLM__O_NOT: *top = llm__tpl_bool(!llm__tpl_truth(top)); return;
+    case LLM__O_NEG: case LLM__O_POS:
+        if (!llm__tpl_is_number(top)) llm__tpl_fail_type(t, "has no sign", top);
+        else if (op->code == LLM__O_NEG && top->type == LLM__T_FLOAT) top->u.f = -top->u.f;
+        else
+            *top = llm__tpl_arithmetic(t, op->code == LLM__O_NEG ? LLM__O_SUB : LLM__O_ADD, &zero,
+                                       top);
+        return;
+    case LLM__O_SLICE:
+        t->sp -= 3;
+        top[-3] = llm__tpl_slice(t, &top[-3], &top[-2]);
+        return;
+    case LLM__O_ITEM: r = llm__tpl_item(t, &top[-1], top); break;
+    case LLM__O_COMPARE: r = llm__tpl_bool(llm__tpl_compare(t, op->a, &top[-1], top)); break;
+    case LLM__O_CONCAT:
+        llm__tpl_put_value(t, &top[-1]);
+        llm__tpl_put_value(t, top);
+        r = llm__tpl_cut(t, mark);
+        break;
+    default: r = llm__tpl_arithmetic(t, op->code, &top[-1], top); break;
+    }
+    top[-1] = r;
+    t->sp--;
+}
+
+/* The next item of the innermost loop, if there is one. */
+static bool llm__tpl_again(llm__tpl *t) {
+    llm__tpl_loop *loop = &t->loops[t->n_loops - 1];
+    llm__tpl_unwind(t, loop);
+    if (loop->i + 1 >= loop->n) return false;
+    loop->i++;
+    llm__tpl_begin_item(t, loop);
+    return true;
+}
+
+/* Leaves the innermost loop; one that filters leaves what it kept. Returns whether to pass `else`. */
+static bool llm__tpl_end_loop(llm__tpl *t) {
+    llm__tpl_loop *loop = &t->loops[t->n_loops - 1];
+    llm__tval v = llm__tpl_value(LLM__T_LIST);
+    llm__tpl_unwind(t, loop);
+    t->n_loops--;
+    v.u.v = loop->kept;
+    v.n = loop->n_kept;
+    if (loop->filter) llm__tpl_push(t, v);
+    return loop->walked;
+}
+
+/* One operation that steers or stores; returns the distance to the next one. */
+static int32_t llm__tpl_steer(llm__tpl *t, const llm__tpl_op *op, uint32_t pc) {
+    llm__tval *top = t->stack + t->sp, v; /* the value on top is top[-1] */
+    llm__tpl_loop *loop;
+    switch (op->code) {
+    case LLM__O_JUMP: return op->c;
+    case LLM__O_JUMP_FALSE: t->sp--; return llm__tpl_truth(top - 1) ? 1 : op->c;
+    case LLM__O_AND: case LLM__O_OR:
+        if (llm__tpl_truth(top - 1) == (op->code == LLM__O_OR)) return op->c;
+        t->sp--;
+        return 1;
+    case LLM__O_CHAIN:
+        if (llm__tpl_compare(t, op->a, &top[-2], &top[-1])) {
+            top[-2] = top[-1];
+            t->sp--;
+            return 1;
+        }
+        top[-2] = llm__tpl_bool(false);
+        t->sp--;
+        return op->c;
+    case LLM__O_FOR:
+        v = t->stack[--t->sp];
+        return llm__tpl_begin_loop(t, &v, op->a != 0) ? 1 : op->c;
+    case LLM__O_KEEP:
+        loop = &t->loops[t->n_loops - 1];
+        if (llm__tpl_truth(top - 1)) loop->kept[loop->n_kept++] = loop->items[loop->i];
+        t->sp--;
+        return 1;
+    case LLM__O_WALKED: t->loops[t->n_loops - 1].walked = true; return 1;
+    case LLM__O_AGAIN: return llm__tpl_again(t) ? op->c : 1;
+    case LLM__O_END_FOR: return llm__tpl_end_loop(t) ? op->c : 1;
+    case LLM__O_MACRO: llm__tpl_closure_of(t, top - 1); return op->c;
+    case LLM__O_IF_GIVEN: {
+        llm__tpl_var *vars =
+            LLM__CAST(llm__tpl_var *, t->vars.data) + t->scopes[t->n_scopes - 1].base;
+        return vars[op->b].value.type != LLM__T_MISSING ? op->c : 1;
+    }
+    case LLM__O_CALL: return (int32_t)llm__tpl_call_value(t, pc, op->a, op->b) - (int32_t)pc;
+    default: return (int32_t)llm__tpl_return(t) - (int32_t)pc; /* RETURN */
+    }
+}
+
+static void llm__tpl_run(llm__tpl *t) {
+    uint32_t pc = 0;
+    const llm__tval *consts = LLM__CAST(const llm__tval *, t->consts.data);
+    llm__tval v;
+    while (llm__tpl_charge(t, 1)) {
+        const llm__tpl_op *op = llm__tpl_code(t) + pc;
+        t->where = op->where;
+        if (op->code >= LLM__O_ATTR && op->code <= LLM__O_COMPARE && op->code != LLM__O_CALL) {
+            if (op->code == LLM__O_FILTER || op->code == LLM__O_TEST) llm__tpl_apply(t, op);
+            else llm__tpl_operate(t, op);
+            pc++;
+            continue;
+        }
+        switch (op->code) {
+        case LLM__O_HALT: return;
+        case LLM__O_TEXT: llm__tpl_put_string(t, &consts[op->c]); break;
+        case LLM__O_PRINT: v = t->stack[--t->sp]; llm__tpl_put_value(t, &v); break;
+        case LLM__O_CONST: llm__tpl_push(t, consts[op->c]); break;
+        case LLM__O_LOAD: llm__tpl_push(t, llm__tpl_load(t, (uint32_t)op->c)); break;
+        case LLM__O_STORE: v = t->stack[--t->sp]; llm__tpl_store(t, (uint32_t)op->c, v); break;
+        case LLM__O_STORE_ATTR:
+            t->sp -= 2;
+            llm__tpl_store_attr(t, &t->stack[t->sp + 1], &consts[op->c], &t->stack[t->sp]);
+            break;
+        case LLM__O_UNPACK: v = t->stack[--t->sp]; llm__tpl_unpack(t, v, (uint32_t)op->c); break;
+        case LLM__O_LIST: llm__tpl_collect(t, LLM__T_LIST, (uint32_t)op->c); break;
+        case LLM__O_TUPLE: llm__tpl_collect(t, LLM__T_TUPLE, (uint32_t)op->c); break;
+        case LLM__O_DICT: llm__tpl_collect(t, LLM__T_DICT, (uint32_t)op->c); break;
+        case LLM__O_SCOPE: llm__tpl_push_scope(t, t->n_scopes - 1); break;
+        case LLM__O_END_SCOPE: llm__tpl_pop_scopes(t, t->n_scopes - 1); break;
+        case LLM__O_CAPTURE:
+            v = llm__tpl_value(LLM__T_MARK);
+            v.u.i = (int64_t)t->out.n;
+            llm__tpl_push(t, v);
+            break;
+        case LLM__O_END_CAPTURE:
+            t->stack[t->sp - 1] = llm__tpl_cut(t, (size_t)t->stack[t->sp - 1].u.i);
+            break;
+        case LLM__O_NOTHING: break;
+        default: pc += (uint32_t)llm__tpl_steer(t, op, pc); continue;
+        }
+        pc++;
+    }
+}
+
+/* ---- JSON, for tools and other values of the caller ------------------------------------------ */
+
+typedef struct llm__tpl_reader {
+    const char *s, *end;
+    const char *what; /* which text, for messages */
+    unsigned trust;
+} llm__tpl_reader;
+
+static void llm__tpl_bad_json(llm__tpl *t, const llm__tpl_reader *r) {
+    llm__tpl_fail(t, LLM_ERROR_FORMAT, "%s is not JSON, %lu bytes before its end", r->what,
+                  (unsigned long)(r->end - r->s));
+}
+
+static int llm__tpl_json_peek(llm__tpl_reader *r) {
+    while (r->s < r->end && (*r->s == ' ' || *r->s == '\n' || *r->s == '\r' || *r->s == '\t'))
+        r->s++;
+    return r->s < r->end ? (unsigned char)*r->s : 0;
+}
+
+static llm__tval llm__tpl_json_string(llm__tpl *t, llm__tpl_reader *r) {
+    static const char letters[] = "nrtbf/\\\"", values[] = "\n\r\t\b\f/\\\"";
+    size_t mark = t->out.n;
+    const char *from = ++r->s, *e;
+    uint32_t c, low;
+    char utf8[4];
+    while (t->result == LLM_OK && r->s < r->end && *r->s != '"') {
+        if ((unsigned char)*r->s < 0x20) break;
+        if (*r->s != '\\') {
+            r->s++;
+            continue;
+        }
+        llm__tpl_put(t, from, (size_t)(r->s - from), r->trust, NULL);
+        if (++r->s == r->end) break;
+        e = *r->s ? strchr(letters, *r->s) : NULL;
+        if (e) {
+            llm__tpl_put(t, values + (e - letters), 1, r->trust, NULL);
+        } else if (*r->s == 'u') {
+            c = llm__tpl_hex(t, r->s + 1, r->end, 4);
+            if (c >= 0xd800 && c < 0xdc00 && r->end - r->s > 10 && r->s[5] == '\\' &&
+                r->s[6] == 'u') {
+                low = llm__tpl_hex(t, r->s + 7, r->end, 4);
+                if (low >= 0xdc00 && low < 0xe000)
+                    c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00), r->s += 6;
+            }
+            if (c >= 0xd800 && c < 0xe000) llm__tpl_bad_json(t, r);
+            llm__tpl_put(t, utf8, llm__tpl_encode(c, utf8), r->trust, NULL);
+            if (t->result == LLM_OK) r->s += 4;
+        } else {
+            llm__tpl_bad_json(t, r);
+        }
+        from = ++r->s;
+    }
+    if (t->result != LLM_OK || r->s >= r->end || *r->s != '"') {
+        llm__tpl_bad_json(t, r);
+        return llm__tpl_string("", 0, r->trust);
+    }
+    if (mark == t->out.n) { /* no escape: the text itself */
+        llm__tval v = llm__tpl_string(from, (size_t)(r->s - from), r->trust);
+        r->s++;
+        return v;
+    }
+    llm__tpl_put(t, from, (size_t)(r->s - from), r->trust, NULL);
+    r->s++;
+    return llm__tpl_cut(t, mark);
+}
+
+static llm__tval llm__tpl_json_value(llm__tpl *t, llm__tpl_reader *r, int level);
+
+static llm__tval llm__tpl_json_items(llm__tpl *t, llm__tpl_reader *r, int level) {
+    llm__tpl_list list = llm__tpl_list_make();
+    bool dict = *r->s++ == '{';
+    int close = dict ? '}' : ']';
+    llm__tval key, v;
+    if (level > LLM__TPL_NEST)
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "%s is nested too deeply", r->what);
+    if (llm__tpl_json_peek(r) != close) {
+        for (;;) {
+            if (dict) {
+                if (llm__tpl_json_peek(r) != '"') llm__tpl_bad_json(t, r);
+                if (t->result != LLM_OK) break;
+                key = llm__tpl_json_string(t, r);
+                if (llm__tpl_json_peek(r) != ':') llm__tpl_bad_json(t, r);
+                if (t->result != LLM_OK) break;
+                r->s++;
+            }
+            v = llm__tpl_json_value(t, r, level + 1);
+            if (dict) llm__tpl_set_pair(t, &list, &key, &v);
+            else llm__tpl_push_item(t, &list, v);
+            if (t->result != LLM_OK || llm__tpl_json_peek(r) != ',') break;
+            r->s++;
+        }
+    }
+    if (llm__tpl_json_peek(r) != close) llm__tpl_bad_json(t, r);
+    else r->s++;
+    return dict ? llm__tpl_dict_of(&list) : list.v;
+}
+
+static llm__tval llm__tpl_json_value(llm__tpl *t, llm__tpl_reader *r, int level) {
+    static const char words[3][6] = {"null", "true", "false"};
+    int c = llm__tpl_json_peek(r), i;
+    llm__tval v = llm__tpl_value(LLM__T_NONE);
+    uint32_t n, sign = c == '-';
+    size_t left = (size_t)(r->end - r->s);
+    if (!llm__tpl_charge(t, 1)) return v;
+    if (c == '"') return llm__tpl_json_string(t, r);
+    if (c == '{' || c == '[') return llm__tpl_json_items(t, r, level);
+    for (i = 0; i < 3; i++) {
+        size_t size = strlen(words[i]);
+        if (left < size || memcmp(r->s, words[i], size) != 0) continue;
+        r->s += size;
+        return i ? llm__tpl_bool(i == 1) : v;
+    }
+    n = llm__tpl_number(t, r->s + sign, (uint32_t)left - sign, &v);
+    if (n == 0 || (r->s[sign] == '0' && n > 1 && r->s[sign + 1] >= '0' && r->s[sign + 1] <= '9')) {
+        llm__tpl_bad_json(t, r);
+        return v;
+    }
+    if (sign && v.type == LLM__T_INT) v.u.i = -v.u.i;
+    if (sign && v.type == LLM__T_FLOAT) v.u.f = -v.u.f;
+    r->s += n + sign;
+    return v;
+}
+
+static llm__tval llm__tpl_parse_json(llm__tpl *t, llm_text text, unsigned trust, const char *what) {
+    llm__tpl_reader r;
+    llm__tval v;
+    r.s = text.data ? text.data : "";
+    r.end = r.s + text.size;
+    r.what = what;
+    r.trust = trust;
+    if (text.size > LLM__TPL_MAX) llm__tpl_fail(t, LLM_ERROR_LIMIT, "%s has more than 2 GiB", what);
+    v = llm__tpl_json_value(t, &r, 0);
+    if (t->result == LLM_OK && (llm__tpl_json_peek(&r) || r.s != r.end)) llm__tpl_bad_json(t, &r);
+    return v;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------- */
+
+/* Roles that templates may build control tokens from. */
+static bool llm__tpl_known_role(llm_text role) {
+    static const char names[][12] = {"system", "user", "assistant", "tool", "developer", "model",
+                                        "function", "ipython", "observation"};
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (role.size == strlen(names[i]) && memcmp(role.data, names[i], role.size) == 0)
+            return true;
+    }
+    return false;
+}
+
+static llm__tval llm__tpl_field(llm__tpl *t, const llm_template_field *field) {
+    unsigned trust = field->trusted ? LLM__TRUSTED : LLM__UNTRUSTED;
+    return field->json ? llm__tpl_parse_json(t, field->text, trust, "a field's value")
+                       : llm__tpl_text_value(t, field->text, trust);
+}
+
+static llm__tval llm__tpl_message(llm__tpl *t, const llm_message *message) {
+    llm__tpl_list pairs = llm__tpl_list_make();
+    llm__tval key, v;
+    size_t i;
+    key = llm__tpl_string("role", 4, LLM__TRUSTED);
+    v = llm__tpl_text_value(t, message->role,
+                            llm__tpl_known_role(message->role) ? LLM__TRUSTED : LLM__UNTRUSTED);
+    llm__tpl_set_pair(t, &pairs, &key, &v);
+    key = llm__tpl_string("content", 7, LLM__TRUSTED);
+    v = llm__tpl_value(LLM__T_NONE);
+    if (message->content.data) v = llm__tpl_text_value(t, message->content, LLM__UNTRUSTED);
+    llm__tpl_set_pair(t, &pairs, &key, &v);
+    for (i = 0; message->fields && i < message->n_fields && t->result == LLM_OK; i++) {
+        key = llm__tpl_text_value(t, message->fields[i].name, LLM__UNTRUSTED);
+        v = llm__tpl_field(t, &message->fields[i]);
+        llm__tpl_set_pair(t, &pairs, &key, &v);
+    }
+    return llm__tpl_dict_of(&pairs);
+}
+
+static void llm__tpl_global(llm__tpl *t, const char *name, llm__tval v) {
+    uint32_t id = llm__tpl_intern(t, name, strlen(name));
+    if (t->result == LLM_OK) llm__tpl_store(t, id, v);
+}
+
+/* What the template finds defined, as under apply_chat_template. */
+static void llm__tpl_globals(llm__tpl *t) {
+    const llm_template_desc *d = t->desc;
+    llm__tval messages = llm__tpl_seq(t, LLM__T_LIST, d->n_messages), v;
+    uint32_t id;
+    size_t i;
+    for (i = 0; t->result == LLM_OK && i < d->n_messages; i++)
+        messages.u.v[i] = llm__tpl_message(t, &d->messages[i]);
+    for (id = LLM__N_g_dict; id <= LLM__N_g_strftime; id++) {
+        v = llm__tpl_value(LLM__T_FUNCTION);
+        v.n = id;
+        if (id != LLM__N_g_strftime || d->date.year)
+            llm__tpl_global(t, llm__tpl_native_at(id).name, v);
+    }
+    llm__tpl_global(t, "messages", messages);
+    llm__tpl_global(t, "add_generation_prompt", llm__tpl_bool(d->add_generation_prompt));
+    if (d->bos_token.data)
+        llm__tpl_global(t, "bos_token", llm__tpl_text_value(t, d->bos_token, LLM__TRUSTED));
+    if (d->eos_token.data)
+        llm__tpl_global(t, "eos_token", llm__tpl_text_value(t, d->eos_token, LLM__TRUSTED));
+    llm__tpl_global(t, "documents", llm__tpl_value(LLM__T_NONE));
+    v = llm__tpl_value(LLM__T_NONE);
+    if (d->tools.data)
+        v = llm__tpl_parse_json(t, d->tools, LLM__UNTRUSTED, "the text of the tools");
+    llm__tpl_global(t, "tools", v);
+    for (i = 0; i < d->n_variables && t->result == LLM_OK; i++) {
+        id = llm__tpl_intern(t, d->variables[i].name.data, d->variables[i].name.size);
+        v = llm__tpl_field(t, &d->variables[i]);
+        if (t->result == LLM_OK) llm__tpl_store(t, id, v);
+    }
+}
+
+/* Line ends become "\n", and one at the end goes, as jinja2 does. */
+static void llm__tpl_source(llm__tpl *t) {
+    const char *s = t->desc->text.data;
+    size_t n = t->desc->text.size, i, k = 0;
+    if (n && memchr(s, '\r', n)) {
+        char *copy = LLM__CAST(char *, llm__tpl_alloc(t, n, 1));
+        if (!copy) return;
+        for (i = 0; i < n; i++) {
+            if (s[i] == '\r' && i + 1 < n && s[i + 1] == '\n') continue;
+            copy[k++] = s[i] == '\r' ? '\n' : s[i];
+        }
+        s = copy;
+        n = k;
+    }
+    if (n && s[n - 1] == '\n') n--;
+    t->src = s ? s : "";
+    t->n_src = (uint32_t)n;
+}
+
+static llm_result llm__tpl_check(const llm_template_desc *d) {
+    const llm_template_date *date = &d->date;
+    size_t i;
+    if (d->text.size > (size_t)16 << 20)
+        return llm__fail(d->error, LLM_ERROR_LIMIT, "chat template: more than 16 MiB");
+    if ((d->text.size && !d->text.data) || (d->n_messages && !d->messages) ||
+        (d->n_variables && !d->variables)) {
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat template: a count without its array");
+    }
+    if (date->year &&
+        (date->year < 1 || date->year > 9999 || date->month < 1 || date->month > 12 ||
+         date->day < 1 || date->day > 31 || date->hour < 0 || date->hour > 23 || date->minute < 0 ||
+         date->minute > 59 || date->second < 0 || date->second > 61)) {
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat template: no such date");
+    }
+    for (i = 0; i < d->n_messages; i++) {
+        if ((d->messages[i].role.size && !d->messages[i].role.data) ||
+            (d->messages[i].n_fields && !d->messages[i].fields)) {
+            return llm__fail(d->error, LLM_ERROR_ARGUMENT,
+                             "chat template: message %lu: a size without its data",
+                             (unsigned long)i);
+        }
+    }
+    return LLM_OK;
+}
+
+/* Renders into t->out. The caller closes `t`, whatever the result. */
+static llm_result llm__tpl_render(llm__tpl *t, const llm_template_desc *desc) {
+    memset(t, 0, sizeof *t);
+    t->desc = desc;
+    t->steps = desc->max_steps ? desc->max_steps : 20000000;
+    t->max_output = desc->max_output ? desc->max_output : (size_t)16 << 20;
+    t->memory = desc->max_memory ? desc->max_memory : (size_t)128 << 20;
+    t->src = "";
+    t->result = llm__tpl_check(desc);
+    if (t->result != LLM_OK) return t->result;
+    llm__tpl_source(t);
+    t->stack = LLM__CAST(llm__tval *, llm__tpl_alloc(t, LLM__TPL_STACK, sizeof *t->stack));
+    t->scopes = LLM__CAST(llm__tpl_scope *, llm__tpl_alloc(t, LLM__TPL_SCOPES, sizeof *t->scopes));
+    t->loops = LLM__CAST(llm__tpl_loop *, llm__tpl_alloc(t, LLM__TPL_LOOPS, sizeof *t->loops));
+    t->calls = LLM__CAST(llm__tpl_call *, llm__tpl_alloc(t, LLM__TPL_CALLS, sizeof *t->calls));
+    if (t->result == LLM_OK) llm__tpl_push_scope(t, 0);
+    if (t->result == LLM_OK) llm__tpl_globals(t);
+    if (t->result == LLM_OK) {
+        llm__tpl_push_scope(t, 0);
+        t->name_loop = llm__tpl_intern(t, "loop", 4);
+        llm__tpl_body(t, NULL);
+        llm__tpl_emit(t, LLM__O_HALT, 0);
+    }
+    if (t->result == LLM_OK) llm__tpl_run(t);
+    return t->result;
+}
+
+LLM_API llm_result llm_template_runs(const llm_template_desc *desc, llm_template_write write,
+                                     void *user) {
+    llm__tpl t;
+    llm_result result;
+    if (!desc || !write) return LLM_ERROR_ARGUMENT;
+    result = llm__tpl_render(&t, desc);
+    if (result == LLM_OK && t.out.n) {
+        const char *s = LLM__CAST(const char *, t.out.data);
+        const uint8_t *origin = LLM__CAST(const uint8_t *, t.out.data) + t.out.capacity;
+        size_t from = 0, at;
+        for (at = 1; at <= t.out.n && result == LLM_OK; at++) {
+            if (at < t.out.n && origin[at] == origin[from]) continue;
+            result = write(user, s + from, at - from, origin[from] == LLM__TRUSTED);
+            from = at;
+        }
+    }
+    llm__tpl_close(&t);
+    return result;
+}
+
+LLM_API llm_result llm_template_render(const llm_template_desc *desc, char *out, size_t capacity,
+                                       size_t *size) {
+    llm__tpl t;
+    llm_result result;
+    if (size) *size = 0;
+    if (!desc || !size || (!out && capacity)) return LLM_ERROR_ARGUMENT;
+    result = llm__tpl_render(&t, desc);
+    if (result == LLM_OK) {
+        *size = t.out.n;
+        if (t.out.n > capacity) {
+            result = llm__fail(desc->error, LLM_ERROR_ARGUMENT,
+                               "chat template: the text has %lu bytes, the buffer %lu",
+                               (unsigned long)t.out.n, (unsigned long)capacity);
+        } else if (t.out.n) {
+            memcpy(out, t.out.data, t.out.n);
+        }
+    }
+    llm__tpl_close(&t);
+    return result;
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#endif /* LLM_NO_TEMPLATE */
+
+/* ======================================================================== */
+/* >>chat: a conversation on top of a session                                */
+/* ========================================================================
+   While an answer is made, `ids` is the timeline that the session must hold: the prompt and the
+   answer so far. A step brings the session there (what both agree in stays), samples one more
+   token and hands its bytes to the stream. So whatever goes wrong, nothing needs to be undone:
+   the next call compares and goes on. */
+LLM_API llm_text llm_string(const char *terminated) {
+    llm_text text;
+    text.data = terminated;
+    text.size = terminated ? strlen(terminated) : 0;
+    return text;
+}
+
+#ifndef LLM_NO_TEMPLATE
+
+typedef struct llm__chat_block { /* the memory of a message */
+    void *memory;
+    size_t size;
+} llm__chat_block;
+
+struct llm_chat {
+    llm_allocator allocator;
+    size_t memory;
+    llm_session *session;
+    const llm_tokenizer *tokenizer;
+    llm_sampler *sampler;
+    llm_stream *stream;
+    llm_template_desc form; /* everything but the messages */
+    int32_t end_token;      /* of a form that the file does not know to be an end, or -1 */
+    uint32_t max_tokens;
+    llm_error error;
+    /* the conversation; there is always room for one message more than it has */
+    llm_message *message;   /* [capacity] */
+    llm__chat_block *block; /* [capacity] */
+    size_t count, capacity;
+    /* the answer */
+    int32_t *ids; /* [context] */
+    uint32_t id_count, prompt_count, answer_count;
+    bool answering, fed;
+    llm_chat_ending ending, end; /* why no token follows; why the last answer ended */
+    llm_text input;              /* bytes of the last token that the stream has not taken */
+    char *answer;
+    size_t answer_size, answer_capacity;
+};
+
+static const char llm__chat_chatml[] =
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+static const char llm__chat_gemma[] =
+    "{{ bos_token }}{% set first = '' %}{% set rest = messages %}"
+    "{% if messages and messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'] + '\n\n' %}{% set rest = messages[1:] %}{% endif %}"
+    "{% for m in rest %}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
+    "{{ (first if loop.first else '') + m['content'] | trim + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}";
+
+/* ---- creation ---- */
+
+/* Finds the template: given, the model's, or a known form. */
+static llm_result llm__chat_form(const llm_chat_desc *d, const llm_tokenizer *t, llm_text *form,
+                                 int32_t *end_token) {
+    *form = d->template_text.size ? d->template_text
+                                  : llm_model_template(llm_session_model(d->session));
+    *end_token = -1;
+    if (form->size) return LLM_OK;
+    *end_token = llm_token_find(t, llm_string("<|im_end|>"));
+    *form = llm_string(llm__chat_chatml);
+    if (*end_token >= 0 && llm_token_find(t, llm_string("<|im_start|>")) >= 0) return LLM_OK;
+    *end_token = llm_token_find(t, llm_string("<end_of_turn>"));
+    *form = llm_string(llm__chat_gemma);
+    if (*end_token >= 0 && llm_token_find(t, llm_string("<start_of_turn>")) >= 0) return LLM_OK;
+    return llm__fail(d->error, LLM_ERROR_UNSUPPORTED,
+                     "chat: the model has no chat template, and its vocabulary has the marks of "
+                     "neither ChatML nor Gemma; give one as template_text");
+}
+
+/* A copy in the arena; only the size is taken where it merely measures. */
+static llm_text llm__chat_copy(llm__arena *arena, llm_text text) {
+    char *to = LLM__TAKE(char, text.size);
+    if (!to || !text.data) return text;
+    if (text.size) memcpy(to, text.data, text.size);
+    text.data = to;
+    return text;
+}
+
+/* The object, first in the arena, and what its descriptor points to. */
+static void llm__chat_lay_out(llm_chat *chat, const llm_chat_desc *d, llm_text form, llm__arena *arena) {
+    llm_template_field *variables;
+    size_t i;
+    (void)llm__take(arena, 1, sizeof *chat);
+    memset(chat, 0, sizeof *chat);
+    chat->ids = LLM__TAKE(int32_t, llm_session_context(d->session));
+    variables = LLM__TAKE(llm_template_field, d->n_variables);
+    chat->form.text = llm__chat_copy(arena, form);
+    chat->form.tools = llm__chat_copy(arena, d->tools);
+    chat->form.variables = variables;
+    chat->form.n_variables = d->n_variables;
+    for (i = 0; i < d->n_variables; i++) {
+        llm_template_field field = d->variables[i];
+        field.name = llm__chat_copy(arena, field.name);
+        field.text = llm__chat_copy(arena, field.text);
+        if (variables) variables[i] = field;
+    }
+}
+
+static llm_result llm__chat_check(const llm_chat_desc *d) {
+    if (!d->session) return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat: session is NULL");
+    if (!d->session->own)
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat: the session is batch_only");
+    if (d->n_variables && !d->variables)
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat: n_variables is %lu with variables NULL",
+                         (unsigned long)d->n_variables);
+    if (!llm_model_tokenizer(llm_session_model(d->session)))
+        return llm__fail(d->error, LLM_ERROR_UNSUPPORTED, "chat: the model's file has no tokenizer");
+    return LLM_OK;
+}
+
+/* What the template may know about the model. */
+static void llm__chat_set_form(llm_chat *chat, const llm_chat_desc *d) {
+    llm_tokenizer_info info;
+    llm_tokenizer_describe(chat->tokenizer, &info);
+    if (info.bos >= 0) chat->form.bos_token = llm_token_bytes(chat->tokenizer, info.bos);
+    if (info.eos >= 0) chat->form.eos_token = llm_token_bytes(chat->tokenizer, info.eos);
+    chat->form.date = d->date;
+    chat->form.add_generation_prompt = true;
+    chat->form.allocator = chat->allocator;
+    chat->form.error = &chat->error;
+}
+
+/* The parts that have their own memory. */
+static llm_result llm__chat_fill(llm_chat *chat, const llm_chat_desc *d) {
+    llm_model_info info;
+    llm_stream_desc stream;
+    llm_result r;
+    stream.stops = d->stops;
+    stream.stop_count = d->stop_count;
+    llm_model_get_info(llm_session_model(d->session), &info);
+    r = llm_sampler_create(&d->sampler, info.vocab, &chat->allocator, &chat->sampler, d->error);
+    if (r == LLM_OK) r = llm_stream_create(&stream, &chat->allocator, &chat->stream, d->error);
+    if (r == LLM_OK && d->system.size) {
+        r = llm_chat_add(chat, llm_string("system"), d->system);
+        if (r != LLM_OK && d->error) *d->error = chat->error;
+    }
+    return r;
+}
+
+LLM_API llm_result llm_chat_create(llm_chat **chat, const llm_chat_desc *desc) {
+    llm__arena arena = {NULL, 0, false};
+    llm_text form;
+    llm_chat *c, measure;
+    llm_result r;
+    int32_t end_token;
+    size_t size;
+    if (!chat) return LLM_ERROR_ARGUMENT;
+    *chat = NULL;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    if ((r = llm__chat_check(desc)) != LLM_OK) return r;
+    r = llm__chat_form(desc, llm_model_tokenizer(llm_session_model(desc->session)), &form, &end_token);
+    if (r != LLM_OK) return r;
+    llm__chat_lay_out(&measure, desc, form, &arena);
+    size = arena.used;
+    if (!arena.overflow) arena.base = LLM__CAST(uint8_t *, llm__allocate(&desc->allocator, size));
+    if (!arena.base)
+        return llm__fail(desc->error, LLM_ERROR_MEMORY, "chat: no memory for %lu bytes", (unsigned long)size);
+    arena.used = 0;
+    c = (llm_chat *)(void *)arena.base;
+    llm__chat_lay_out(c, desc, form, &arena);
+    c->allocator = desc->allocator;
+    c->memory = size;
+    c->session = desc->session;
+    c->tokenizer = llm_model_tokenizer(llm_session_model(desc->session));
+    c->end_token = end_token;
+    c->max_tokens = desc->max_tokens;
+    llm__chat_set_form(c, desc);
+    if ((r = llm__chat_fill(c, desc)) != LLM_OK) {
+        llm_chat_destroy(c);
+        return r;
+    }
+    *chat = c;
+    return LLM_OK;
+}
+
+/* Drops messages from..to. */
+static void llm__chat_drop(llm_chat *chat, size_t from, size_t to) {
+    size_t i;
+    for (i = from; i < to; i++)
+        llm__release(&chat->allocator, chat->block[i].memory, chat->block[i].size);
+    if (to < chat->count) {
+        memmove(chat->message + from, chat->message + to, (chat->count - to) * sizeof *chat->message);
+        memmove(chat->block + from, chat->block + to, (chat->count - to) * sizeof *chat->block);
+    }
+    chat->count -= to - from;
+}
+
+LLM_API void llm_chat_destroy(llm_chat *chat) {
+    llm_allocator a;
+    if (!chat) return;
+    a = chat->allocator;
+    llm__chat_drop(chat, 0, chat->count);
+    llm__release(&a, chat->message, chat->capacity * sizeof *chat->message);
+    llm__release(&a, chat->block, chat->capacity * sizeof *chat->block);
+    llm__release(&a, chat->answer, chat->answer_capacity);
+    llm_sampler_destroy(chat->sampler);
+    llm_stream_destroy(chat->stream);
+    llm__release(&a, chat, chat->memory);
+}
+
+/* ---- messages ---- */
+
+static llm_result llm__chat_busy(llm_chat *chat, const char *who) {
+    if (!chat->answering) return LLM_OK;
+    return llm__fail(&chat->error, LLM_ERROR_BUSY, "%s: an answer is being made; finish or stop it first", who);
+}
+
+static llm_result llm__chat_no_memory(llm_chat *chat, const char *what, size_t size) {
+    return llm__fail(&chat->error, LLM_ERROR_MEMORY, "chat: no memory for %s of %lu bytes", what,
+                     (unsigned long)size);
+}
+
+/* Room for the message that comes and for the answer after it. */
+static llm_result llm__chat_room(llm_chat *chat) {
+    const llm_allocator *a = &chat->allocator;
+    size_t capacity = chat->capacity ? chat->capacity * 2 : 8;
+    llm_message *message;
+    llm__chat_block *block;
+    if (chat->count + 2 <= chat->capacity) return LLM_OK;
+    message = LLM__CAST(llm_message *, llm__allocate(a, capacity * sizeof *message));
+    block = LLM__CAST(llm__chat_block *, llm__allocate(a, capacity * sizeof *block));
+    if (!message || !block) {
+        llm__release(a, message, capacity * sizeof *message);
+        llm__release(a, block, capacity * sizeof *block);
+        return llm__chat_no_memory(chat, "a list of messages", capacity * sizeof *message);
+    }
+    if (chat->count) {
+        memcpy(message, chat->message, chat->count * sizeof *message);
+        memcpy(block, chat->block, chat->count * sizeof *block);
+    }
+    llm__release(a, chat->message, chat->capacity * sizeof *message);
+    llm__release(a, chat->block, chat->capacity * sizeof *block);
+    chat->message = message;
+    chat->block = block;
+    chat->capacity = capacity;
+    return LLM_OK;
+}
+
+static void llm__chat_append(llm_chat *chat, llm_text role, llm_text content, void *memory, size_t size) {
+    llm_message *m = chat->message + chat->count;
+    memset(m, 0, sizeof *m);
+    m->role = role;
+    m->content = content;
+    chat->block[chat->count].memory = memory;
+    chat->block[chat->count].size = size;
+    chat->count++;
+}
+
+LLM_API llm_result llm_chat_add(llm_chat *chat, llm_text role, llm_text content) {
+    llm_result r;
+    size_t size;
+    char *memory;
+    if (!chat) return LLM_ERROR_ARGUMENT;
+    if (!role.data || !role.size || (content.size && !content.data) || !llm__add(role.size, content.size, &size))
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "chat: a message without role, or %lu bytes at NULL",
+                         (unsigned long)content.size);
+    if ((r = llm__chat_busy(chat, "add")) != LLM_OK) return r;
+    if ((r = llm__chat_room(chat)) != LLM_OK) return r;
+    memory = LLM__CAST(char *, llm__allocate(&chat->allocator, size));
+    if (!memory) return llm__chat_no_memory(chat, "a message", size);
+    memcpy(memory, role.data, role.size);
+    if (content.size) memcpy(memory + role.size, content.data, content.size);
+    role.data = memory;
+    content.data = memory + role.size;
+    llm__chat_append(chat, role, content, memory, size);
+    return LLM_OK;
+}
+
+LLM_API const llm_message *llm_chat_messages(const llm_chat *chat, size_t *count) {
+    *count = chat->count;
+    return chat->message;
+}
+
+/* 1 if the conversation begins with a system message. */
+static size_t llm__chat_head(const llm_chat *chat) {
+    return chat->count && chat->message[0].role.size == 6 && !memcmp(chat->message[0].role.data, "system", 6);
+}
+
+LLM_API llm_result llm_chat_forget(llm_chat *chat, size_t n) {
+    size_t head;
+    llm_result r;
+    if (!chat) return LLM_ERROR_ARGUMENT;
+    if ((r = llm__chat_busy(chat, "forget")) != LLM_OK) return r;
+    head = llm__chat_head(chat);
+    if (n > chat->count - head)
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "forget: %lu messages of %lu", (unsigned long)n,
+                         (unsigned long)(chat->count - head));
+    llm__chat_drop(chat, head, head + n);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_chat_rewind(llm_chat *chat, size_t n) {
+    llm_result r;
+    if (!chat) return LLM_ERROR_ARGUMENT;
+    if ((r = llm__chat_busy(chat, "rewind")) != LLM_OK) return r;
+    if (n > chat->count)
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "rewind: to %lu messages, there are %lu",
+                         (unsigned long)n, (unsigned long)chat->count);
+    llm__chat_drop(chat, n, chat->count);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_chat_reset(llm_chat *chat) {
+    return chat ? llm_chat_rewind(chat, llm__chat_head(chat)) : LLM_ERROR_ARGUMENT;
+}
+
+/* ---- the prompt ---- */
+
+/* Runs of text on their way to ids. Text between two control tokens is tokenized in one piece,
+   whoever wrote it, so that the ids are those of the whole text. */
+typedef struct llm__chat_prompt {
+    llm_chat *chat;
+    char *text; /* since the last control token */
+    size_t size, capacity;
+    size_t count; /* ids, also those that had no room */
+} llm__chat_prompt;
+
+static llm_result llm__chat_text(llm__chat_prompt *p, const char *data, size_t size) {
+    const llm_allocator *a = &p->chat->allocator;
+    if (size > p->capacity - p->size) {
+        size_t capacity;
+        char *text = NULL;
+        if (llm__add(p->size, size, &capacity) && llm__mul(capacity, 2, &capacity))
+            text = LLM__CAST(char *, llm__allocate(a, capacity));
+        if (!text) return llm__chat_no_memory(p->chat, "a prompt", p->size + size);
+        if (p->size) memcpy(text, p->text, p->size);
+        llm__release(a, p->text, p->capacity);
+        p->text = text;
+        p->capacity = capacity;
+    }
+    if (size) memcpy(p->text + p->size, data, size);
+    p->size += size;
+    return LLM_OK;
+}
+
+static void llm__chat_id(llm__chat_prompt *p, int32_t id) {
+    if (p->count < llm_session_context(p->chat->session)) p->chat->ids[p->count] = id;
+    p->count++;
+}
+
+/* Tokenizes what was gathered. */
+static llm_result llm__chat_flush(llm__chat_prompt *p) {
+    const size_t context = llm_session_context(p->chat->session);
+    const size_t room = p->count < context ? context - p->count : 0;
+    llm_tokenize_desc d;
+    llm_result r;
+    size_t count = 0;
+    if (!p->size) return LLM_OK;
+    memset(&d, 0, sizeof d);
+    d.text = p->text;
+    d.size = p->size;
+    d.bos = d.eos = -1;
+    d.allocator = p->chat->allocator;
+    d.error = &p->chat->error;
+    r = llm_tokenize(p->chat->tokenizer, &d, room ? p->chat->ids + p->count : NULL, room, &count);
+    p->count += count;
+    p->size = 0;
+    return r == LLM_ERROR_LIMIT ? LLM_OK : r; /* the count goes on, for the message */
+}
+
+/* llm_template_write: control tokens count where the template wrote all of them. */
+static llm_result llm__chat_run(void *user, const char *data, size_t size, bool trusted) {
+    llm__chat_prompt *p = LLM__CAST(llm__chat_prompt *, user);
+    const llm_tokenizer *t = p->chat->tokenizer;
+    const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, data));
+    size_t from = 0, i = 0, length = 0;
+    llm_result r;
+    while (trusted && i < size) {
+        uint32_t id = LLM__TOK_NONE;
+        if (t->starts[8 + (s[i] >> 5)] >> (s[i] & 31) & 1)
+            id = llm__tok_match_added(t, s + i, size - i, true, &length);
+        if (id == LLM__TOK_NONE) {
+            i++;
+            continue;
+        }
+        if (llm_token_kind_of(t, (int32_t)id) != LLM_TOKEN_USER_DEFINED) {
+            if ((r = llm__chat_text(p, data + from, i - from)) != LLM_OK) return r;
+            if ((r = llm__chat_flush(p)) != LLM_OK) return r;
+            llm__chat_id(p, (int32_t)id);
+            from = i + length;
+        }
+        i += length;
+    }
+    return llm__chat_text(p, data + from, size - from);
+}
+
+/* The conversation as ids; `*count` may pass the context. */
+static llm_result llm__chat_render(llm_chat *chat, size_t *count) {
+    const uint32_t context = llm_session_context(chat->session);
+    llm_tokenizer_info info;
+    llm__chat_prompt p;
+    llm_result r;
+    memset(&p, 0, sizeof p);
+    p.chat = chat;
+    chat->form.messages = chat->message;
+    chat->form.n_messages = chat->count;
+    r = llm_template_runs(&chat->form, llm__chat_run, &p);
+    if (r == LLM_OK) r = llm__chat_flush(&p);
+    llm__release(&chat->allocator, p.text, p.capacity);
+    if (r != LLM_OK) return r;
+    llm_tokenizer_describe(chat->tokenizer, &info);
+    if (info.add_bos && info.bos >= 0 && !(p.count && context && chat->ids[0] == info.bos)) {
+        if (p.count < context) memmove(chat->ids + 1, chat->ids, p.count * sizeof *chat->ids);
+        if (context) chat->ids[0] = info.bos;
+        p.count++;
+    }
+    *count = p.count;
+    return LLM_OK;
+}
+
+/* ---- the answer ---- */
+
+/* Brings the session to `ids`, or lets it evaluate what is missing; the last one always, where its
+   logits are gone. */
+static llm_result llm__chat_feed(llm_chat *chat) {
+    llm_session *s = chat->session;
+    const int32_t *tokens = llm_session_tokens(s);
+    uint32_t same = 0, position = llm_session_position(s);
+    llm_result r;
+    while (same < position && same < chat->id_count && tokens[same] == chat->ids[same]) same++;
+    if (same == chat->id_count && (same < position || !llm_session_logits(s, 0))) same--;
+    r = llm_session_rewind(s, same);
+    if (r == LLM_OK && same < chat->id_count)
+        r = llm_session_feed(s, chat->ids + same, chat->id_count - same);
+    if (r != LLM_OK) {
+        chat->error = *llm_session_error(s);
+        return r;
+    }
+    chat->fed = true;
+    return LLM_OK;
+}
+
+static llm_result llm__chat_reserve(llm_chat *chat, size_t more) {
+    size_t capacity, wanted;
+    char *answer;
+    if (more <= chat->answer_capacity - chat->answer_size) return LLM_OK;
+    if (!llm__add(chat->answer_size, more, &wanted) || !llm__mul(wanted, 2, &capacity))
+        return llm__chat_no_memory(chat, "an answer", SIZE_MAX);
+    if (!chat->answer_capacity) capacity = wanted;
+    answer = LLM__CAST(char *, llm__allocate(&chat->allocator, capacity));
+    if (!answer) return llm__chat_no_memory(chat, "an answer", capacity);
+    if (chat->answer_size) memcpy(answer, chat->answer, chat->answer_size);
+    llm__release(&chat->allocator, chat->answer, chat->answer_capacity);
+    chat->answer = answer;
+    chat->answer_capacity = capacity;
+    return LLM_OK;
+}
+
+static llm_result llm__chat_begin(llm_chat *chat) {
+    const uint32_t context = llm_session_context(chat->session);
+    uint32_t room;
+    size_t count = 0;
+    llm_result r;
+    if ((r = llm__chat_room(chat)) != LLM_OK) return r;
+    if ((r = llm__chat_render(chat, &count)) != LLM_OK) return r;
+    if (!count) return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "chat: the conversation is empty");
+    if (count >= context)
+        return llm__fail(&chat->error, LLM_ERROR_CONTEXT_FULL,
+                         "chat: the conversation has %lu tokens, the context %u; forget some messages",
+                         (unsigned long)count, (unsigned)context);
+    room = context - (uint32_t)count;
+    if (chat->max_tokens && chat->max_tokens < room) room = chat->max_tokens;
+    chat->answer_size = 0;
+    r = llm__chat_reserve(chat, (size_t)room * 8 + chat->stream->capacity);
+    if (r != LLM_OK) return r;
+    chat->id_count = chat->prompt_count = (uint32_t)count;
+    if ((r = llm__chat_feed(chat)) != LLM_OK) return r;
+    (void)llm_sampler_rewind(chat->sampler, count, NULL, 0, NULL);
+    llm_stream_reset(chat->stream);
+    memset(&chat->input, 0, sizeof chat->input);
+    chat->answer_count = 0;
+    chat->ending = chat->end = LLM_CHAT_NONE;
+    chat->answering = true;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_chat_answer(llm_chat *chat) {
+    llm_result r;
+    if (!chat) return LLM_ERROR_ARGUMENT;
+    r = llm__chat_busy(chat, "answer");
+    return r != LLM_OK ? r : llm__chat_begin(chat);
+}
+
+LLM_API llm_result llm_chat_say(llm_chat *chat, llm_text text) {
+    llm_result r;
+    if (!chat) return LLM_ERROR_ARGUMENT;
+    if ((r = llm_chat_add(chat, llm_string("user"), text)) != LLM_OK) return r;
+    if ((r = llm__chat_begin(chat)) != LLM_OK) llm__chat_drop(chat, chat->count - 1, chat->count);
+    return r;
+}
+
+/* The answer becomes a message, which needs no memory any more. */
+static void llm__chat_finish(llm_chat *chat, llm_chat_ending end) {
+    llm_text content;
+    content.data = chat->answer;
+    content.size = chat->answer_size;
+    llm__chat_append(chat, llm_string("assistant"), content, chat->answer, chat->answer_capacity);
+    chat->answer = NULL;
+    chat->answer_size = chat->answer_capacity = 0;
+    chat->answering = chat->fed = false;
+    chat->end = end;
+}
+
+/* A token was chosen: does the answer go on, and what does it say? */
+static void llm__chat_take(llm_chat *chat, int32_t id) {
+    llm_token_kind kind = llm_token_kind_of(chat->tokenizer, id);
+    if (llm_token_is_end(chat->tokenizer, id) || id == chat->end_token) {
+        chat->ending = LLM_CHAT_END_TOKEN;
+        return;
+    }
+    chat->answer_count++;
+    if (kind != LLM_TOKEN_CONTROL && kind != LLM_TOKEN_UNKNOWN)
+        chat->input = llm_token_bytes(chat->tokenizer, id);
+    if (chat->id_count < llm_session_context(chat->session))
+        chat->ids[chat->id_count++] = id;
+    else
+        chat->ending = LLM_CHAT_CONTEXT_FULL;
+    if (chat->max_tokens && chat->answer_count >= chat->max_tokens) chat->ending = LLM_CHAT_MAX_TOKENS;
+}
+
+/* Evaluates and samples one token. */
+static llm_result llm__chat_token(llm_chat *chat, uint64_t budget_us) {
+    llm_sample sample;
+    llm_result r = LLM_OK;
+    if (!chat->fed) r = llm__chat_feed(chat);
+    if (r == LLM_ERROR_CONTEXT_FULL) { /* forks took the pages */
+        chat->ending = LLM_CHAT_CONTEXT_FULL;
+        return LLM_OK;
+    }
+    if (r != LLM_OK) return r;
+    r = llm_step(chat->session, budget_us);
+    if (r == LLM_PENDING) return r;
+    chat->fed = false;
+    if (r != LLM_OK) {
+        chat->error = *llm_session_error(chat->session);
+        return r;
+    }
+    r = llm_sampler_sample(chat->sampler, llm_session_logits(chat->session, 0), NULL, &sample, &chat->error);
+    if (r == LLM_OK) r = llm_sampler_accept(chat->sampler, sample.token, &chat->error);
+    if (r == LLM_OK) llm__chat_take(chat, (int32_t)sample.token);
+    return r;
+}
+
+LLM_API llm_result llm_chat_next(llm_chat *chat, uint64_t budget_us, llm_text *piece) {
+    const uint64_t deadline = llm__deadline(budget_us);
+    bool begun = false; /* however short the budget, something is done */
+    llm_result r;
+    if (!chat || !piece) return LLM_ERROR_ARGUMENT;
+    memset(piece, 0, sizeof *piece);
+    for (; chat->answering; begun = true) {
+        const uint64_t now = deadline ? llm__now() : 0;
+        if ((r = llm__chat_reserve(chat, chat->stream->capacity)) != LLM_OK) return r;
+        if (llm_stream_next(chat->stream, &chat->input, piece) ||
+            (chat->ending && llm_stream_next(chat->stream, NULL, piece))) {
+            memcpy(chat->answer + chat->answer_size, piece->data, piece->size);
+            chat->answer_size += piece->size;
+            return LLM_OK;
+        }
+        if (llm_stream_stopped(chat->stream) >= 0)
+            llm__chat_finish(chat, LLM_CHAT_STOP_STRING);
+        else if (chat->ending)
+            llm__chat_finish(chat, chat->ending);
+        else if (begun && deadline && now >= deadline)
+            return LLM_PENDING;
+        else if ((r = llm__chat_token(chat, begun && deadline ? deadline - now : budget_us)) != LLM_OK)
+            return r;
+    }
+    return LLM_OK;
+}
+
+LLM_API void llm_chat_stop(llm_chat *chat) {
+    if (!chat || !chat->answering) return;
+    (void)llm_session_rewind(chat->session, llm_session_position(chat->session));
+    llm__chat_finish(chat, LLM_CHAT_STOPPED);
+}
+
+LLM_API llm_chat_ending llm_chat_end(const llm_chat *chat) { return chat->end; }
+LLM_API uint32_t llm_chat_answer_tokens(const llm_chat *chat) { return chat->answer_count; }
+LLM_API uint32_t llm_chat_prompt_tokens(const llm_chat *chat) { return chat->prompt_count; }
+LLM_API llm_sampler *llm_chat_sampler(llm_chat *chat) { return chat->sampler; }
+LLM_API const llm_error *llm_chat_error(const llm_chat *chat) { return &chat->error; }
+
+#endif /* LLM_NO_TEMPLATE */
+
 /* ---- the pool ---- */
 
 #define LLM__MOST_LANES 256u
 #define LLM__SPINS_BEFORE_SLEEP 3000u /* of a pause each: some 50 microseconds */
 
 
+
+#if defined(LLM_OPENMP) && !defined(LLM_NO_THREADS)
+#define LLM_NO_THREADS /* of our own */
+#endif
 
 #if defined(LLM_NO_THREADS)
 #elif defined(_WIN32)
@@ -5810,11 +10939,6 @@ static void llm__join(llm__worker *w) {
     (void)WaitForSingleObject(w->thread, INFINITE);
     CloseHandle(w->thread);
 }
-static uint32_t llm__cores(void) {
-    SYSTEM_INFO info;
-    GetSystemInfo(&info);
-    return info.dwNumberOfProcessors;
-}
 #else
 static void *llm__worker_start(void *worker) {
     llm__worker_loop(LLM__CAST(llm__worker *, worker));
@@ -5824,14 +10948,6 @@ static bool llm__start(llm__worker *w) {
     return pthread_create(&w->thread, NULL, llm__worker_start, w) == 0;
 }
 static void llm__join(llm__worker *w) { (void)pthread_join(w->thread, NULL); }
-static uint32_t llm__cores(void) {
-#ifdef _SC_NPROCESSORS_ONLN
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n > (long)LLM__MOST_LANES ? LLM__MOST_LANES : (uint32_t)n;
-#else
-    return 1;
-#endif
-}
 #endif
 
 static void llm__stop_workers(llm_pool *pool) {
@@ -5856,9 +10972,20 @@ static llm_result llm__start_workers(llm_pool *pool, llm_error *error) {
     }
     return LLM_OK;
 }
+#endif /* LLM_NO_THREADS */
+
+static uint32_t llm__cores(void) {
+#if defined(_WIN32)
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return llm__least(info.dwNumberOfProcessors, LLM__MOST_LANES);
+#elif defined(_SC_NPROCESSORS_ONLN)
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > (long)LLM__MOST_LANES ? LLM__MOST_LANES : (uint32_t)n;
 #else
-static uint32_t llm__cores(void) { return 1; }
+    return 1;
 #endif
+}
 
 LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc) {
     llm_pool *p;
@@ -5871,7 +10998,7 @@ LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc) {
     if (threads > LLM__MOST_LANES)
         return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "pool: threads is %u, not in 0 .. %u",
                          (unsigned)threads, LLM__MOST_LANES);
-#if defined(LLM_NO_THREADS)
+#if defined(LLM_NO_THREADS) && !defined(LLM_OPENMP)
     if (!desc->parallel_for) threads = 1;
 #endif
     size = sizeof *p + threads * sizeof(llm__worker);
@@ -5928,7 +11055,12 @@ static void llm__pool_run(llm_pool *pool, llm__lane work, void *context) {
     if (pool->parallel_for) {
         pool->parallel_for(pool->user, work, context, pool->threads);
     } else {
-#if !defined(LLM_NO_THREADS)
+#if defined(LLM_OPENMP)
+        const int lanes = (int)pool->threads;
+        int i;
+#pragma omp parallel for num_threads(lanes) schedule(static, 1)
+        for (i = 0; i < lanes; i++) work(context, (uint32_t)i);
+#elif !defined(LLM_NO_THREADS)
         pool->work = work;
         pool->context = context;
         llm__store32(&pool->running, pool->threads - 1);
@@ -6194,25 +11326,31 @@ LLM__PANEL_INT_SCALAR(q4, LLM_Q4)
 LLM__PANEL_INT_SCALAR(q3, LLM_Q3)
 #undef LLM__PANEL_INT_SCALAR
 
-static const llm__kernels llm__kernels_scalar = {
-    "scalar",
-    llm__norm_scalar,
-    llm__rotate_scalar,
-    llm__quantize_scalar,
-    llm__quantize_head_scalar,
-    llm__rope_scalar,
-    llm__add_scalar,
-    llm__blend_scalar,
-    llm__gate_scalar,
-    llm__softmax_scalar,
-    llm__mask_scalar,
-    llm__weigh_scalar,
-    llm__scores_q8_scalar,
-    llm__scores_f16_scalar,
-    llm__values_q8_scalar,
-    llm__values_f16_scalar,
-    {llm__panel_f32_scalar, llm__panel_bf16_scalar, llm__panel_q8_scalar, llm__panel_q6_scalar,
-     llm__panel_q5_scalar, llm__panel_q4_scalar, llm__panel_q3_scalar}};
+static void llm__kernels_scalar(llm__kernels *k) {
+    k->name = "scalar";
+    k->norm = llm__norm_scalar;
+    k->rotate = llm__rotate_scalar;
+    k->quantize = llm__quantize_scalar;
+    k->quantize_head = llm__quantize_head_scalar;
+    k->rope = llm__rope_scalar;
+    k->add = llm__add_scalar;
+    k->blend = llm__blend_scalar;
+    k->gate = llm__gate_scalar;
+    k->softmax = llm__softmax_scalar;
+    k->mask = llm__mask_scalar;
+    k->weigh = llm__weigh_scalar;
+    k->scores_q8 = llm__scores_q8_scalar;
+    k->scores_f16 = llm__scores_f16_scalar;
+    k->values_q8 = llm__values_q8_scalar;
+    k->values_f16 = llm__values_f16_scalar;
+    k->panel[LLM_F32] = llm__panel_f32_scalar;
+    k->panel[LLM_BF16] = llm__panel_bf16_scalar;
+    k->panel[LLM_Q8] = llm__panel_q8_scalar;
+    k->panel[LLM_Q6] = llm__panel_q6_scalar;
+    k->panel[LLM_Q5] = llm__panel_q5_scalar;
+    k->panel[LLM_Q4] = llm__panel_q4_scalar;
+    k->panel[LLM_Q3] = llm__panel_q3_scalar;
+}
 
 /* ---- >>avx2 ---------------------------------------------------------------- */
 #if (defined(__x86_64__) || defined(_M_X64)) && !defined(LLM_NO_AVX2)
@@ -6324,7 +11462,6 @@ LLM__AVX2_INLINE __m256 llm__recip8(__m256 x) {
     const __m256 two = _mm256_set1_ps(2.0f);
     __m256 y = _mm256_castsi256_ps(
         _mm256_sub_epi32(_mm256_set1_epi32(0x7ef311c3), _mm256_castps_si256(x)));
-    y = llm__mul8(y, llm__sub8(two, llm__mul8(x, y)));
     y = llm__mul8(y, llm__sub8(two, llm__mul8(x, y)));
     y = llm__mul8(y, llm__sub8(two, llm__mul8(x, y)));
     return llm__mul8(y, llm__sub8(two, llm__mul8(x, y)));
@@ -6666,29 +11803,29 @@ LLM__AVX2_INLINE __m256 llm__scales8(const uint8_t *p) { return llm__weight8(LLM
 
 /* ---- few rows: straight from the packed codes ---- */
 
-/* Codes of group i (0 .. 3) of block b (0 .. 3) of a record, of 8 rows at once, as U bytes. */
+/* Codes of group i (0 .. 3) of block 2 pair + b of a record, of 8 rows at once, as U bytes. */
 LLM__AVX2_INLINE __m256i llm__codes_avx2(uint32_t type, const uint8_t *record, uint32_t half,
-                                         uint32_t b, uint32_t i, __m256i u) {
+                                         uint32_t pair, uint32_t b, uint32_t i, __m256i u) {
     const uint8_t *p = record + 32 * half;
     __m256i v, h;
     if (type == LLM_Q3) {
-        v = llm__load256(p + 128 + 64 * b);
-        h = llm__load256(p + 64 * (b / 2));
+        v = llm__load256(p + 128 + 64 * (2 * pair + b));
+        h = llm__load256(p + 64 * pair);
         v = _mm256_and_si256(_mm256_srli_epi16(v, (int)(2 * i)), _mm256_set1_epi8(3));
-        h = _mm256_slli_epi16(_mm256_srli_epi16(h, (int)(4 * (b % 2) + i)), 2);
+        h = _mm256_slli_epi16(_mm256_srli_epi16(h, (int)(4 * b + i)), 2);
         v = _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(4)));
         return _mm256_shuffle_epi8(u, v);
     }
-    v = llm__load256(p + (llm__formats[type].bits - 4) * 64 * 2 + 64 * (2 * b + i / 2));
+    v = llm__load256(p + (llm__formats[type].bits - 4) * 128 + 64 * (4 * pair + 2 * b + i / 2));
     if (i % 2) v = _mm256_srli_epi16(v, 4);
     v = _mm256_and_si256(v, _mm256_set1_epi8(15));
     if (type == LLM_Q4) return _mm256_shuffle_epi8(u, v);
     if (type == LLM_Q5) {
-        h = llm__load256(p + 64 * (b / 2));
-        h = b % 2 ? _mm256_srli_epi16(h, (int)i) : _mm256_slli_epi16(h, (int)(4 - i));
+        h = llm__load256(p + 64 * pair);
+        h = b ? _mm256_srli_epi16(h, (int)i) : _mm256_slli_epi16(h, (int)(4 - i));
         return _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(16)));
     }
-    h = llm__load256(p + 64 * b);
+    h = llm__load256(p + 64 * (2 * pair + b));
     h = i == 3 ? _mm256_srli_epi16(h, 2) : _mm256_slli_epi16(h, (int)(4 - 2 * i));
     return _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(0x30)));
 }
@@ -6747,28 +11884,30 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
         _mm256_storeu_ps(out + 16 * t + 8, out_high##t);   \
     }
 #define LLM__ROWS_1(X) X(0)
-#define LLM__ROWS_2(X) X(0) X(1)
 #define LLM__ROWS_4(X) X(0) X(1) X(2) X(3)
 
 #define LLM__CODES(half, blk)                                  \
-    c0 = llm__codes_avx2(type, codes, half, blk, 0, u);        \
-    c1 = llm__codes_avx2(type, codes, half, blk, 1, u);        \
-    c2 = llm__codes_avx2(type, codes, half, blk, 2, u);        \
-    c3 = llm__codes_avx2(type, codes, half, blk, 3, u);
+    c0 = llm__codes_avx2(type, codes, half, pair, blk, 0, u);  \
+    c1 = llm__codes_avx2(type, codes, half, pair, blk, 1, u);  \
+    c2 = llm__codes_avx2(type, codes, half, pair, blk, 2, u);  \
+    c3 = llm__codes_avx2(type, codes, half, pair, blk, 3, u);
 #define LLM__BLOCK(EACH, blk)                                             \
     LLM__PREFETCH(ahead);                                                 \
     ahead += 64;                                                          \
-    m = _mm256_shuffle_epi8(m0, blk % 2 ? pairs1 : pairs0);               \
+    m = _mm256_shuffle_epi8(m0, blk ? pairs1 : pairs0);                   \
     LLM__CODES(0, blk)                                                    \
     EACH(LLM__ROW_LOW)                                                    \
     LLM__PREFETCH(ahead);                                                 \
     ahead += 64;                                                          \
-    m = _mm256_shuffle_epi8(m1, blk % 2 ? pairs1 : pairs0);               \
+    m = _mm256_shuffle_epi8(m1, blk ? pairs1 : pairs0);                   \
     LLM__CODES(1, blk)                                                    \
     EACH(LLM__ROW_HIGH)                                                   \
     at += 16;
 /* Two blocks: 16 parameter bytes, low nibbles for rows 0 .. 7, high for 8 .. 15. */
-#define LLM__TWO_BLOCKS(EACH, first)                                                   \
+#define LLM__TWO_BLOCKS(EACH)                                                          \
+    ahead = codes + pair * (llm__record_size(type) / 2) + LLM__AHEAD;                  \
+    if (format->bits > 4) LLM__PREFETCH(ahead + 256); /* `bits` lines a pair */         \
+    if (format->bits > 5) LLM__PREFETCH(ahead + 320);                                  \
     p = llm__both128(parameters);                                                      \
     parameters += 16;                                                                  \
     q = _mm256_and_si256(_mm256_srli_epi16(p, 4), nibble);                             \
@@ -6778,8 +11917,8 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
     m0 = _mm256_shuffle_epi8(table_m, p);                                              \
     m1 = _mm256_shuffle_epi8(table_m, q);                                              \
     EACH(LLM__ROW_OFFSET)                                                              \
-    LLM__BLOCK(EACH, first)                                                            \
-    LLM__BLOCK(EACH, first + 1)
+    LLM__BLOCK(EACH, 0)                                                                \
+    LLM__BLOCK(EACH, 1)
 
 #define LLM__FEW_ROWS_AVX2(name, EACH)                                                          \
     LLM__AVX2_INLINE void name(uint32_t type, float *out, const uint8_t *panel,                 \
@@ -6794,16 +11933,14 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
         const uint8_t *scales = panel, *parameters = panel + (size_t)padded / s * 32;           \
         const uint8_t *codes = panel + llm__panel_header(type, padded);                         \
         const uint8_t *ahead = codes + LLM__AHEAD;                                              \
-        uint32_t b, r, at = 0;                                                                  \
+        uint32_t b, r, at = 0, pair = 0;                                                        \
         __m256i p, q, b0, b1, m0, m1, m, c0, c1, c2, c3;                                        \
         __m256 w0, w1, f;                                                                       \
         EACH(LLM__ROW_DECLARE)                                                                  \
         for (b = 0; b < padded / s; b++, scales += 32) {                                        \
             EACH(LLM__ROW_CLEAR)                                                                \
-            for (r = 0; r < s; r += 64, codes += llm__record_size(type)) {                      \
-                LLM__TWO_BLOCKS(EACH, 0)                                                        \
-                LLM__TWO_BLOCKS(EACH, 2)                                                        \
-                ahead = codes + llm__record_size(type) + LLM__AHEAD;                            \
+            for (r = 0; r < s; r += 32, pair ^= 1, codes += pair ? 0 : llm__record_size(type)) { \
+                LLM__TWO_BLOCKS(EACH)                                                           \
             }                                                                                   \
             w0 = llm__scales8(scales);                                                          \
             w1 = llm__scales8(scales + 16);                                                     \
@@ -6812,7 +11949,6 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
         EACH(LLM__ROW_STORE)                                                                    \
     }
 LLM__FEW_ROWS_AVX2(llm__packed1_avx2, LLM__ROWS_1)
-LLM__FEW_ROWS_AVX2(llm__packed2_avx2, LLM__ROWS_2)
 LLM__FEW_ROWS_AVX2(llm__packed4_avx2, LLM__ROWS_4)
 
 /* 8 bits: |w| times x with the sign of w, two products to 16 bits, two of those to 32. psignb leaves
@@ -6868,7 +12004,8 @@ LLM__AVX2_INLINE void llm__store256(void *p, __m256i v) { _mm256_storeu_si256((_
 
 /* Four lines (a block of 16 columns) of 3- to 6-bit codes. */
 LLM__AVX2_INLINE void llm__unpack_block(uint32_t type, llm__tile_avx2 *tile, uint32_t line,
-                                        const uint8_t *codes, uint32_t block, __m256i u) {
+                                        const uint8_t *codes, uint32_t pair, uint32_t block,
+                                        __m256i u) {
     uint32_t half;
     for (half = 0; half < 2; half++) {
         uint8_t *to = tile->u[line] + 32 * half;
@@ -6899,13 +12036,8 @@ LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint
         llm__store256(tile->m[k / 16 + 1] + 16, _mm256_shuffle_epi8(m1, llm__pairs_m(1)));
         llm__store256(tile->b[k / 32], _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, p), llm__pairs_b()));
         llm__store256(tile->b[k / 32] + 16, _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, q), llm__pairs_b()));
-        if (k % 64 == 0) {
-            llm__unpack_block(type, tile, k / 4, record, 0, u);
-            llm__unpack_block(type, tile, k / 4 + 4, record, 1, u);
-        } else {
-            llm__unpack_block(type, tile, k / 4, record, 2, u);
-            llm__unpack_block(type, tile, k / 4 + 4, record, 3, u);
-        }
+        llm__unpack_block(type, tile, k / 4, record, k / 32 % 2, 0, u);
+        llm__unpack_block(type, tile, k / 4 + 4, record, k / 32 % 2, 1, u);
     }
 }
 
@@ -7036,7 +12168,7 @@ LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8
     }
 }
 
-#define LLM__PANEL_AVX2(name, type, one, two, four)                                           \
+#define LLM__PANEL_AVX2(name, type, one, four)                                                \
     LLM__AVX2 static void llm__many_##name##_avx2(float *out, const uint8_t *panel,            \
                                                   uint32_t padded, const llm__input *in,       \
                                                   uint32_t row, uint32_t rows) {               \
@@ -7047,18 +12179,16 @@ LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8
                                                    uint32_t row, uint32_t rows) {              \
         if (rows == 1)                                                                         \
             one(type, out, panel, padded, in, row, rows);                                      \
-        else if (rows == 2)                                                                    \
-            two(type, out, panel, padded, in, row, rows);                                      \
         else if (rows <= 4)                                                                    \
             four(type, out, panel, padded, in, row, rows);                                     \
         else                                                                                   \
             llm__many_##name##_avx2(out, panel, padded, in, row, rows);                        \
     }
-LLM__PANEL_AVX2(q8, LLM_Q8, llm__bytes1_avx2, llm__bytes4_avx2, llm__bytes4_avx2)
-LLM__PANEL_AVX2(q6, LLM_Q6, llm__packed1_avx2, llm__packed2_avx2, llm__packed4_avx2)
-LLM__PANEL_AVX2(q5, LLM_Q5, llm__packed1_avx2, llm__packed2_avx2, llm__packed4_avx2)
-LLM__PANEL_AVX2(q4, LLM_Q4, llm__packed1_avx2, llm__packed2_avx2, llm__packed4_avx2)
-LLM__PANEL_AVX2(q3, LLM_Q3, llm__packed1_avx2, llm__packed2_avx2, llm__packed4_avx2)
+LLM__PANEL_AVX2(q8, LLM_Q8, llm__bytes1_avx2, llm__bytes4_avx2)
+LLM__PANEL_AVX2(q6, LLM_Q6, llm__packed1_avx2, llm__packed4_avx2)
+LLM__PANEL_AVX2(q5, LLM_Q5, llm__packed1_avx2, llm__packed4_avx2)
+LLM__PANEL_AVX2(q4, LLM_Q4, llm__packed1_avx2, llm__packed4_avx2)
+LLM__PANEL_AVX2(q3, LLM_Q3, llm__packed1_avx2, llm__packed4_avx2)
 LLM__AVX2 static void llm__panel_f32_avx2(float *out, const uint8_t *panel, uint32_t padded,
                                           const llm__input *in, uint32_t row, uint32_t rows) {
     llm__panel_float_avx2(LLM_F32, out, panel, padded, in, row, rows);
@@ -7068,54 +12198,61 @@ LLM__AVX2 static void llm__panel_bf16_avx2(float *out, const uint8_t *panel, uin
     llm__panel_float_avx2(LLM_BF16, out, panel, padded, in, row, rows);
 }
 
-static const llm__kernels llm__kernels_avx2 = {
-    "avx2",
-    llm__norm_avx2,
-    llm__rotate_avx2,
-    llm__quantize_avx2,
-    llm__quantize_head_avx2,
-    llm__rope_avx2,
-    llm__add_avx2,
-    llm__blend_avx2,
-    llm__gate_avx2,
-    llm__softmax_avx2,
-    llm__mask_avx2,
-    llm__weigh_avx2,
-    llm__scores_q8_avx2,
-    llm__scores_f16_avx2,
-    llm__values_q8_avx2,
-    llm__values_f16_avx2,
-    {llm__panel_f32_avx2, llm__panel_bf16_avx2, llm__panel_q8_avx2, llm__panel_q6_avx2,
-     llm__panel_q5_avx2, llm__panel_q4_avx2, llm__panel_q3_avx2}};
+static void llm__kernels_avx2(llm__kernels *k) {
+    k->name = "avx2";
+    k->norm = llm__norm_avx2;
+    k->rotate = llm__rotate_avx2;
+    k->quantize = llm__quantize_avx2;
+    k->quantize_head = llm__quantize_head_avx2;
+    k->rope = llm__rope_avx2;
+    k->add = llm__add_avx2;
+    k->blend = llm__blend_avx2;
+    k->gate = llm__gate_avx2;
+    k->softmax = llm__softmax_avx2;
+    k->mask = llm__mask_avx2;
+    k->weigh = llm__weigh_avx2;
+    k->scores_q8 = llm__scores_q8_avx2;
+    k->scores_f16 = llm__scores_f16_avx2;
+    k->values_q8 = llm__values_q8_avx2;
+    k->values_f16 = llm__values_f16_avx2;
+    k->panel[LLM_F32] = llm__panel_f32_avx2;
+    k->panel[LLM_BF16] = llm__panel_bf16_avx2;
+    k->panel[LLM_Q8] = llm__panel_q8_avx2;
+    k->panel[LLM_Q6] = llm__panel_q6_avx2;
+    k->panel[LLM_Q5] = llm__panel_q5_avx2;
+    k->panel[LLM_Q4] = llm__panel_q4_avx2;
+    k->panel[LLM_Q3] = llm__panel_q3_avx2;
+}
 #endif /* AVX2 */
 
 /* ---- >>dispatch: kernels by name ------------------------------------------ */
 
-static const llm__kernels *llm__kernels_at(uint32_t index) {
-    const llm__kernels *list[4];
-    uint32_t n = 0;
+/* Fills in the table of instruction set `index`, best first; false past the end. A function, and
+   not a table of tables, so that the library needs no relocations and keeps no data. */
+static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
 #ifdef LLM__HAVE_AVX2
-    if (llm__cpu_has_avx2()) list[n++] = &llm__kernels_avx2;
+    if (!llm__cpu_has_avx2()) index++;
+    if (index == 0) llm__kernels_avx2(kernels);
+    if (index < 1) return true;
+    index--;
 #endif
-    list[n++] = &llm__kernels_scalar;
-    return index < n ? list[index] : NULL;
+    if (index == 0) llm__kernels_scalar(kernels);
+    return index == 0;
 }
 
-/* NULL name: the best. NULL and an error: not on this machine. */
-static const llm__kernels *llm__kernels_by_name(const char *name, llm_error *error) {
-    const llm__kernels *k;
+/* NULL name: the best. False and an error: not on this machine. */
+static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_error *error) {
     uint32_t i;
-    for (i = 0; (k = llm__kernels_at(i)) != NULL; i++)
-        if (!name || !strcmp(name, k->name)) return k;
+    for (i = 0; llm__kernels_at(i, kernels); i++)
+        if (!name || !strcmp(name, kernels->name)) return true;
     llm__fail(error, LLM_ERROR_UNSUPPORTED, "isa: \"%.32s\" is unknown, or not on this machine", name);
-    return NULL;
+    return false;
 }
 
 LLM_API const char *llm_isa_name(uint32_t index) {
-    const llm__kernels *k = llm__kernels_at(index);
-    return k ? k->name : NULL;
+    llm__kernels kernels;
+    return llm__kernels_at(index, &kernels) ? kernels.name : NULL;
 }
-
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options
@@ -7125,4 +12262,40 @@ LLM_API const char *llm_isa_name(uint32_t index) {
 
 #endif /* LLM_IMPLEMENTATION */
 
-/* MIT licence and public domain text: see the end. */
+/* This software is available under two licences; choose whichever you prefer.
+
+   ALTERNATIVE A - MIT License
+
+   Copyright (c) 2026 the llm.h authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+   associated documentation files (the "Software"), to deal in the Software without restriction,
+   including without limitation the rights to use, copy, modify, merge, publish, distribute,
+   sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+   furnished to do so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all copies or
+   substantial portions of the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+   NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+   NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+   DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+
+   ALTERNATIVE B - Public Domain (www.unlicense.org)
+
+   This is free and unencumbered software released into the public domain. Anyone is free to copy,
+   modify, publish, use, compile, sell, or distribute this software, either in source code form or as
+   a compiled binary, for any purpose, commercial or non-commercial, and by any means. In
+   jurisdictions that recognize copyright laws, the author or authors of this software dedicate any
+   and all copyright interest in the software to the public domain. We make this dedication for the
+   benefit of the public at large and to the detriment of our heirs and successors. We intend this
+   dedication to be an overt act of relinquishment in perpetuity of all present and future rights to
+   this software under copyright law.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+   NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+   NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+   LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+   CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

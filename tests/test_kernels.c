@@ -18,6 +18,7 @@ static float next_float(void) { return (float)(int32_t)next_u32() * (1.0f / 1073
 #define MOST_ROWS 33u
 #define MOST_K 2048u
 
+static llm__kernels scalar;
 static int8_t q8[MOST_ROWS * MOST_K];
 static int16_t q16[MOST_ROWS * MOST_K], sums[MOST_ROWS * MOST_K / 16];
 static float xf[MOST_ROWS * MOST_K], scale[MOST_ROWS * MOST_K / 64];
@@ -72,7 +73,7 @@ static void test_panels(const llm__kernels *isa) {
             fill_panel(panel, type, k);
             for (rows = 1; rows <= MOST_ROWS; rows += rows < 9 ? 1 : 6) {
                 uint32_t row = MOST_ROWS - rows;
-                llm__kernels_scalar.panel[type](want, panel, k, &in, row, rows);
+                scalar.panel[type](want, panel, k, &in, row, rows);
                 memset(got, 0x55, sizeof got);
                 isa->panel[type](got, panel, k, &in, row, rows);
                 CHECK(!memcmp(want, got, sizeof(float) * 16 * rows), "%s %s k %u rows %u", isa->name,
@@ -167,11 +168,9 @@ static void test_isa(const llm__kernels *isa) {
 }
 
 int main(void) {
-#ifdef LLM_DEV_HEADER
-    test_isa(&llm__kernels_avx2);
-#else
+    llm__kernels isa;
     uint32_t i;
-    for (i = 0; llm_isa_name(i); i++) test_isa(llm__kernels_by_name(llm_isa_name(i), NULL));
-#endif
+    llm__kernels_scalar(&scalar);
+    for (i = 0; llm__kernels_at(i, &isa); i++) test_isa(&isa);
     return check_report("kernels");
 }

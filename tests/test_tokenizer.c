@@ -84,7 +84,8 @@ static void rule(vocabulary *v, const char *s) {
     memcpy(joined, s, split);
     memcpy(joined + split, space + 1, strlen(space));
     for (i = 0; i < v->source.count; i++)
-        if (v->tokens[i].size == strlen(joined) && !memcmp(v->tokens[i].data, joined, strlen(joined)))
+        if (v->tokens[i].size == strlen(joined) && !memcmp(v->tokens[i].data, joined,
+                                                           strlen(joined)))
             break;
     if (i == v->source.count) (void)add(v, joined, LLM_TOKEN_NORMAL, 0);
     v->merges[v->source.merge_count++] = keep(v, s, strlen(s));
@@ -122,7 +123,8 @@ static void vocabulary_free(vocabulary *v) {
     free(v);
 }
 
-static size_t tokenize(const llm_tokenizer *t, llm_text text, bool special, int32_t *ids, size_t room) {
+static size_t tokenize(const llm_tokenizer *t, llm_text text, bool special, int32_t *ids,
+                       size_t room) {
     llm_tokenize_desc desc = LLM__ZERO;
     llm_error error;
     size_t count = 0;
@@ -235,19 +237,25 @@ static void test_unicode(void) {
     CHECK(llm__unicode('z') == LLM__CLASS_LETTER_LOWER, "z");
     CHECK(llm__unicode('7') == LLM__CLASS_NUMBER, "7");
     CHECK(llm__unicode(0xBD) == LLM__CLASS_NUMBER, "one half");
-    CHECK(llm__unicode(0x85) == LLM__CLASS_SPACE && llm__unicode(0x3000) == LLM__CLASS_SPACE, "space");
+    CHECK(llm__unicode(0x85) == LLM__CLASS_SPACE && llm__unicode(0x3000) == LLM__CLASS_SPACE,
+          "space");
     CHECK(llm__unicode(0x200B) == LLM__CLASS_OTHER, "zero width space");
-    CHECK(llm__unicode(0x301) == LLM__CLASS_MARK && llm__unicode(0xE0100) == LLM__CLASS_MARK, "mark");
+    CHECK(llm__unicode(0x301) == LLM__CLASS_MARK && llm__unicode(0xE0100) == LLM__CLASS_MARK,
+          "mark");
     CHECK(llm__unicode(0x4E2D) == LLM__CLASS_LETTER_OTHER, "letter");
-    CHECK(llm__unicode(0x1F600) == LLM__CLASS_SYMBOL && llm__unicode('!') == LLM__CLASS_PUNCTUATION, "s");
+    CHECK(llm__unicode(0x1F600) == LLM__CLASS_SYMBOL && llm__unicode('!')
+          == LLM__CLASS_PUNCTUATION, "s");
     CHECK(llm__unicode(0x10FFFF) == LLM__CLASS_OTHER, "last");
     {
-        static const char *const bad[] = {"\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80", "\xE2\x96",
+        static const char *const bad[] = {"\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80",
+                                          "\xE2\x96",
                                           "\xF5\x80\x80\x80", "\xE0\x80\x80", "\xF0\x80\x80\x80"};
         uint32_t c, k;
         for (k = 0; k < 8; k++)
-            CHECK(!llm__tok_utf8((const uint8_t *)bad[k], strlen(bad[k]), &c), "bad %u", (unsigned)k);
-        CHECK(llm__tok_utf8((const uint8_t *)"\xF0\x9F\x98\x80", 4, &c) == 4 && c == 0x1F600, "emoji");
+            CHECK(!llm__tok_utf8((const uint8_t *)bad[k], strlen(bad[k]), &c), "bad %u",
+                  (unsigned)k);
+        CHECK(llm__tok_utf8((const uint8_t *)"\xF0\x9F\x98\x80", 4, &c) == 4 && c == 0x1F600,
+              "emoji");
     }
 }
 
@@ -294,12 +302,16 @@ static void test_byte_level(void) {
     CHECK_SHOWN(v, "[PAD1]", true, "[|P|A|D|1|]");
     CHECK(llm_token_find(&v->t, text_of("<|im_end|>")) == v->source.eos, "find control");
     CHECK(llm_token_find(&v->t, text_of(" wo")) == 256 + 5, "find normal");
-    CHECK(llm_token_find(&v->t, text_of("wor")) == -1 && llm_token_find(&v->t, text_of("")) == -1, "no");
+    CHECK(llm_token_find(&v->t, text_of("wor")) == -1 && llm_token_find(&v->t, text_of("")) == -1,
+          "no");
     CHECK(llm_token_find(&v->t, text_of("[PAD1]")) == -1, "unused");
     CHECK(llm_token_kind_of(&v->t, v->source.eos) == LLM_TOKEN_CONTROL, "kind");
-    CHECK(llm_token_kind_of(&v->t, -1) == LLM_TOKEN_NONE && llm_token_kind_of(&v->t, 1 << 20) == 0, "kind");
-    CHECK(llm_token_is_end(&v->t, v->source.eos) && !llm_token_is_end(&v->t, v->source.bos), "ends");
-    CHECK(llm_token_bytes(&v->t, 5000).size == 0 && llm_token_bytes(&v->t, -1).data != NULL, "bytes");
+    CHECK(llm_token_kind_of(&v->t, -1) == LLM_TOKEN_NONE && llm_token_kind_of(&v->t, 1 << 20)
+          == 0, "kind");
+    CHECK(llm_token_is_end(&v->t, v->source.eos) && !llm_token_is_end(&v->t, v->source.bos),
+          "ends");
+    CHECK(llm_token_bytes(&v->t, 5000).size == 0 && llm_token_bytes(&v->t, -1).data != NULL,
+          "bytes");
     CHECK(tokenize(&v->t, text_of(""), true, ids, 64) == 0, "empty");
     vocabulary_free(v);
 }
@@ -363,7 +375,9 @@ static void test_pieces(void) {
           ids[2] == 4 + 0xB8 && ids[3] == 4 + 0xAD && ids[4] == 4 + 0xFF, "byte fallback");
     CHECK(llm_token_find(&v->t, text_of("\n")) == 4 + 10, "find a byte");
     CHECK(llm_token_find(&v->t, text_of(" the")) == 265, "find");
-    CHECK(llm_token_is_end(&v->t, 3) && llm_token_is_end(&v->t, 2) && !llm_token_is_end(&v->t, 262), "ends");
+    CHECK(llm_token_is_end(&v->t, 3) && llm_token_is_end(&v->t, 2) && !llm_token_is_end(&v->t,
+                                                                                        262),
+                                                                                            "ends");
     vocabulary_free(v);
     v = pieces(true);
     CHECK(build(v) == LLM_OK, "%s", v->error.text);
@@ -503,13 +517,15 @@ static void test_calls(void) {
     desc.allocator.release = count_release;
     desc.allocator.user = &c;
     CHECK(llm_tokenize(&v->t, &desc, NULL, 0, &count) == LLM_OK && count == 4, "count");
-    CHECK(llm_tokenize(&v->t, &desc, ids, 2, &count) == LLM_ERROR_LIMIT && count == 4 && ids[2] == -7 &&
+    CHECK(llm_tokenize(&v->t, &desc, ids, 2, &count) == LLM_ERROR_LIMIT && count == 4 &&
+          ids[2] == -7 &&
           ids[1] >= 0, "too small: %s", error.text);
     CHECK(llm_tokenize(&v->t, &desc, ids, 4, &count) == LLM_OK && ids[4] == -7, "exactly");
     desc.bos = desc.eos = 1;
     CHECK(llm_tokenize(&v->t, &desc, ids, 8, &count) == LLM_OK && count == 6 &&
           ids[0] == v->source.bos && ids[5] == v->source.eos, "bos and eos");
-    CHECK(llm_tokenize(&v->t, &desc, NULL, 3, &count) == LLM_ERROR_ARGUMENT && count == 0, "no buffer");
+    CHECK(llm_tokenize(&v->t, &desc, NULL, 3, &count) == LLM_ERROR_ARGUMENT && count == 0,
+          "no buffer");
     desc.text = NULL;
     CHECK(llm_tokenize(&v->t, &desc, ids, 8, &count) == LLM_ERROR_ARGUMENT, "no text");
     CHECK(c.calls == 0, "short texts allocate nothing");
@@ -518,9 +534,11 @@ static void test_calls(void) {
     desc.text = big;
     desc.size = 1 << 20;
     CHECK(llm_tokenize(&v->t, &desc, NULL, 0, &count) == LLM_OK, "%s", error.text);
-    CHECK(c.live == 0 && c.calls >= 1 && c.most < (1 << 20) / 2, "%lu bytes", (unsigned long)c.most);
+    CHECK(c.live == 0 && c.calls >= 1 && c.most < (1 << 20) / 2, "%lu bytes",
+          (unsigned long)c.most);
     c.refuse = true;
-    CHECK(llm_tokenize(&v->t, &desc, NULL, 0, &count) == LLM_ERROR_MEMORY && count == 0, "no memory");
+    CHECK(llm_tokenize(&v->t, &desc, NULL, 0, &count) == LLM_ERROR_MEMORY && count == 0,
+          "no memory");
     vocabulary_free(v);
     free(big);
 }
@@ -539,7 +557,8 @@ static void test_detokenize(void) {
             llm_text text;
             size_t n = below(300);
             for (i = 0; i < n; i++)
-                in[i] = (unsigned char)(below(2) ? below(256) : (unsigned)"hello world  aa\n"[below(16)]);
+                in[i] = (unsigned char)(below(2) ? below(256)
+                                        : (unsigned)"hello world  aa\n"[below(16)]);
             for (i = 0; i + 2 < n; i++) /* U+2581 comes back as a space */
                 if (in[i] == 0xE2 && in[i + 1] == 0x96) in[i] = 'x';
             text.data = (const char *)in;
@@ -553,9 +572,11 @@ static void test_detokenize(void) {
         CHECK(wrong == 0, "%d texts do not come back", wrong);
         ids[0] = v->source.eos, ids[1] = 'h', ids[2] = (int32_t)v->source.count;
         desc.count = 1;
-        CHECK(llm_detokenize(&v->t, &desc, NULL, 0, &size) == LLM_OK && size == 0, "control left out");
+        CHECK(llm_detokenize(&v->t, &desc, NULL, 0, &size) == LLM_OK && size == 0,
+              "control left out");
         desc.special = true;
-        CHECK(llm_detokenize(&v->t, &desc, (char *)out, 2, &size) == LLM_ERROR_LIMIT && size > 2, "room");
+        CHECK(llm_detokenize(&v->t, &desc, (char *)out, 2, &size) == LLM_ERROR_LIMIT && size > 2,
+              "room");
         desc.count = 3;
         CHECK(llm_detokenize(&v->t, &desc, NULL, 0, &size) == LLM_ERROR_ARGUMENT, "id outside");
         vocabulary_free(v);
@@ -564,7 +585,8 @@ static void test_detokenize(void) {
 
 static void refuse(vocabulary *v, llm_result want, const char *word) {
     llm_result result = build(v);
-    CHECK(result == want && strstr(v->error.text, word), "%s: %s", llm_result_name(result), v->error.text);
+    CHECK(result == want && strstr(v->error.text, word), "%s: %s", llm_result_name(result),
+          v->error.text);
     vocabulary_free(v);
 }
 
@@ -626,7 +648,8 @@ static void use_everything(const llm_tokenizer *t) {
     }
     for (i = 0; i < 400; i += 7) {
         llm_text bytes = llm_token_bytes(t, (int32_t)i);
-        for (size = 0, count = 0; count < bytes.size; count++) size += (unsigned char)bytes.data[count];
+        for (size = 0, count = 0; count < bytes.size; count++)
+            size += (unsigned char)bytes.data[count];
         out[i % 512] = (char)size;
         (void)llm_token_kind_of(t, (int32_t)i);
         (void)llm_token_is_end(t, (int32_t)i);
@@ -647,7 +670,8 @@ static void test_hostile(void) {
             void *part = NULL;
             if (posix_memalign(&part, 64, k ? k : 1)) exit(2);
             memcpy(part, good, k);
-            CHECK(llm__tokenizer_init(&v->t, part, k, 0, &v->error) == LLM_ERROR_FORMAT, "cut at %u", (unsigned)k);
+            CHECK(llm__tokenizer_init(&v->t, part, k, 0, &v->error) == LLM_ERROR_FORMAT,
+                  "cut at %u", (unsigned)k);
             free(part);
         }
         for (k = 0; k < 6000; k++) {
@@ -655,11 +679,13 @@ static void test_hostile(void) {
             memcpy(v->section, good, v->size);
             while (flips--) {
                 size_t at = area == 0 ? below(256) : 256 + below((uint32_t)v->size - 256);
-                static const uint32_t odd[] = {0, 1, 0xFFFFFFFF, 0xFFFFFFFE, 0x7FFFFFFF, 0x80000000, 64, 255};
+                static const uint32_t odd[] = {0, 1, 0xFFFFFFFF, 0xFFFFFFFE, 0x7FFFFFFF,
+                                               0x80000000, 64, 255};
                 if (area < 3) {
                     v->section[at] = (unsigned char)below(256);
                 } else {
-                    uint32_t value = below(2) ? odd[below(8)] : below((uint32_t)v->source.count + 2);
+                    uint32_t value = below(2)
+                        ? odd[below(8)] : below((uint32_t)v->source.count + 2);
                     memcpy(v->section + (at & ~(size_t)3), &value, 4);
                 }
             }
@@ -676,7 +702,8 @@ static void test_hostile(void) {
 /* ---- linear work ---- */
 
 static void test_linear(void) {
-    static const char *const units[] = {"a", " ", "hello", "\xE4\xB8\xAD", "the ", "\n", "0", "aab", "\xFF"};
+    static const char *const units[] = {"a", " ", "hello", "\xE4\xB8\xAD", "the ", "\n", "0",
+                                        "aab", "\xFF"};
     vocabulary *v[3];
     char *text = (char *)malloc(1 << 18);
     size_t i, k, n;
@@ -698,7 +725,8 @@ static void test_linear(void) {
                 (void)tokenize(&v[k]->t, t, true, NULL, 0);
                 steps[round] = (double)work;
             }
-            CHECK(steps[1] < 2.1 * steps[0] + 1000, "vocabulary %u, \"%s\": %.0f steps, then %.0f", (unsigned)k,
+            CHECK(steps[1] < 2.1 * steps[0] + 1000,
+                  "vocabulary %u, \"%s\": %.0f steps, then %.0f", (unsigned)k,
                   units[i], steps[0], steps[1]);
             CHECK(steps[1] < 200.0 * (1 << 18), "%.0f steps", steps[1]);
         }

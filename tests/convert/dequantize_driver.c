@@ -1,4 +1,4 @@
-/* Dequantises raw blocks: dequantize_driver TYPE_NAME < blocks > floats. Used by compare_dequant.py. */
+/* Dequantises raw blocks for compare_dequant.py: dequantize_driver TYPE < blocks > floats. */
 #ifdef LLM_DEV_HEADER
 #include LLM_DEV_HEADER
 #else

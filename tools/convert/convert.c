@@ -188,7 +188,8 @@ static void report_word(char *list, size_t room, const char *word) {
         if ((at == list || at[-1] == ' ') && (at[size] == ' ' || at[size] == 0)) return;
         at += size;
     }
-    if (used + size + 2 <= room) (void)snprintf(list + used, room - used, "%s%s", used ? " " : "", word);
+    if (used + size + 2 <= room) (void)snprintf(list + used, room - used, "%s%s", used ? " " : "",
+                                                word);
 }
 
 static void report_add(report_line *line, const plan_tensor *t) {

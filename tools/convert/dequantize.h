@@ -3,13 +3,10 @@
 /* ========================================================================
    A row of a GGML tensor is a sequence of blocks of 32 or 256 weights; each block is a few bytes of
    scales and codes (ggml-common.h in llama.cpp defines the layouts). The order of the float
-   operations is that of gguf-py, so that the results have the same bits. */
+   operations is that of gguf-py, so that the results have the same bits; products that are added
+   to are exact, so that contracting them changes nothing. */
 #ifndef CONVERT_DEQUANTIZE_H
 #define CONVERT_DEQUANTIZE_H
-
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#endif
 
 static float ggml_bits(uint32_t bits) {
     float value;

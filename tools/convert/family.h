@@ -13,12 +13,12 @@
 
 /* A tensor of the result. */
 typedef struct plan_tensor {
-    llm__file_tensor file;  /* role, layer, type, shape, rotation; place and checksum once written */
+    llm__file_tensor file;  /* place and checksum are filled in by the writer */
     source_tensor *from[2]; /* gate and up; otherwise one, or none for ROPE */
-    uint32_t unit;          /* Q and K of an interleaved source: rows of a head, of which the first */
-    uint32_t turned;        /*   `turned` are pairs (2i, 2i + 1), to become (i, i + turned / 2) */
+    uint32_t unit;          /* Q and K of an interleaved source: rows of a head; of these, */
+    uint32_t turned;        /*   `turned` are pairs (2i, 2i + 1), to be (i, i + turned / 2) */
     uint32_t rotation;      /* of a vector: V's bias is turned as V's outputs are */
-    double base, factor;    /* ROPE: frequency of pair i is base^(-2 i / dims) / factor / from[0][i] */
+    double base, factor;    /* ROPE: frequency i is base^(-2 i / dims) / factor / from[0][i] */
     double norm, error;     /* squared, of the weights and of what the conversion changed */
 } plan_tensor;
 
@@ -36,7 +36,7 @@ typedef struct family {
     uint32_t required, optional; /* roles */
     uint32_t activation;
     bool scaled_embedding;       /* by sqrt(width) */
-    uint32_t pattern;            /* every how many layers one attends to everything, 0 = no windows */
+    uint32_t pattern;            /* every pattern-th layer has no window; 0 = none has */
     double local_base;           /* RoPE base of layers with a window */
     uint32_t odd_layers;         /* with so many layers queries are scaled by 1/sqrt(width/heads) */
 } family;
@@ -89,7 +89,8 @@ static const char *const family_refused[] = {".expert_count", ".residual_scale",
                                              ".embedding_scale", ".attention.clamp_kqv"};
 
 /* A number, or `fallback` where the source has no such key. */
-static llm_result family_number(const source_file *s, const char *key, double fallback, double least,
+static llm_result family_number(const source_file *s, const char *key, double fallback,
+                                double least,
                                 double most, double *number, llm_error *error) {
     source_value value = s->value(s, key);
     *number = fallback;
@@ -272,7 +273,8 @@ static llm_result family_take(const source_file *s, const char *name, bool requi
 
 /* The tensor of a role, if the family and the source have it. `turned`: dimensions of a head
    that RoPE turns. */
-static llm_result family_make(const source_file *s, const family *f, plan *p, const family_part *part,
+static llm_result family_make(const source_file *s, const family *f, plan *p,
+                              const family_part *part,
                               uint32_t layer, uint32_t turned, llm_error *error) {
     char name[64], second[64];
     source_tensor *from[2] = {NULL, NULL};
@@ -362,7 +364,8 @@ static llm_result family_layers(const source_file *s, const family *f, plan *p, 
     result = family_number(s, ".attention.sliding_window", 0, 0, 1073741824, &window, error);
     every = f->pattern;
     if (result == LLM_OK && listed.kind != SOURCE_ARRAY)
-        result = family_number(s, ".attention.sliding_window_pattern", every, 1, 1024, &every, error);
+        result = family_number(s, ".attention.sliding_window_pattern", every, 1, 1024, &every,
+                               error);
     if (result == LLM_OK && listed.kind == SOURCE_ARRAY &&
         (listed.element != SOURCE_NUMBER || listed.count < p->desc.layers))
         result = llm__fail(error, LLM_ERROR_FORMAT, "key %s.attention.sliding_window_pattern: %llu "

@@ -82,6 +82,7 @@ static llm_text gguf_text(gguf_cursor *c, const char *what) {
 }
 
 static void gguf_read_pair(gguf_cursor *c, gguf_pair *pair) {
+    char what[112];
     uint64_t i;
     pair->key = gguf_text(c, "a key");
     if (!c->failed && (pair->key.size == 0 || pair->key.size > 65535))
@@ -98,13 +99,14 @@ static void gguf_read_pair(gguf_cursor *c, gguf_pair *pair) {
                     show(pair->key).text, pair->type);
     pair->data = c->at;
     if (c->failed) return;
+    (void)snprintf(what, sizeof what, "key %s", show(pair->key).text);
     if (pair->type == GGUF_STRING) {
-        for (i = 0; i < pair->count && !c->failed; i++) (void)gguf_text(c, show(pair->key).text);
+        for (i = 0; i < pair->count && !c->failed; i++) (void)gguf_text(c, what);
     } else if (pair->count > UINT64_MAX / 8) {
         gguf_refuse(c, "key %s: an array of %llu elements", show(pair->key).text,
                     (unsigned long long)pair->count);
     } else {
-        (void)gguf_take(c, pair->count * gguf_sizes[pair->type], show(pair->key).text);
+        (void)gguf_take(c, pair->count * gguf_sizes[pair->type], what);
     }
 }
 

@@ -21,7 +21,8 @@ static const char usage[] =
     "  --verify   compute every checksum, which reads the whole file\n"
     "  --help     this text\n"
     "\n"
-    "Exit status: 0 the file is sound, 1 it is not or cannot be read, 2 the command line is wrong.\n";
+    "Exit status: 0 the file is sound, 1 it is not or cannot be read, 2 the command line is\n"
+    "wrong.\n";
 
 static const char *const role_names[] = {
 #define INSPECT_NAME(NAME, name, shape) name,
@@ -69,7 +70,8 @@ static llm_result check_header(inspection *f, llm_error *error) {
                          h->section_count);
     f->sections = (const llm__file_section *)(const void *)(f->map.data + sizeof *h);
     if (llm__xxh64(f->sections, h->section_count * sizeof *f->sections) != h->checksum)
-        return llm__fail(error, LLM_ERROR_CHECKSUM, "the section table does not match its checksum");
+        return llm__fail(error, LLM_ERROR_CHECKSUM,
+                         "the section table does not match its checksum");
     return LLM_OK;
 }
 
@@ -149,7 +151,7 @@ static llm_result check(inspection *f, bool verify, llm_error *error) {
     for (i = 0; result == LLM_OK && i < f->header.section_count; i++)
         result = check_section(f, &f->sections[i], verify, error);
     if (result == LLM_OK && (!f->desc || !f->layers || !f->tensors || !f->data.size))
-        result = llm__fail(error, LLM_ERROR_FORMAT, "a section is missing or too short: DESC, LAYR, "
+        result = llm__fail(error, LLM_ERROR_FORMAT, "a section is missing or short: DESC, LAYR, "
                            "TDIR and DATA are needed");
     for (i = 0; result == LLM_OK && i < f->header.section_count; i++)
         if (f->sections[i].kind == LLM__SECTION_LAYR &&
@@ -312,7 +314,8 @@ int main(int count, char **arguments) {
         } else if (strcmp(arguments[i], "--verify") == 0) {
             verify = true;
         } else if (arguments[i][0] == '-' || path) {
-            fprintf(stderr, "llm-inspect: what is %s? llm-inspect --help says more\n", arguments[i]);
+            fprintf(stderr, "llm-inspect: what is %s? llm-inspect --help says more\n",
+                    arguments[i]);
             return 2;
         } else {
             path = arguments[i];

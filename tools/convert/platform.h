@@ -87,7 +87,8 @@ static void *parallel_worker(void *argument) {
 #define PARALLEL_MOST 256u
 
 /* A thread that does not start is no error: the others do its share. */
-static LLM__UNUSED void parallel_for(unsigned threads, size_t count, parallel_work work, void *context) {
+static LLM__UNUSED void parallel_for(unsigned threads, size_t count, parallel_work work,
+                                     void *context) {
     pthread_t handles[PARALLEL_MOST];
     parallel_job job;
     unsigned started = 0, i;
@@ -148,7 +149,8 @@ static LLM__UNUSED llm_result new_file_open(new_file *file, const char *path, ll
     return LLM_OK;
 }
 
-static LLM__UNUSED llm_result new_file_write(new_file *file, const void *data, size_t size, llm_error *error) {
+static LLM__UNUSED llm_result new_file_write(new_file *file, const void *data, size_t size,
+                                             llm_error *error) {
     if (size && fwrite(data, 1, size, file->stream) != size)
         return new_file_fail(file, "writing failed", error);
     return LLM_OK;

@@ -36,7 +36,7 @@ struct source_file {
     const char *format;      /* "GGUF": for people */
     uint32_t version;        /* of the format */
     char architecture[64];   /* "llama" */
-    bool rope_interleaved;   /* rows of q and k are ordered for rotation of neighbours (2i, 2i + 1) */
+    bool rope_interleaved;   /* rows of q and k lie as pairs (2i, 2i + 1) */
     source_tensor *tensors;  /* sorted by name, no name twice */
     size_t tensor_count;
     void *self;

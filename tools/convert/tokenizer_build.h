@@ -85,8 +85,8 @@ static const struct {
     {"jina-de", LLM__PRE_GPT2},    {"roberta-bpe", LLM__PRE_GPT2}, {"smollm", LLM__PRE_SMOLLM},
     {"starcoder", LLM__PRE_SMOLLM}, {"refact", LLM__PRE_SMOLLM},   {"codeshell", LLM__PRE_SMOLLM},
     {"llama-bpe", LLM__PRE_LLAMA3}, {"llama3", LLM__PRE_LLAMA3},   {"llama-v3", LLM__PRE_LLAMA3},
-    {"qwen2", LLM__PRE_QWEN2},     {"deepseek-r1-qwen", LLM__PRE_QWEN2}, {"stablelm2", LLM__PRE_QWEN2},
-    {"megrez", LLM__PRE_QWEN2},
+    {"qwen2", LLM__PRE_QWEN2},     {"stablelm2", LLM__PRE_QWEN2},  {"megrez", LLM__PRE_QWEN2},
+    {"deepseek-r1-qwen", LLM__PRE_QWEN2},
 };
 
 static bool tb_choose_pre(tb_state *b) {
@@ -397,7 +397,8 @@ static bool tb_make_rules(tb_state *b) {
 /* ---- how each token comes about ---- */
 
 /* Merges `count` symbols as the rules say, keeping the last merge and the greatest rank. */
-static uint32_t tb_merge(tb_state *b, uint32_t *symbols, size_t count, tb_rule *last, uint32_t *time) {
+static uint32_t tb_merge(tb_state *b, uint32_t *symbols, size_t count, tb_rule *last,
+                         uint32_t *time) {
     size_t i, best;
     *time = 0;
     while (count > 1) {
@@ -430,7 +431,7 @@ static size_t tb_symbols(tb_state *b, uint32_t id, uint32_t *symbols) {
         return count;
     }
     for (i = 0; i < spelled.size; i += k) {
-        for (k = 1; i + k < spelled.size && !tb_starts_character(spelled.data[i + k]); k++) continue;
+        for (k = 1; i + k < spelled.size && !tb_starts_character(spelled.data[i + k]);) k++;
         symbols[count] = tb_find(b, b->normal, spelled.data + i, k);
         if (symbols[count++] == LLM__TOK_NONE) return 0;
     }
@@ -543,7 +544,8 @@ static bool tb_expand(tb_array *a, const tb_string *s, tb_work w, tb_work *queue
     uint8_t labels[256];
     uint32_t count = 0, i = w.from, k, base;
     if (s[i].size == w.depth) {
-        a->nodes[w.node].token = s[i].id | (reachable && !reachable[s[i].id] ? LLM__TOK_NO_MERGE : 0);
+        a->nodes[w.node].token = s[i].id;
+        if (reachable && !reachable[s[i].id]) a->nodes[w.node].token |= LLM__TOK_NO_MERGE;
         i++;
     }
     for (k = i; k < w.to; k++)
@@ -653,8 +655,8 @@ static bool tb_make_tries(tb_state *b) {
 
 /* ---- pairs ---- */
 
-/* Fills the hash of rules, `load` of the eight places in a bucket on average. Rules whose parts never
-   come about are left out. */
+/* Fills the hash of rules, `load` of the eight places in a bucket on average. Rules whose parts
+   never come about are left out. */
 static bool tb_fill_pairs(tb_state *b, size_t load) {
     size_t i, k, kept = 0;
     for (i = 0; i < b->rule_count; i++)
@@ -802,8 +804,9 @@ static bool tb_write(tb_state *b, unsigned char **section, size_t *size) {
 }
 
 /* Builds a section; the caller frees it. On failure `error` (not NULL) says what is wrong. */
-static LLM__UNUSED llm_result tokenizer_build(const tokenizer_source *source, unsigned char **section,
-                                              size_t *size, llm_error *error) {
+static LLM__UNUSED llm_result tokenizer_build(const tokenizer_source *source,
+                                              unsigned char **section, size_t *size,
+                                              llm_error *error) {
     tb_state *b = (tb_state *)calloc(1, sizeof *b);
     bool done;
     *section = NULL;

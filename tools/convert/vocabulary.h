@@ -32,7 +32,8 @@ static int32_t vocabulary_id(const source_file *s, const char *name, int32_t fal
 }
 
 /* The elements of an array, one by one, into floats, integers or texts. */
-static llm_result vocabulary_array(const source_file *s, const char *key, int element, uint64_t count,
+static llm_result vocabulary_array(const source_file *s, const char *key, int element,
+                                   uint64_t count,
                                    void *out, size_t size, llm_error *error) {
     source_value array = s->value(s, key), one;
     size_t i;
@@ -114,7 +115,8 @@ static llm_result vocabulary_read(const source_file *s, vocabulary *v, llm_error
 }
 
 /* *section is NULL when the source has no tokenizer; otherwise the caller frees it. */
-static llm_result vocabulary_section(const source_file *s, uint32_t model_vocab, unsigned char **section,
+static llm_result vocabulary_section(const source_file *s, uint32_t model_vocab,
+                                     unsigned char **section,
                                      size_t *size, llm_error *error) {
     vocabulary v;
     llm_result result;

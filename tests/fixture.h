@@ -1,0 +1,90 @@
+/* The small models of tests/fixtures for C tests. tests/run.py converts each of them to every type
+   into one folder, which a test gets as its argument; it runs in the root of the repository. */
+#ifndef LLM_TESTS_FIXTURE_H
+#define LLM_TESTS_FIXTURE_H
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIXTURES 5
+#define FIXTURE_TOKENS 48u
+
+static const char *const fixture_names[FIXTURES] = {"llama-tied", "llama-untied", "llama-odd", "gemma",
+                                                    "gemma-pattern"};
+static const char *fixture_folder = "build/tests/models";
+
+/* Every test that uses fixtures begins with this. */
+static void fixture_arguments(int count, char **arguments) {
+    if (count > 1) fixture_folder = arguments[1];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+}
+
+/* A test without its input ends at once, and the runner counts it as failed. */
+static void fixture_missing(const char *path) {
+    printf("FAIL cannot read %s (tests/run.py makes what is in build/)\n", path);
+    exit(1);
+}
+
+static const char *fixture_model_path(const char *name, const char *type) {
+    static char path[512];
+    (void)snprintf(path, sizeof path, "%s/%s.%s.llm", fixture_folder, name, type);
+    return path;
+}
+
+/* A whole file in a block of its own size (so that a sanitizer sees the end), 64-byte aligned. */
+static void *fixture_read(const char *path, size_t *size) {
+    FILE *file = fopen(path, "rb");
+    void *data = NULL;
+    long length;
+    if (!file || fseek(file, 0, SEEK_END) || (length = ftell(file)) < 1 || fseek(file, 0, SEEK_SET))
+        fixture_missing(path);
+    *size = (size_t)length;
+    if (posix_memalign(&data, 64, *size) || fread(data, 1, *size, file) != *size) fixture_missing(path);
+    fclose(file);
+    return data;
+}
+
+static llm_model *fixture_open(const char *name, const char *type) {
+    llm_model_desc desc;
+    llm_error error;
+    llm_model *model;
+    memset(&desc, 0, sizeof desc);
+    desc.path = fixture_model_path(name, type);
+    desc.verify = true;
+    desc.error = &error;
+    if (llm_model_open(&model, &desc)) {
+        printf("FAIL %s: %s\n", desc.path, error.text);
+        exit(1);
+    }
+    return model;
+}
+
+/* The 48 token ids that the expected logits belong to. */
+static void fixture_ids(const char *name, int32_t ids[FIXTURE_TOKENS]) {
+    char path[256];
+    FILE *file;
+    int i, id;
+    (void)snprintf(path, sizeof path, "tests/fixtures/models/%s.ids", name);
+    if (!(file = fopen(path, "r"))) fixture_missing(path);
+    for (i = 0; i < (int)FIXTURE_TOKENS && fscanf(file, "%d", &id) == 1; i++) ids[i] = id;
+    fclose(file);
+    if (i < (int)FIXTURE_TOKENS) fixture_missing(path);
+}
+
+/* Expected logits, f32 [48][vocab]; `kind` is "logits", or "f16.logits" for 16-bit keys and values. */
+static float *fixture_logits(const char *name, const char *kind, uint32_t vocab) {
+    char path[256];
+    size_t size;
+    void *data;
+    (void)snprintf(path, sizeof path, "tests/fixtures/models/%s.%s", name, kind);
+    data = fixture_read(path, &size);
+    if (size != (size_t)FIXTURE_TOKENS * vocab * sizeof(float)) fixture_missing(path);
+    return (float *)data;
+}
+
+static uint32_t fixture_vocab(const llm_model *model) {
+    llm_model_info info;
+    llm_model_get_info(model, &info);
+    return info.vocab;
+}
+#endif
