@@ -1175,24 +1175,24 @@ static const llm__format llm__formats[LLM_TYPE_COUNT] = {
     {0, 2, {0}, {0}, {0}}, /* bf16 */
     {8, 0, {0}, {0}, {0}}, /* q8 */
     {6, 0,
-     {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
-      22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
-      44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63},
-     {1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4},
-     {31, 32, 30, 33, 63, 64, 62, 65, 94, 95, 93, 96, 126, 127, 125, 125}}, /* q6 */
+     {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
+      25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46,
+      47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63},
+     {1, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 4},
+     {31, 39, 50, 57, 66, 71, 78, 89, 62, 70, 90, 97, 107, 123, 127, 125}}, /* q6 */
     {5, 0,
-     {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-      16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31},
-     {1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8},
-     {15, 16, 31, 32, 46, 47, 61, 63, 77, 79, 92, 94, 107, 110, 122, 126}}, /* q5 */
+     {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
+      25, 26, 27, 28, 29, 30, 31},
+     {1, 2, 3, 3, 3, 4, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6},
+     {15, 31, 38, 46, 54, 41, 58, 60, 69, 71, 61, 82, 84, 110, 76, 103}}, /* q5 */
     {4, 0,
-     {0, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 19, 21, 24},
-     {2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9},
-     {22, 26, 33, 39, 44, 52, 55, 65, 66, 78, 77, 91, 88, 104, 99, 117}}, /* q4 */
+     {0, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22},
+     {2, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 7, 7, 7, 8, 10},
+     {25, 42, 46, 48, 48, 53, 56, 62, 63, 72, 78, 71, 79, 88, 97, 106}}, /* q4 */
     {3, 0,
-     {0, 3, 5, 7, 8, 10, 12, 15},
-     {2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9},
-     {13, 17, 19, 25, 26, 34, 33, 42, 40, 50, 46, 59, 53, 67, 60, 75}} /* q3 */
+     {0, 3, 5, 7, 9, 11, 13, 16},
+     {1, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 9, 9},
+     {7, 26, 26, 36, 31, 37, 42, 40, 44, 52, 65, 43, 54, 71, 52, 78}} /* q3 */
 };
 
 static const char llm__type_names[LLM_TYPE_COUNT][8] = {"f32", "bf16", "q8", "q6", "q5", "q4", "q3"};
@@ -3059,9 +3059,11 @@ typedef struct llm__kernels {
     /* dot[64] = q[n] . k for the 64 positions of a page, int8 or f16, in the cache's layout */
     void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n);
     void (*scores_f16)(float *dot, const float *q, const uint16_t *k, uint32_t n);
-    /* out[n] = sum over the 64 positions of p v */
+    /* out[n] = sum of p v over the 64 positions; for f16 over first .. last, so that what was
+       never written is not read */
     void (*values_q8)(float *out, const int16_t *p, const int8_t *v, uint32_t n);
-    void (*values_f16)(float *out, const float *p, const uint16_t *v, uint32_t n);
+    void (*values_f16)(float *out, const float *p, const uint16_t *v, uint32_t n, uint32_t first,
+                       uint32_t last);
     /* out f32 [rows][16] = one panel times `rows` (1 .. 64) rows of the input from `row` on */
     void (*panel[LLM_TYPE_COUNT])(float *out, const uint8_t *panel, uint32_t padded,
                                   const llm__input *in, uint32_t row, uint32_t rows);
@@ -3704,7 +3706,8 @@ static void llm__attend_page(const llm_batch *b, const llm_session *s, const llm
         factor = b->kernels.quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, p);
         b->kernels.values_q8(sum, p, (const int8_t *)u->v, b->shape.value);
     } else {
-        b->kernels.values_f16(sum, score, (const uint16_t *)(const void *)u->v, b->shape.value);
+        b->kernels.values_f16(sum, score, (const uint16_t *)(const void *)u->v, b->shape.value, first,
+                              last);
     }
     llm__merge(b, to, sum, factor, most, weight);
 }
@@ -4204,19 +4207,32 @@ static uint32_t llm__pages_for(uint32_t positions) {
 
 /* What a session holds besides its evaluator; with_store: not for a fork. */
 static void llm__lay_out_session(llm_session *s, llm__arena *arena, bool with_store) {
-    const llm__file_desc *d = s->model->desc;
     s->page = LLM__TAKE(uint32_t, llm__pages_for(s->context));
     s->token = LLM__TAKE(int32_t, s->context);
     if (with_store) {
-        llm__store none, *store = LLM__TAKE(llm__store, 1);
-        if (!store) store = &none;
-        else s->store = store;
-        store->pages = llm__pages_for(s->context) + llm__pages_for(s->desc.spare);
-        store->page_size = llm__unit_size(&s->shape, s->desc.kv) * d->layers * d->kv_heads;
-        store->uses = LLM__TAKE(uint32_t, store->pages);
-        store->free = LLM__TAKE(uint32_t, store->pages);
-        store->data = (uint8_t *)llm__take(arena, store->pages, store->page_size);
+        const uint32_t pages = llm__pages_for(s->context) + llm__pages_for(s->desc.spare);
+        uint32_t *uses, *unused;
+        s->store = LLM__TAKE(llm__store, 1);
+        uses = LLM__TAKE(uint32_t, pages);
+        unused = LLM__TAKE(uint32_t, pages);
+        if (s->store) s->store->uses = uses, s->store->free = unused;
     }
+}
+
+/* The pages lie at the end of the block and are not touched before they are used. */
+static void llm__lay_out_pages(const llm_session *s, llm__store *store, llm__arena *arena) {
+    const llm__file_desc *d = s->model->desc;
+    store->pages = llm__pages_for(s->context) + llm__pages_for(s->desc.spare);
+    store->page_size = llm__unit_size(&s->shape, s->desc.kv) * d->layers * d->kv_heads;
+    store->data = LLM__CAST(uint8_t *, llm__take(arena, store->pages, store->page_size));
+}
+
+/* Bytes that llm__lay_out_pages takes; the caller has made sure that they do not overflow. */
+static size_t llm__store_size(const llm_session *s, bool with_store) {
+    llm__arena arena = {NULL, 0, false};
+    llm__store store;
+    if (with_store) llm__lay_out_pages(s, &store, &arena);
+    return arena.used;
 }
 
 static void llm__set_session(llm_session *s, const llm_session_desc *d) {
@@ -4231,12 +4247,14 @@ static void llm__set_session(llm_session *s, const llm_session_desc *d) {
 
 static void llm__measure_session(const llm_session_desc *d, llm__arena *arena, bool with_store) {
     llm_session s;
+    llm__store store;
     llm_batch_desc b;
     llm__set_session(&s, d);
     (void)llm__take(arena, 1, sizeof s);
     llm__lay_out_session(&s, arena, with_store);
     llm__own_batch_desc(d, &b);
     if (!d->batch_only) llm__measure_batch(&b, arena);
+    if (with_store) llm__lay_out_pages(&s, &store, arena);
 }
 
 /* A session in one block; `store` is NULL for a new one, or the store that a fork shares. */
@@ -4252,26 +4270,27 @@ static llm_result llm__new_session(llm_session **session, const llm_session_desc
     arena.used = 0;
     arena.base = LLM__CAST(uint8_t *, llm__allocate(&d->allocator, size));
     if (!arena.base) return llm__fail(d->error, LLM_ERROR_MEMORY, "session: no memory for %zu bytes", size);
-    memset(arena.base, 0, size);
     s = LLM__CAST(llm_session *, llm__take(&arena, 1, sizeof *s));
     llm__set_session(s, d);
+    memset(arena.base + arena.used, 0, size - arena.used - llm__store_size(s, !store));
     s->memory = size;
     llm__lay_out_session(s, &arena, !store);
+    if (!d->batch_only) {
+        llm__own_batch_desc(d, &own);
+        s->own = LLM__CAST(llm_batch *, llm__take(&arena, 1, sizeof *s->own));
+        llm__make_batch(s->own, &own, &arena);
+    }
     if (store) {
         s->store = store;
     } else {
         store = s->store;
+        llm__lay_out_pages(s, store, &arena);
         store->allocator = d->allocator;
         store->block = s;
         store->block_size = size;
         store->unused = store->pages;
         for (i = 0; i < store->pages; i++) store->free[i] = store->pages - 1 - i;
         s->owns_block = true;
-    }
-    if (!d->batch_only) {
-        llm__own_batch_desc(d, &own);
-        s->own = LLM__CAST(llm_batch *, llm__take(&arena, 1, sizeof *s->own));
-        llm__make_batch(s->own, &own, &arena);
     }
     llm__store_lock(store);
     store->sessions++;
@@ -11253,11 +11272,12 @@ static void llm__values_q8_scalar(float *out, const int16_t *p, const int8_t *v,
         out[c] = (float)sum;
     }
 }
-static void llm__values_f16_scalar(float *out, const float *p, const uint16_t *v, uint32_t n) {
+static void llm__values_f16_scalar(float *out, const float *p, const uint16_t *v, uint32_t n,
+                                   uint32_t first, uint32_t last) {
     uint32_t t, c;
     for (c = 0; c < n; c++) {
         float sum = 0;
-        for (t = 0; t < 64; t++)
+        for (t = first; t <= last; t++)
             sum = llm__addf(sum, llm__mulf(p[t], llm__half_to_float(v[t * n + c])));
         out[c] = sum;
     }
@@ -11735,12 +11755,12 @@ LLM__AVX2 static void llm__scores_f16_avx2(float *dot, const float *q, const uin
         _mm256_storeu_ps(dot + t + 8, b);
     }
 }
-LLM__AVX2 static void llm__values_f16_avx2(float *out, const float *p, const uint16_t *v,
-                                           uint32_t n) {
+LLM__AVX2 static void llm__values_f16_avx2(float *out, const float *p, const uint16_t *v, uint32_t n,
+                                           uint32_t first, uint32_t last) {
     uint32_t t, c;
     for (c = 0; c < n; c += 16) {
         __m256 a = _mm256_setzero_ps(), b = a;
-        for (t = 0; t < 64; t++) {
+        for (t = first; t <= last; t++) {
             __m256 x = _mm256_set1_ps(p[t]);
             a = llm__add8(a, llm__mul8(x, llm__half8(v + t * n + c)));
             b = llm__add8(b, llm__mul8(x, llm__half8(v + t * n + c + 8)));

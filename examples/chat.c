@@ -1,12 +1,10 @@
 /* chat: talk to a model. */
-#define LLM_IMPLEMENTATION
-#include "../llm.h"
 #include "options.h"
 #include <signal.h>
 #include <time.h>
 
 static const char *model_path = "models/smollm2-135m-instruct.llm", *system_text, *template_path, *isa, *kv = "q8";
-static bool stats;
+static bool stats, failed;
 static uint32_t threads, context, most;
 static uint64_t seed = UINT64_MAX;
 static llm_sampler_desc sampling;
@@ -124,15 +122,19 @@ static void show_answer(llm_chat *chat) {
 /* Begins an answer to `text`, or to what was said last (NULL); forgets the oldest turns until there
    is room. */
 static bool begin(llm_chat *chat, const char *text) {
-    size_t forgotten = 0;
+    size_t forgotten = 0, count;
     llm_result r;
     for (;; forgotten += 2) {
         r = text ? llm_chat_say(chat, llm_string(text)) : llm_chat_answer(chat);
-        if (r != LLM_ERROR_CONTEXT_FULL || llm_chat_forget(chat, 2) != LLM_OK) break;
+        if (r != LLM_ERROR_CONTEXT_FULL) break;
+        (void)llm_chat_messages(chat, &count);
+        if (count < 3 || llm_chat_forget(chat, 2) != LLM_OK) break;
     }
     if (forgotten) (void)fprintf(stderr, "(the context is full: the oldest %lu messages are forgotten)\n", (unsigned long)forgotten);
-    if (r != LLM_OK) (void)fprintf(stderr, "%s: %s\n", self.name, llm_chat_error(chat)->text);
-    return r == LLM_OK;
+    if (r == LLM_OK) return true;
+    (void)fprintf(stderr, "%s: %s\n", self.name, llm_chat_error(chat)->text);
+    failed = true;
+    return false;
 }
 
 static bool retry(llm_chat *chat) {
@@ -174,7 +176,7 @@ static llm_chat *make_chat(llm_session *session) {
     char *data = NULL;
     memset(&d, 0, sizeof d);
     d.session = session, d.sampler = sampling, d.system = llm_string(system_text);
-    d.max_tokens = most, d.error = &error;
+    d.max_tokens = most, d.room = llm_session_context(session) / 4, d.error = &error;
     if (template_path) d.template_text.data = data = read_all(template_path, &d.template_text.size);
     CHECKED(llm_chat_create(&chat, &d), &error);
     free(data);
@@ -218,7 +220,7 @@ int main(int argc, char **argv) {
     chat = make_chat(session);
     if (person) (void)printf("%s. /help lists what else there is, Ctrl-D ends.\n", model_path);
     catch_interrupts();
-    while ((line = read_line(person)) != NULL) {
+    while ((person || !failed) && (line = read_line(person)) != NULL) {
         if (line[0] == '/') {
             if (!command(chat, line)) break;
         } else if (begin(chat, line)) {
@@ -230,5 +232,5 @@ int main(int argc, char **argv) {
     llm_session_destroy(session);
     llm_pool_destroy(pool);
     llm_model_close(model);
-    return finish(&self);
+    return failed && !person ? EXIT_FAILED : finish(&self);
 }

@@ -1,6 +1,4 @@
 /* generate: continues a text. */
-#define LLM_IMPLEMENTATION
-#include "../llm.h"
 #include "options.h"
 
 static const char *model_path, *prompt, *file, *isa, *kv = "q8";

@@ -1,7 +1,12 @@
-/* What the programs share: options from a table (which is also the help text), files, errors.
+/* What the programs share: the library, options from a table (which is also the help text), files, errors.
    Exit status: 0 done, 1 something failed, 2 the command line is wrong. */
 #ifndef LLM_EXAMPLES_OPTIONS_H
 #define LLM_EXAMPLES_OPTIONS_H
+#if !defined(_WIN32) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE 1 /* sigaction, clock_gettime, isatty, under -std=c99 too */
+#endif
+#define LLM_IMPLEMENTATION
+#include "../llm.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>

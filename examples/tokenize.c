@@ -1,6 +1,4 @@
 /* tokenize: text to token ids and back. */
-#define LLM_IMPLEMENTATION
-#include "../llm.h"
 #include "options.h"
 
 static const char *model_path;

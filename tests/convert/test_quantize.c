@@ -95,7 +95,7 @@ static void test_records(void) {
 }
 
 static void test_gaussian(void) {
-    static const double bound[LLM_TYPE_COUNT] = {0.0, 4e-6, 9e-5, 5e-4, 1.6e-3, 6e-3, 2.6e-2};
+    static const double bound[LLM_TYPE_COUNT] = {0.0, 4e-6, 6e-5, 4.4e-4, 1.5e-3, 5.4e-3, 2.1e-2};
     static const uint32_t widths[] = {64, 128, 192, 256, 320, 576, 640, 1024};
     unsigned type, w;
     for (w = 0; w < sizeof widths / sizeof *widths; w++) {
