@@ -88,8 +88,8 @@
    Weights are an int8 value times a scale per row and super-block of up to 256 columns; 3- to 6-bit
    formats are ways to store that value: M * U[code] - B with small tables (>>formats). Panels of 16
    rows are the same bytes for every instruction set. Inputs are quantised to int8 per token and
-   super-block, after a Walsh-Hadamard rotation in blocks of 64 that the converter has applied to the
-   weights as well: it spreads outliers, and costs additions only. Measured on SmolLM2-135M, KL
+   super-block, after a Walsh-Hadamard rotation in blocks of 64 that the converter has applied to
+   the weights as well: it spreads outliers, and costs additions only. Measured on SmolLM2-135M, KL
    divergence to float activations: unrotated 2.3e-2, rotated 2.1e-3.
 
    The cache of keys and values is int8, rotated, with a scale per position and head, in the layout
@@ -294,9 +294,9 @@ LLM_API llm_result llm_model_open(llm_model **model, const llm_model_desc *desc)
 LLM_API void llm_model_close(llm_model *model);
 
 typedef struct llm_model_info {
-    llm_text family;      /* "llama", "gemma3", … */
-    uint32_t vocab;       /* tokens, and logits per position */
-    uint32_t width;       /* of the residual stream */
+    llm_text family; /* "llama", "gemma3", … */
+    uint32_t vocab;  /* tokens, and logits per position */
+    uint32_t width;  /* of the residual stream */
     uint32_t layers;
     uint32_t heads, kv_heads, head_size;
     uint32_t ffn;         /* hidden width of the feed-forward */
@@ -310,8 +310,8 @@ LLM_API void llm_model_get_info(const llm_model *model, llm_model_info *info);
 
 /* Views into the file, valid until the model is closed; empty where the file has none. */
 LLM_API const llm_tokenizer *llm_model_tokenizer(const llm_model *model); /* NULL: none */
-LLM_API llm_text llm_model_template(const llm_model *model);               /* Jinja source */
-LLM_API llm_text llm_model_meta(const llm_model *model);                   /* "key=value\n" lines */
+LLM_API llm_text llm_model_template(const llm_model *model);              /* Jinja source */
+LLM_API llm_text llm_model_meta(const llm_model *model);                  /* "key=value\n" lines */
 
 /* ---- >>pool -------------------------------------------------------------- */
 
@@ -325,9 +325,10 @@ typedef void (*llm_parallel_for)(void *user, void (*work)(void *context, uint32_
                                  void *context, uint32_t count);
 
 typedef struct llm_pool_desc {
-    uint32_t threads;              /* the caller's own included; 0 = as many as there are cores */
-    llm_parallel_for parallel_for; /* given: no thread is started, `threads` says how many to ask for */
-    void *user;                    /* passed to it */
+    uint32_t threads; /* the caller's own included; 0 = as many as there are cores */
+    llm_parallel_for
+        parallel_for; /* given: no thread is started, `threads` says how many to ask for */
+    void *user;       /* passed to it */
     llm_allocator allocator;
     llm_error *error;
 } llm_pool_desc;
@@ -341,7 +342,8 @@ LLM_API void llm_pool_destroy(llm_pool *pool);
 
 LLM_API uint32_t llm_pool_threads(const llm_pool *pool);
 
-/* The instruction sets that this machine can run, best first: "avx2", "scalar"; NULL past the end. */
+/* The instruction sets that this machine can run, best first: "avx2", "scalar"; NULL past the
+   end. */
 LLM_API const char *llm_isa_name(uint32_t index);
 
 /* ---- >>session ------------------------------------------------------------- */
@@ -358,15 +360,15 @@ typedef enum llm_kv {
 
 typedef struct llm_session_desc {
     const llm_model *model;
-    llm_pool *pool;          /* NULL: evaluates on the calling thread */
-    uint32_t context;        /* positions it can hold; 0 = the model's own, at most 4096; the
+    llm_pool *pool;   /* NULL: evaluates on the calling thread */
+    uint32_t context; /* positions it can hold; 0 = the model's own, at most 4096; the
                                 query says what came of it */
-    uint32_t rows;           /* tokens evaluated at once, 1 .. 1024; 0 = 128 */
-    uint32_t logits;         /* for how many of the last tokens fed to keep logits, 1 .. rows; 0 = 1 */
+    uint32_t rows;    /* tokens evaluated at once, 1 .. 1024; 0 = 128 */
+    uint32_t logits;  /* for how many of the last tokens fed to keep logits, 1 .. rows; 0 = 1 */
     llm_kv kv;
-    bool batch_only;         /* no evaluator of its own: it is only fed through an llm_batch */
-    uint32_t spare;          /* further positions in its page store, for forks that diverge */
-    const char *isa;         /* force an instruction set by name; NULL = the best */
+    bool batch_only; /* no evaluator of its own: it is only fed through an llm_batch */
+    uint32_t spare;  /* further positions in its page store, for forks that diverge */
+    const char *isa; /* force an instruction set by name; NULL = the best */
     llm_allocator allocator;
     llm_error *error;
 } llm_session_desc;
@@ -409,8 +411,8 @@ LLM_API const float *llm_session_logits(const llm_session *session, uint32_t bac
    evaluated is dropped. LLM_ERROR_ARGUMENT past the present position. */
 LLM_API llm_result llm_session_rewind(llm_session *session, uint32_t position);
 
-LLM_API uint32_t llm_session_position(const llm_session *session); /* tokens evaluated */
-LLM_API uint32_t llm_session_context(const llm_session *session);  /* tokens it can hold */
+LLM_API uint32_t llm_session_position(const llm_session *session);     /* tokens evaluated */
+LLM_API uint32_t llm_session_context(const llm_session *session);      /* tokens it can hold */
 LLM_API const int32_t *llm_session_tokens(const llm_session *session); /* i32 [position] */
 LLM_API const llm_model *llm_session_model(const llm_session *session);
 LLM_API const char *llm_session_isa(const llm_session *session);
@@ -420,7 +422,7 @@ LLM_API const llm_error *llm_session_error(const llm_session *session);
 
 /* ---- >>batch ------------------------------------------------------------- */
 
-/* Rows of several sessions of one model in one evaluation. Weights are read once for all of them. */
+/* Rows of several sessions of one model in one evaluation. The weights are read once for all. */
 typedef struct llm_batch llm_batch;
 
 typedef struct llm_batch_desc {
@@ -758,6 +760,7 @@ typedef struct llm_chat_desc {
     const llm_text *stops;    /* stop strings, as in llm_stream_desc; each ends an answer */
     size_t stop_count;
     uint32_t max_tokens;      /* of an answer; 0: until the context is full */
+    uint32_t room;            /* positions that an answer must have left to begin; 0: 1 */
     /* For the template, as in llm_template_desc. */
     llm_text tools;
     const llm_template_field *variables;
@@ -776,8 +779,9 @@ LLM_API void llm_chat_destroy(llm_chat *chat); /* NULL is allowed */
 LLM_API llm_result llm_chat_add(llm_chat *chat, llm_text role, llm_text content);
 
 /* Begins an answer to the messages so far: renders, tokenizes, and tells the session what to
-   evaluate. Nothing is computed yet. LLM_ERROR_CONTEXT_FULL when the conversation does not fit
-   (llm_chat_forget makes room), LLM_ERROR_TEMPLATE and others: the conversation is as before. */
+   evaluate. Nothing is computed yet. LLM_ERROR_CONTEXT_FULL when the conversation leaves less
+   than `room` (llm_chat_forget makes some), LLM_ERROR_TEMPLATE and others: the conversation is
+   as before. */
 LLM_API llm_result llm_chat_answer(llm_chat *chat);
 
 /* llm_chat_add of a user's message, then llm_chat_answer; on an error the message is not added. */
@@ -810,18 +814,21 @@ LLM_API llm_chat_ending llm_chat_end(const llm_chat *chat);
 /* The conversation, oldest first; valid until the next call that changes it. */
 LLM_API const llm_message *llm_chat_messages(const llm_chat *chat, size_t *count);
 
-/* Three ways to drop messages; the next answer evaluates only what comes after the first one that
-   changed. LLM_ERROR_BUSY while an answer is made, LLM_ERROR_ARGUMENT when there are not as many. */
-LLM_API llm_result llm_chat_forget(llm_chat *chat, size_t n); /* the oldest n but a leading system one */
-LLM_API llm_result llm_chat_rewind(llm_chat *chat, size_t n); /* all but the first n */
-LLM_API llm_result llm_chat_reset(llm_chat *chat);            /* all but a leading system one */
+/* Three ways to drop messages: the oldest n after a leading system message; all but the first n;
+   all but a leading system message. The next answer evaluates only what comes after the first one
+   that changed. LLM_ERROR_BUSY while an answer is made, LLM_ERROR_ARGUMENT when there are fewer. */
+LLM_API llm_result llm_chat_forget(llm_chat *chat, size_t n);
+LLM_API llm_result llm_chat_rewind(llm_chat *chat, size_t n);
+LLM_API llm_result llm_chat_reset(llm_chat *chat);
 
 /* How many tokens the last answer has, and the prompt before it. */
 LLM_API uint32_t llm_chat_answer_tokens(const llm_chat *chat);
 LLM_API uint32_t llm_chat_prompt_tokens(const llm_chat *chat);
 
-LLM_API llm_sampler *llm_chat_sampler(llm_chat *chat);         /* to reseed it, for another answer */
-LLM_API const llm_error *llm_chat_error(const llm_chat *chat); /* what the last error was about */
+LLM_API llm_sampler *llm_chat_sampler(llm_chat *chat); /* to reseed it, for another answer */
+
+/* What the last error was about. */
+LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #endif /* LLM_NO_TEMPLATE */
 
 #endif /* LLM_H */
@@ -882,8 +889,8 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat); /* what the last 
 
 #if defined(__GNUC__) || defined(__clang__)
 #define LLM__PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define LLM__INLINE static inline __attribute__((always_inline, unused))
-#define LLM__UNUSED __attribute__((unused))
+#define LLM__INLINE       static inline __attribute__((always_inline, unused))
+#define LLM__UNUSED       __attribute__((unused))
 #else
 #define LLM__PRINTF(f, a)
 #define LLM__INLINE static inline
@@ -892,10 +899,12 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat); /* what the last 
 
 #ifdef __cplusplus
 #define LLM__CAST(type, value) static_cast<type>(value)
-#define LLM__ZERO {}
+#define LLM__ZERO \
+    {}
 #else
 #define LLM__CAST(type, value) ((type)(value))
-#define LLM__ZERO {0}
+#define LLM__ZERO \
+    { 0 }
 #endif
 
 LLM_API const char *llm_result_name(llm_result result) {
@@ -909,7 +918,8 @@ LLM_API const char *llm_result_name(llm_result result) {
 }
 
 /* Fills `error` (may be NULL) and returns `code`, so that a refusal is one statement. */
-static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...) LLM__PRINTF(3, 4) LLM__UNUSED;
+static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...)
+    LLM__PRINTF(3, 4) LLM__UNUSED;
 static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...) {
     if (error) {
         va_list args;
@@ -925,7 +935,7 @@ static llm_result llm__fail(llm_error *error, llm_result code, const char *forma
 static LLM__UNUSED void *llm__allocate(const llm_allocator *a, size_t size) {
     if (size == 0) size = 1;
     if (a->allocate) return a->allocate(a->user, size, 64);
-    {   /* over-aligned block from malloc, the original pointer kept just before it */
+    { /* over-aligned block from malloc, the original pointer kept just before it */
         unsigned char *raw, *memory;
         if (size > SIZE_MAX - 64 - sizeof(void *)) return NULL;
         raw = LLM__CAST(unsigned char *, malloc(size + 64 + sizeof(void *)));
@@ -961,9 +971,21 @@ LLM__INLINE bool llm__add(size_t a, size_t b, size_t *out) {
 }
 
 /* Little-endian reads from any address. */
-LLM__INLINE uint16_t llm__u16(const void *p) { uint16_t v; memcpy(&v, p, sizeof v); return v; }
-LLM__INLINE uint32_t llm__u32(const void *p) { uint32_t v; memcpy(&v, p, sizeof v); return v; }
-LLM__INLINE uint64_t llm__u64(const void *p) { uint64_t v; memcpy(&v, p, sizeof v); return v; }
+LLM__INLINE uint16_t llm__u16(const void *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+LLM__INLINE uint32_t llm__u32(const void *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+LLM__INLINE uint64_t llm__u64(const void *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 
 /* Floats by their bits, which fast-math cannot assume anything about. */
 LLM__INLINE uint32_t llm__bits(float x) {
@@ -988,7 +1010,7 @@ LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0
        +--------+-------+-------+-----------+-----------+----------------------+
        | magic  |version| count | file size | checksum  | zero                 |  header
        +--------+-------+-------+-----------+-----------+----------------------+
-       | kind   | zero  | offset        | size          | checksum             |  x count, 32 bytes each
+       | kind   | zero  | offset        | size          | checksum             |  x count, 32 each
        +--------+-------+---------------+---------------+----------------------+
 
    The header's checksum covers the table. "DESC", "LAYR" and "TDIR" are verified when a model is
@@ -1040,7 +1062,7 @@ enum {
 enum {
     LLM__FLAG_PARALLEL = 1u << 0,      /* attention and feed-forward read the same normed input */
     LLM__FLAG_POSITIONS = 1u << 1,     /* learned positions are added to the embedding */
-    LLM__FLAG_UNGATED = 1u << 2        /* feed-forward: down(act(up x)) instead of down(act(gate x) * up x) */
+    LLM__FLAG_UNGATED = 1u << 2        /* feed-forward: down(act(up x)), without a gate */
 };
 
 typedef struct llm__file_desc { /* 128 bytes */
@@ -1118,11 +1140,11 @@ typedef enum llm__role {
 } llm__role;
 
 typedef struct llm__file_tensor { /* 64 bytes */
-    uint32_t role;     /* llm__role; unknown roles are refused (a model without them is another model) */
+    uint32_t role;     /* llm__role; unknown ones are refused: without them it is another model */
     uint32_t layer;    /* or LLM__NONE; for ROPE its number */
     uint32_t expert;   /* or LLM__NONE */
     uint32_t type;     /* llm_type */
-    uint32_t rows;     /* outputs; panels hold rows rounded up to 16. GATE_UP: 2 * ffn rounded up to 16,
+    uint32_t rows;     /* outputs; panels hold them rounded up to 16. GATE_UP: 2 * (ffn rounded up),
                           panel 2i = 16 rows of gate, panel 2i + 1 the same rows of up */
     uint32_t cols;     /* inputs K; panels hold K rounded up to 64, with zeros */
     uint32_t rotation; /* block of the Hadamard rotation of the input: 0 (none), 16, 32 or 64 */
@@ -1151,10 +1173,11 @@ typedef struct llm__file_tensor { /* 64 bytes */
    64 bytes, in which byte 4 r + i belongs to row r and column 4 g + i:
 
        8 bits  16 lines: line g holds the int8 value itself
-       6 bits   4 lines: bits 2 (g % 4) and up of line g / 4 are code bits 4 and 5, then 8 nibble lines
+       6 bits   4 lines: bits 2 (g % 4).. of line g / 4 are code bits 4, 5, then 8 nibble lines
        5 bits   2 lines: bit g % 8 of line g / 8 is code bit 4, then 8 nibble lines
        4 bits   8 nibble lines: line g / 2, low nibble for even g, high nibble for odd g
-       3 bits   2 lines: bit g % 8 of line g / 8 is code bit 2, then 4 lines: bits 2 (g % 4) of line g / 4
+       3 bits   2 lines: bit g % 8 of line g / 8 is code bit 2, then 4 lines: bits 2 (g % 4).. of
+                line g / 4
 
    so a line is at once an AMX B tile row set, a vpdpbusd or sdot operand and two maddubs operands.
    f32 and bf16 panels are [K][16] values. */
@@ -1195,7 +1218,8 @@ static const llm__format llm__formats[LLM_TYPE_COUNT] = {
      {7, 26, 26, 36, 31, 37, 42, 40, 44, 52, 65, 43, 54, 71, 52, 78}} /* q3 */
 };
 
-static const char llm__type_names[LLM_TYPE_COUNT][8] = {"f32", "bf16", "q8", "q6", "q5", "q4", "q3"};
+static const char llm__type_names[LLM_TYPE_COUNT][8] = {"f32", "bf16", "q8", "q6",
+                                                        "q5",  "q4",   "q3"};
 
 /* K as stored, and the super-block S that it is cut into. */
 LLM__INLINE uint32_t llm__padded(uint32_t cols) { return (cols + 63u) / 64u * 64u; }
@@ -1203,7 +1227,7 @@ LLM__INLINE uint32_t llm__super_block(uint32_t padded) {
     return padded % 256 == 0 ? 256u : padded % 192 == 0 ? 192u : padded % 128 == 0 ? 128u : 64u;
 }
 
-/* Bytes of a panel before its codes; of a record; of a panel. K at most 2^20, so nothing overflows. */
+/* Bytes of a panel before its codes; of a record; of a panel. K is at most 2^20: no overflow. */
 LLM__INLINE size_t llm__panel_header(uint32_t type, uint32_t padded) {
     size_t scales = (size_t)padded / llm__super_block(padded) * 32;
     size_t parameters = llm__formats[type].bits < 8 ? (size_t)padded / 16 * 8 : 0;
@@ -1231,7 +1255,8 @@ static unsigned llm__code(uint32_t type, const uint8_t *record, unsigned r, unsi
 }
 
 /* The value of row r, column k of a panel, without its scale. */
-static int llm__value(uint32_t type, const uint8_t *panel, uint32_t padded, unsigned r, uint32_t k) {
+static int llm__value(uint32_t type, const uint8_t *panel, uint32_t padded, unsigned r,
+                      uint32_t k) {
     const llm__format *f = &llm__formats[type];
     const uint8_t *parameters = panel + (size_t)padded / llm__super_block(padded) * 32;
     const uint8_t *record =
@@ -2464,7 +2489,8 @@ static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error)
     }
     file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, 0, NULL);
     if (file == INVALID_HANDLE_VALUE) {
-        llm__fail(error, LLM_ERROR_IO, "%s: cannot be opened (error %u)", path, (unsigned)GetLastError());
+        llm__fail(error, LLM_ERROR_IO, "%s: cannot be opened (error %u)", path,
+                  (unsigned)GetLastError());
         return NULL;
     }
     if (GetFileSizeEx(file, &length) && length.QuadPart > 0 &&
@@ -2505,7 +2531,8 @@ static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error)
         view = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_SHARED, file, 0);
     (void)close(file);
     if (view == MAP_FAILED) {
-        llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped (is it an ordinary, non-empty file?)", path);
+        llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped (is it an ordinary, non-empty file?)",
+                  path);
         return NULL;
     }
     *size = (size_t)about.st_size;
@@ -2541,10 +2568,14 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
     size_t table, i;
     uint8_t little;
     memcpy(&little, &probe, 1);
-    if (!little) return llm__fail(error, LLM_ERROR_UNSUPPORTED, "the host is big-endian, .llm files are not");
-    if (m->size < sizeof header) LLM__REFUSE("file: %zu bytes, shorter than a header of 64", m->size);
+    if (!little)
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED,
+                         "the host is big-endian, .llm files are not");
+    if (m->size < sizeof header)
+        LLM__REFUSE("file: %zu bytes, shorter than a header of 64", m->size);
     memcpy(&header, m->file, sizeof header);
-    if (memcmp(header.magic, LLM__MAGIC, 8)) LLM__REFUSE("header: the magic is not that of a .llm file");
+    if (memcmp(header.magic, LLM__MAGIC, 8))
+        LLM__REFUSE("header: the magic is not that of a .llm file");
     if (header.version != LLM__VERSION)
         return llm__fail(error, LLM_ERROR_VERSION, "header: version %u, this library reads 1",
                          (unsigned)header.version);
@@ -2554,16 +2585,20 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
         LLM__REFUSE("header: file_size %llu, but the file has %zu bytes",
                     (unsigned long long)header.file_size, m->size);
     table = header.section_count * sizeof section;
-    if (table > m->size - sizeof header) LLM__REFUSE("header: the section table passes the end of the file");
+    if (table > m->size - sizeof header)
+        LLM__REFUSE("header: the section table passes the end of the file");
     if (llm__xxh64(m->file + sizeof header, table) != header.checksum)
-        return llm__fail(error, LLM_ERROR_CHECKSUM, "header: the section table does not match its checksum");
+        return llm__fail(error, LLM_ERROR_CHECKSUM,
+                         "header: the section table does not match its checksum");
     for (i = 0; i < header.section_count; i++) {
         memcpy(&section, m->file + sizeof header + i * sizeof section, sizeof section);
         if (section.offset % LLM__PAGE || section.offset > m->size ||
             section.size > m->size - section.offset)
-            LLM__REFUSE("section %.4s: offset 0x%llx + %llu bytes is unaligned or passes the end of the file",
-                        (const char *)&section.kind, (unsigned long long)section.offset,
-                        (unsigned long long)section.size);
+            LLM__REFUSE(
+                "section %.4s: offset 0x%llx + %llu bytes is unaligned or passes the end of the "
+                "file",
+                (const char *)&section.kind, (unsigned long long)section.offset,
+                (unsigned long long)section.size);
     }
     return LLM_OK;
 }
@@ -2585,45 +2620,63 @@ static llm_result llm__range(const char *field, uint32_t value, uint32_t least, 
 
 /* 0, or a cap too small to be meant, is never reached by arithmetic on hostile descriptions. */
 static llm_result llm__check_desc(const llm__file_desc *d, llm_error *error) {
-    const struct { const char *field; uint32_t value, least, most; } ranges[] = {
-        {"vocab", d->vocab, 1, 1u << 22},        {"width", d->width, 1, 1u << 16},
-        {"layers", d->layers, 1, 1024},          {"context", d->context, 1, 1u << 28},
-        {"heads", d->heads, 1, 1024},            {"kv_heads", d->kv_heads, 1, d->heads},
-        {"head_size", d->head_size, 2, 512},     {"value_size", d->value_size, 1, 512},
-        {"ffn", d->ffn, 1, 1u << 18},            {"norm", d->norm, 0, LLM__NORM_LAYER},
-        {"activation", d->activation, 0, LLM__ACT_RELU2}, {"ropes", d->ropes, 0, 8}};
-    const struct { const char *field; float value; } floats[] = {
+    const struct {
+        const char *field;
+        uint32_t value, least, most;
+    } ranges[] = {{"vocab", d->vocab, 1, 1u << 22},
+                  {"width", d->width, 1, 1u << 16},
+                  {"layers", d->layers, 1, 1024},
+                  {"context", d->context, 1, 1u << 28},
+                  {"heads", d->heads, 1, 1024},
+                  {"kv_heads", d->kv_heads, 1, d->heads},
+                  {"head_size", d->head_size, 2, 512},
+                  {"value_size", d->value_size, 1, 512},
+                  {"ffn", d->ffn, 1, 1u << 18},
+                  {"norm", d->norm, 0, LLM__NORM_LAYER},
+                  {"activation", d->activation, 0, LLM__ACT_RELU2},
+                  {"ropes", d->ropes, 0, 8}};
+    const struct {
+        const char *field;
+        float value;
+    } floats[] = {
         {"norm_epsilon", d->norm_epsilon},       {"query_scale", d->query_scale},
         {"embedding_scale", d->embedding_scale}, {"residual_scale", d->residual_scale},
         {"logit_scale", d->logit_scale},         {"attention_softcap", d->attention_softcap},
         {"logit_softcap", d->logit_softcap}};
     size_t i;
     for (i = 0; i < sizeof ranges / sizeof *ranges; i++) {
-        llm_result r = llm__range(ranges[i].field, ranges[i].value, ranges[i].least, ranges[i].most, error);
+        llm_result r =
+            llm__range(ranges[i].field, ranges[i].value, ranges[i].least, ranges[i].most, error);
         if (r) return r;
     }
     for (i = 0; i < sizeof floats / sizeof *floats; i++)
-        if (!llm__finite(floats[i].value)) LLM__REFUSE("description: %s is not finite", floats[i].field);
+        if (!llm__finite(floats[i].value))
+            LLM__REFUSE("description: %s is not finite", floats[i].field);
     if (!(d->norm_epsilon > 0)) LLM__REFUSE("description: norm_epsilon is not above 0");
-    if (d->attention_softcap < 0 || d->logit_softcap < 0) LLM__REFUSE("description: a softcap is below 0");
+    if (d->attention_softcap < 0 || d->logit_softcap < 0)
+        LLM__REFUSE("description: a softcap is below 0");
     if (d->heads % d->kv_heads)
-        LLM__REFUSE("description: kv_heads %u does not divide heads %u", (unsigned)d->kv_heads, (unsigned)d->heads);
+        LLM__REFUSE("description: kv_heads %u does not divide heads %u", (unsigned)d->kv_heads,
+                    (unsigned)d->heads);
     if (d->head_size % 2) LLM__REFUSE("description: head_size %u is odd", (unsigned)d->head_size);
     if (d->experts || d->norm == LLM__NORM_LAYER || d->flags || d->activation == LLM__ACT_GELU)
-        return llm__fail(error, LLM_ERROR_UNSUPPORTED,
-                         "description: experts %u, norm %u, flags 0x%x, activation %u: not in this version",
-                         (unsigned)d->experts, (unsigned)d->norm, (unsigned)d->flags, (unsigned)d->activation);
+        return llm__fail(
+            error, LLM_ERROR_UNSUPPORTED,
+            "description: experts %u, norm %u, flags 0x%x, activation %u: not in this version",
+            (unsigned)d->experts, (unsigned)d->norm, (unsigned)d->flags, (unsigned)d->activation);
     return LLM_OK;
 }
 
 /* rows and cols that a role must have by the description; 0 = any. */
-static void llm__role_shape(const llm__file_desc *d, uint32_t role, uint32_t *rows, uint32_t *cols) {
+static void llm__role_shape(const llm__file_desc *d, uint32_t role, uint32_t *rows,
+                            uint32_t *cols) {
     const uint32_t q = d->heads * d->head_size, k = d->kv_heads * d->head_size,
                    v = d->kv_heads * d->value_size, f = (d->ffn + 15) / 16 * 16;
     *rows = 1;
     *cols = d->width;
     switch (role) {
-    case LLM__EMBEDDING: case LLM__HEAD: *rows = d->vocab; break;
+    case LLM__EMBEDDING:
+    case LLM__HEAD: *rows = d->vocab; break;
     case LLM__POSITIONS: *rows = 0; break;
     case LLM__ROPE: *cols = 0; break;
     case LLM__Q: *rows = q; break;
@@ -2632,11 +2685,18 @@ static void llm__role_shape(const llm__file_desc *d, uint32_t role, uint32_t *ro
     case LLM__Q_BIAS: *cols = q; break;
     case LLM__K_BIAS: *cols = k; break;
     case LLM__V_BIAS: *cols = v; break;
-    case LLM__Q_NORM: case LLM__K_NORM: *cols = d->head_size; break;
-    case LLM__ATTN_OUT: *rows = d->width; *cols = d->heads * d->value_size; break;
+    case LLM__Q_NORM:
+    case LLM__K_NORM: *cols = d->head_size; break;
+    case LLM__ATTN_OUT:
+        *rows = d->width;
+        *cols = d->heads * d->value_size;
+        break;
     case LLM__GATE_UP: *rows = 2 * f; break;
     case LLM__GATE_UP_BIAS: *cols = 2 * f; break;
-    case LLM__DOWN: *rows = d->width; *cols = d->ffn; break;
+    case LLM__DOWN:
+        *rows = d->width;
+        *cols = d->ffn;
+        break;
     case LLM__HEAD_BIAS: *cols = d->vocab; break;
     default: break;
     }
@@ -2649,23 +2709,27 @@ static uint64_t llm__tensor_size(const llm__file_tensor *t) {
     return ((uint64_t)t->rows + 15) / 16 * llm__panel_size(t->type, llm__padded(t->cols));
 }
 
-static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *t, llm_error *error) {
+static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *t,
+                                    llm_error *error) {
     char name[64];
     llm__file_section data = llm__section(m, LLM__SECTION_DATA);
     uint32_t rows, cols;
     if (t->role >= LLM__ROLE_COUNT)
-        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "directory: a tensor has role %u, not in 0 .. %d",
-                         (unsigned)t->role, LLM__ROLE_COUNT - 1);
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED,
+                         "directory: a tensor has role %u, not in 0 .. %d", (unsigned)t->role,
+                         LLM__ROLE_COUNT - 1);
     llm__tensor_name(name, t->role, t->layer);
     if (t->role == LLM__ROPE ? t->layer >= m->desc->ropes
                              : t->layer != LLM__NONE && t->layer >= m->desc->layers)
         LLM__REFUSE("tensor %s: no such layer", name);
     if (t->expert != LLM__NONE)
-        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tensor %s: experts are not in this version", name);
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tensor %s: experts are not in this version",
+                         name);
     if (t->type >= LLM_TYPE_COUNT || (llm__role_shapes[t->role] != 'M' && t->type != LLM_F32))
         LLM__REFUSE("tensor %s: type %u does not fit its role", name, (unsigned)t->type);
     if (t->cols < 1 || t->cols > 1u << 18 || t->rows < 1 || t->rows > 1u << 22)
-        LLM__REFUSE("tensor %s: shape %u x %u is out of range", name, (unsigned)t->rows, (unsigned)t->cols);
+        LLM__REFUSE("tensor %s: shape %u x %u is out of range", name, (unsigned)t->rows,
+                    (unsigned)t->cols);
     llm__role_shape(m->desc, t->role, &rows, &cols);
     if ((rows && t->rows != rows) || (cols && t->cols != cols))
         LLM__REFUSE("tensor %s: shape %u x %u, the description asks for %u x %u", name,
@@ -2674,19 +2738,22 @@ static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *
         LLM__REFUSE("tensor %s: %u pairs do not fit a head of %u", name, (unsigned)t->cols,
                     (unsigned)m->desc->head_size);
     if ((t->rotation && t->rotation != 16 && t->rotation != 32 && t->rotation != 64) ||
-        (t->row_rotation && t->row_rotation != 16 && t->row_rotation != 32 && t->row_rotation != 64) ||
+        (t->row_rotation && t->row_rotation != 16 && t->row_rotation != 32 &&
+         t->row_rotation != 64) ||
         (t->row_rotation && (t->role != LLM__V || m->desc->value_size % t->row_rotation)) ||
         (t->rotation && llm__formats[t->type].size))
-        LLM__REFUSE("tensor %s: rotation %u, rows %u: not 0, 16, 32 or 64, or it does not fit", name,
-                    (unsigned)t->rotation, (unsigned)t->row_rotation);
+        LLM__REFUSE("tensor %s: rotation %u, rows %u: not 0, 16, 32 or 64, or it does not fit",
+                    name, (unsigned)t->rotation, (unsigned)t->row_rotation);
     if (t->offset % 64 || t->offset < data.offset || t->offset - data.offset > data.size ||
         t->size > data.size - (t->offset - data.offset) ||
-        (m->size - t->offset) / 64 < (t->size + 63) / 64) /* leaves may read a vector's last line whole */
-        LLM__REFUSE("tensor %s: offset 0x%llx + %llu bytes is unaligned or passes the end of the data", name,
-                    (unsigned long long)t->offset, (unsigned long long)t->size);
+        (m->size - t->offset) / 64 <
+            (t->size + 63) / 64) /* leaves may read a vector's last line whole */
+        LLM__REFUSE(
+            "tensor %s: offset 0x%llx + %llu bytes is unaligned or passes the end of the data",
+            name, (unsigned long long)t->offset, (unsigned long long)t->size);
     if (t->size != llm__tensor_size(t))
-        LLM__REFUSE("tensor %s: %llu bytes, its shape asks for %llu", name, (unsigned long long)t->size,
-                    (unsigned long long)llm__tensor_size(t));
+        LLM__REFUSE("tensor %s: %llu bytes, its shape asks for %llu", name,
+                    (unsigned long long)t->size, (unsigned long long)llm__tensor_size(t));
     return LLM_OK;
 }
 
@@ -2700,7 +2767,9 @@ static llm_result llm__load_directory(llm_model *m, llm_error *error) {
         llm_result r = llm__check_tensor(m, t, error);
         if (r) return r;
         to = t->role == LLM__ROPE ? &m->rope[t->layer] : llm__tensor_at(m, t->layer, t->role);
-        if (to->data) LLM__REFUSE("tensor %s: stands twice in the directory", llm__tensor_name(name, t->role, t->layer));
+        if (to->data)
+            LLM__REFUSE("tensor %s: stands twice in the directory",
+                        llm__tensor_name(name, t->role, t->layer));
         to->data = m->file + t->offset;
         to->type = t->type, to->rows = t->rows, to->cols = t->cols;
         to->rotation = t->rotation, to->row_rotation = t->row_rotation;
@@ -2714,12 +2783,14 @@ static llm_result llm__load_directory(llm_model *m, llm_error *error) {
 
 /* What every model must have, and what must agree. */
 static llm_result llm__check_model(const llm_model *m, llm_error *error) {
-    static const uint32_t needed[] = {LLM__ATTN_NORM, LLM__Q,       LLM__K,       LLM__V,
+    static const uint32_t needed[] = {LLM__ATTN_NORM, LLM__Q,        LLM__K,       LLM__V,
                                       LLM__ATTN_OUT,  LLM__FFN_NORM, LLM__GATE_UP, LLM__DOWN};
     char name[64];
     uint32_t layer, i;
-    if (!llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING)->data) LLM__REFUSE("tensor embedding is missing");
-    if (!llm__tensor_at(m, LLM__NONE, LLM__OUT_NORM)->data) LLM__REFUSE("tensor out_norm is missing");
+    if (!llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING)->data)
+        LLM__REFUSE("tensor embedding is missing");
+    if (!llm__tensor_at(m, LLM__NONE, LLM__OUT_NORM)->data)
+        LLM__REFUSE("tensor out_norm is missing");
     for (i = 0; i < m->desc->ropes; i++)
         if (!m->rope[i].data) LLM__REFUSE("tensor blk.%u.rope is missing", (unsigned)i);
     for (layer = 0; layer < m->desc->layers; layer++) {
@@ -2729,12 +2800,14 @@ static llm_result llm__check_model(const llm_model *m, llm_error *error) {
             if (!row[needed[i]].data)
                 LLM__REFUSE("tensor %s is missing", llm__tensor_name(name, needed[i], layer));
         if (rope != LLM__NONE && rope >= m->desc->ropes)
-            LLM__REFUSE("layer %u: rope %u, there are %u", (unsigned)layer, (unsigned)rope, (unsigned)m->desc->ropes);
+            LLM__REFUSE("layer %u: rope %u, there are %u", (unsigned)layer, (unsigned)rope,
+                        (unsigned)m->desc->ropes);
         for (i = LLM__K; i <= LLM__V; i++)
             if (!llm__formats[row[i].type].size && !llm__formats[row[LLM__Q].type].size &&
                 row[i].rotation != row[LLM__Q].rotation)
-                LLM__REFUSE("tensor %s: rotation %u, but attn_q has %u", llm__tensor_name(name, i, layer),
-                            (unsigned)row[i].rotation, (unsigned)row[LLM__Q].rotation);
+                LLM__REFUSE("tensor %s: rotation %u, but attn_q has %u",
+                            llm__tensor_name(name, i, layer), (unsigned)row[i].rotation,
+                            (unsigned)row[LLM__Q].rotation);
     }
     return LLM_OK;
 }
@@ -2776,21 +2849,26 @@ static llm_result llm__load(llm_model **model, llm_error *error) {
     layers = llm__section(m, LLM__SECTION_LAYR);
     tensors = llm__section(m, LLM__SECTION_TDIR);
     if (desc.size < sizeof(llm__file_desc))
-        LLM__REFUSE("section DESC: %llu bytes, needs %zu", (unsigned long long)desc.size, sizeof(llm__file_desc));
+        LLM__REFUSE("section DESC: %llu bytes, needs %zu", (unsigned long long)desc.size,
+                    sizeof(llm__file_desc));
     m->desc = (const llm__file_desc *)(const void *)(m->file + desc.offset);
     if ((r = llm__check_desc(m->desc, error)) != LLM_OK) return r;
     if (layers.size != m->desc->layers * sizeof(llm__file_layer))
-        LLM__REFUSE("section LAYR: %llu bytes, %u layers ask for %zu", (unsigned long long)layers.size,
-                    (unsigned)m->desc->layers, m->desc->layers * sizeof(llm__file_layer));
+        LLM__REFUSE("section LAYR: %llu bytes, %u layers ask for %zu",
+                    (unsigned long long)layers.size, (unsigned)m->desc->layers,
+                    m->desc->layers * sizeof(llm__file_layer));
     if (tensors.size % sizeof(llm__file_tensor) || tensors.size > 1u << 24)
-        LLM__REFUSE("section TDIR: %llu bytes, not a multiple of 64 up to 16 MB", (unsigned long long)tensors.size);
+        LLM__REFUSE("section TDIR: %llu bytes, not a multiple of 64 up to 16 MB",
+                    (unsigned long long)tensors.size);
     m->layer = (const llm__file_layer *)(const void *)(m->file + layers.offset);
     m->directory = (const llm__file_tensor *)(const void *)(m->file + tensors.offset);
     m->tensors = (uint32_t)(tensors.size / sizeof(llm__file_tensor));
 
     size = sizeof *m + ((size_t)m->desc->layers + 1) * LLM__ROLE_COUNT * sizeof(llm__tensor);
     whole = LLM__CAST(llm_model *, llm__allocate(&m->allocator, size));
-    if (!whole) return llm__fail(error, LLM_ERROR_MEMORY, "model: no memory for a directory of %zu bytes", size);
+    if (!whole)
+        return llm__fail(error, LLM_ERROR_MEMORY, "model: no memory for a directory of %zu bytes",
+                         size);
     memset(whole, 0, size);
     *whole = *m;
     *model = m = whole;
@@ -2800,7 +2878,8 @@ static llm_result llm__load(llm_model **model, llm_error *error) {
     if ((r = llm__check_model(m, error)) != LLM_OK) return r;
     tokens = llm__section(m, LLM__SECTION_TOKN);
     if (tokens.size) {
-        r = llm__tokenizer_init(&m->tokenizer, m->file + tokens.offset, (size_t)tokens.size, m->desc->vocab, error);
+        r = llm__tokenizer_init(&m->tokenizer, m->file + tokens.offset, (size_t)tokens.size,
+                                m->desc->vocab, error);
         if (r) return r;
         m->has_tokenizer = true;
     }
@@ -2924,16 +3003,15 @@ LLM__INLINE float llm__rsqrt(float x) {
     float y = llm__float(0x5f375a86u - (llm__bits(x) >> 1));
     float h = llm__mulf(0.5f, x);
     int i;
-    for (i = 0; i < 4; i++)
-        y = llm__mulf(y, llm__subf(1.5f, llm__mulf(llm__mulf(h, y), y)));
+    for (i = 0; i < 4; i++) y = llm__mulf(y, llm__subf(1.5f, llm__mulf(llm__mulf(h, y), y)));
     return y;
 }
 
-#define LLM__LOG2E 1.44269504088896341f
-#define LLM__LN2_HI 0.693359375f
-#define LLM__LN2_LO -2.12194440e-4f
+#define LLM__LOG2E     1.44269504088896341f
+#define LLM__LN2_HI    0.693359375f
+#define LLM__LN2_LO    -2.12194440e-4f
 #define LLM__EXP_LEAST -87.0f
-#define LLM__EXP_MOST 87.0f /* so that 1 / (1 + e^x) is a normal number */
+#define LLM__EXP_MOST  87.0f /* so that 1 / (1 + e^x) is a normal number */
 
 /* e^x, x cut to -87 .. 87: x = n ln 2 + r, a polynomial in r (Cephes expf), times 2^n. */
 LLM__INLINE float llm__exp(float x) {
@@ -2974,7 +3052,8 @@ LLM__INLINE float llm__gelu_tanh(float x) {
    position of any size keeps its full precision. */
 static void llm__sincos(uint32_t phase, float *sine, float *cosine) {
     uint32_t quadrant = (phase + 0x20000000u) >> 30;
-    float x = llm__mulf((float)(int32_t)(phase - (quadrant << 30)), 1.46291807927e-9f); /* 2 pi / 2^32 */
+    float x =
+        llm__mulf((float)(int32_t)(phase - (quadrant << 30)), 1.46291807927e-9f); /* 2 pi / 2^32 */
     float z = llm__mulf(x, x), s, c;
     s = llm__addf(llm__mulf(-1.9515295891e-4f, z), 8.3321608736e-3f);
     s = llm__addf(llm__mulf(s, z), -1.6666654611e-1f);
@@ -3022,23 +3101,24 @@ static uint16_t llm__float_to_half(float x) {
 /* The inputs of a matmul, rows of `padded` values: quantised, and where a part is f32 or bf16
    also as floats. */
 typedef struct llm__input {
-    const int8_t *q;      /* [rows][stride] */
-    const int16_t *wide;  /* the same as 16 bits, [rows][stride] */
-    const float *scale;   /* [rows][stride / 64], a scale per super-block */
-    const int16_t *sums;  /* [rows][stride / 16], sum of q over 16 columns */
-    const float *x;       /* [rows][stride] */
-    uint32_t stride;      /* the largest K of the model, padded */
+    const int8_t *q;     /* [rows][stride] */
+    const int16_t *wide; /* the same as 16 bits, [rows][stride] */
+    const float *scale;  /* [rows][stride / 64], a scale per super-block */
+    const int16_t *sums; /* [rows][stride / 16], sum of q over 16 columns */
+    const float *x;      /* [rows][stride] */
+    uint32_t stride;     /* the largest K of the model, padded */
 } llm__input;
 
 typedef struct llm__kernels {
     const char *name;
     /* y = x * rsqrt(mean(x^2) + epsilon) * gain; f32 [n] */
-    void (*norm)(float *y, const float *x, const float *gain, uint32_t n, float inverse_n, float epsilon);
+    void (*norm)(float *y, const float *x, const float *gain, uint32_t n, float inverse_n,
+                 float epsilon);
     /* Normalised Walsh-Hadamard transform of each `block` (16, 32, 64) of x, in place. */
     void (*rotate)(float *x, uint32_t n, uint32_t block);
     /* Row x to int8 with a scale per super-block s; sums over 16; wide = q as 16 bits. */
-    void (*quantize)(const float *x, uint32_t n, uint32_t s, int8_t *q, int16_t *wide,
-                     float *scale, int16_t *sums);
+    void (*quantize)(const float *x, uint32_t n, uint32_t s, int8_t *q, int16_t *wide, float *scale,
+                     int16_t *sums);
     /* x[n] to integers in -limit .. limit with one scale, which it returns. */
     float (*quantize_head)(const float *x, uint32_t n, float limit, int16_t *q);
     /* (x0, x1) turned by (cos, sin): x f32 [2][half], turn f32 [2][half]. */
@@ -3070,9 +3150,9 @@ typedef struct llm__kernels {
 } llm__kernels;
 
 #define LLM__ROWS_AT_ONCE 64u
-#define LLM__MASKED -1e30f /* finite: fast-math may assume that there are no infinities */
-#define LLM__INT8_MOST 127.0f
-#define LLM__INT16_MOST 16256.0f /* 127 * 128: two int8 digits */
+#define LLM__MASKED       -1e30f /* finite: fast-math may assume that there are no infinities */
+#define LLM__INT8_MOST    127.0f
+#define LLM__INT16_MOST   16256.0f /* 127 * 128: two int8 digits */
 
 /* ======================================================================== */
 /* >>threads: atomics, time, the pool                                        */
@@ -3084,19 +3164,39 @@ typedef struct llm__kernels {
 #if defined(__GNUC__) || defined(__clang__)
 LLM__INLINE uint32_t llm__load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 LLM__INLINE void llm__store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-LLM__INLINE uint32_t llm__fetch_add32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
-LLM__INLINE uint32_t llm__exchange32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
+LLM__INLINE uint32_t llm__fetch_add32(uint32_t *p, uint32_t v) {
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+}
+LLM__INLINE uint32_t llm__exchange32(uint32_t *p, uint32_t v) {
+    return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL);
+}
 LLM__INLINE uint64_t llm__load64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 LLM__INLINE void llm__store64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-LLM__INLINE uint64_t llm__fetch_add64(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+LLM__INLINE uint64_t llm__fetch_add64(uint64_t *p, uint64_t v) {
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+}
 #elif defined(_MSC_VER)
-LLM__INLINE uint32_t llm__load32(const uint32_t *p) { return (uint32_t)_InterlockedOr((volatile long *)p, 0); }
-LLM__INLINE void llm__store32(uint32_t *p, uint32_t v) { (void)_InterlockedExchange((volatile long *)p, (long)v); }
-LLM__INLINE uint32_t llm__fetch_add32(uint32_t *p, uint32_t v) { return (uint32_t)_InterlockedExchangeAdd((volatile long *)p, (long)v); }
-LLM__INLINE uint32_t llm__exchange32(uint32_t *p, uint32_t v) { return (uint32_t)_InterlockedExchange((volatile long *)p, (long)v); }
-LLM__INLINE uint64_t llm__load64(const uint64_t *p) { return (uint64_t)_InterlockedOr64((volatile __int64 *)p, 0); }
-LLM__INLINE void llm__store64(uint64_t *p, uint64_t v) { (void)_InterlockedExchange64((volatile __int64 *)p, (__int64)v); }
-LLM__INLINE uint64_t llm__fetch_add64(uint64_t *p, uint64_t v) { return (uint64_t)_InterlockedExchangeAdd64((volatile __int64 *)p, (__int64)v); }
+LLM__INLINE uint32_t llm__load32(const uint32_t *p) {
+    return (uint32_t)_InterlockedOr((volatile long *)p, 0);
+}
+LLM__INLINE void llm__store32(uint32_t *p, uint32_t v) {
+    (void)_InterlockedExchange((volatile long *)p, (long)v);
+}
+LLM__INLINE uint32_t llm__fetch_add32(uint32_t *p, uint32_t v) {
+    return (uint32_t)_InterlockedExchangeAdd((volatile long *)p, (long)v);
+}
+LLM__INLINE uint32_t llm__exchange32(uint32_t *p, uint32_t v) {
+    return (uint32_t)_InterlockedExchange((volatile long *)p, (long)v);
+}
+LLM__INLINE uint64_t llm__load64(const uint64_t *p) {
+    return (uint64_t)_InterlockedOr64((volatile __int64 *)p, 0);
+}
+LLM__INLINE void llm__store64(uint64_t *p, uint64_t v) {
+    (void)_InterlockedExchange64((volatile __int64 *)p, (__int64)v);
+}
+LLM__INLINE uint64_t llm__fetch_add64(uint64_t *p, uint64_t v) {
+    return (uint64_t)_InterlockedExchangeAdd64((volatile __int64 *)p, (__int64)v);
+}
 #else
 #error "llm.h needs atomics: GCC, clang or MSVC"
 #endif
@@ -3120,7 +3220,8 @@ static uint64_t llm__now(void) {
     QueryPerformanceCounter(&count);
     QueryPerformanceFrequency(&frequency);
     return (uint64_t)count.QuadPart / (uint64_t)frequency.QuadPart * 1000000u +
-           (uint64_t)count.QuadPart % (uint64_t)frequency.QuadPart * 1000000u / (uint64_t)frequency.QuadPart;
+           (uint64_t)count.QuadPart % (uint64_t)frequency.QuadPart * 1000000u /
+               (uint64_t)frequency.QuadPart;
 #elif defined(CLOCK_MONOTONIC)
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
@@ -3158,7 +3259,6 @@ LLM__INLINE uint32_t llm__float_environment(bool enter, uint32_t saved) {
 #endif
 }
 
-
 /* What the engine room at the end of the file provides. */
 typedef void (*llm__lane)(void *context, uint32_t lane);
 static void llm__pool_run(llm_pool *pool, llm__lane work, void *context);
@@ -3174,13 +3274,13 @@ static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_er
 
 typedef struct llm__run {
     uint64_t cursor;
-    uint32_t done;         /* items of the present step that are finished */
-    uint32_t stop;         /* 1: the budget is spent or the evaluation is cancelled */
+    uint32_t done; /* items of the present step that are finished */
+    uint32_t stop; /* 1: the budget is spent or the evaluation is cancelled */
     uint32_t lanes;
     const uint32_t *count; /* [steps] items, 0 = skip */
     uint32_t steps;
-    uint32_t *cancel;      /* set from outside */
-    uint64_t deadline;     /* in llm__now's time, 0 = none */
+    uint32_t *cancel;  /* set from outside */
+    uint64_t deadline; /* in llm__now's time, 0 = none */
     void (*item)(void *user, uint32_t step, uint32_t item, uint32_t lane);
     void *user;
 } llm__run;
@@ -3257,7 +3357,7 @@ typedef struct llm__part { /* one matrix of a matmul */
 
 typedef struct llm__step {
     uint8_t op, from, to;
-    bool last;       /* works on the rows that want logits only */
+    bool last;                 /* works on the rows that want logits only */
     bool want_int, want_float; /* input: which forms the matmul needs */
     uint32_t layer;
     const float *gain, *post_gain; /* input: norms, or NULL */
@@ -3277,24 +3377,24 @@ typedef struct llm__row {
 
 typedef struct llm__entry { /* a session's share of an evaluation */
     llm_session *session;
-    uint32_t first, count;           /* rows */
-    uint32_t first_logits, logits;   /* rows of logits, of its last tokens */
+    uint32_t first, count;         /* rows */
+    uint32_t first_logits, logits; /* rows of logits, of its last tokens */
 } llm__entry;
 
 /* Sizes that follow from the description. */
 typedef struct llm__shape {
-    uint32_t stream;        /* width padded to 64 */
-    uint32_t qkv;           /* columns of q, k and v, each padded to 16 */
-    uint32_t k_at, v_at;    /* where k and v begin */
-    uint32_t attention;     /* heads * value_size, padded to 64 */
-    uint32_t hidden;        /* ffn padded to 64 */
-    uint32_t input;         /* the widest input of a matmul, padded */
-    uint32_t vocab;         /* padded to 16 */
-    uint32_t head, value;   /* head_size and value_size padded to 16 */
-    uint32_t group;         /* query heads per kv head */
-    uint32_t turn;          /* floats of rotary turns per row and rope */
-    uint32_t q_rotation;    /* of q and k in the int8 cache */
-    uint32_t v_rotation;    /* of v in the int8 cache, unless the weights did it */
+    uint32_t stream;      /* width padded to 64 */
+    uint32_t qkv;         /* columns of q, k and v, each padded to 16 */
+    uint32_t k_at, v_at;  /* where k and v begin */
+    uint32_t attention;   /* heads * value_size, padded to 64 */
+    uint32_t hidden;      /* ffn padded to 64 */
+    uint32_t input;       /* the widest input of a matmul, padded */
+    uint32_t vocab;       /* padded to 16 */
+    uint32_t head, value; /* head_size and value_size padded to 16 */
+    uint32_t group;       /* query heads per kv head */
+    uint32_t turn;        /* floats of rotary turns per row and rope */
+    uint32_t q_rotation;  /* of q and k in the int8 cache */
+    uint32_t v_rotation;  /* of v in the int8 cache, unless the weights did it */
 } llm__shape;
 
 struct llm_batch {
@@ -3320,8 +3420,8 @@ struct llm_batch {
     uint32_t steps;
     /* activations */
     float *x, *y, *qkv, *attention, *hidden, *turns, *logits;
-    int16_t *q16;    /* [rows][heads][head] queries of the int8 cache */
-    float *q_scale;  /* [rows][heads] */
+    int16_t *q16;   /* [rows][heads][head] queries of the int8 cache */
+    float *q_scale; /* [rows][heads] */
     llm__input in;
     int8_t *in_q;
     int16_t *in_wide, *in_sums;
@@ -3406,7 +3506,8 @@ typedef struct llm__unit {
     float *k_scale, *v_scale;
 } llm__unit;
 
-static llm__unit llm__unit_at(const llm_session *s, uint32_t page, uint32_t layer, uint32_t kv_head) {
+static llm__unit llm__unit_at(const llm_session *s, uint32_t page, uint32_t layer,
+                              uint32_t kv_head) {
     const size_t size = llm__unit_size(&s->shape, s->desc.kv);
     const size_t bytes = s->desc.kv == LLM_KV_Q8 ? 1 : 2;
     llm__unit u;
@@ -3468,7 +3569,8 @@ static bool llm__claim_pages(llm_session *s, uint32_t from, uint32_t to) {
 static void llm__embed(const llm_batch *b, uint32_t row) {
     const llm_model *m = b->model;
     const llm__tensor *t = llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING);
-    const uint32_t token = (uint32_t)b->row[row].token, r = token % 16, padded = llm__padded(t->cols);
+    const uint32_t token = (uint32_t)b->row[row].token, r = token % 16,
+                   padded = llm__padded(t->cols);
     const uint8_t *panel = t->data + token / 16 * llm__panel_size(t->type, padded);
     float *x = b->x + (size_t)row * b->shape.stream;
     uint32_t k, i, s = llm__super_block(padded);
@@ -3495,7 +3597,8 @@ static void llm__embed(const llm_batch *b, uint32_t row) {
 }
 
 /* Makes row `item` of the matmul's input. */
-static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t lane) {
+static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t item,
+                            uint32_t lane) {
     const llm__file_desc *d = b->model->desc;
     const llm__kernels *kernels = &b->kernels;
     const uint32_t row = step->last ? b->wanted[item] : item, padded = llm__padded(step->width);
@@ -3503,34 +3606,36 @@ static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t 
     const bool same = step->unrotate == step->rotate && !step->want_float; /* there and back */
     float *buffer = (float *)(void *)(b->scratch + lane * b->scratch_size);
     float *x = b->x + (size_t)row * b->shape.stream;
-    const float *from = step->from == LLM__FROM_STREAM      ? x
-                        : step->from == LLM__FROM_ATTENTION ? b->attention + (size_t)row * b->shape.attention
-                                                            : b->hidden + (size_t)row * b->shape.hidden;
+    const float *from = step->from == LLM__FROM_STREAM ? x
+                        : step->from == LLM__FROM_ATTENTION
+                            ? b->attention + (size_t)row * b->shape.attention
+                            : b->hidden + (size_t)row * b->shape.hidden;
     if (step->post_gain) {
         kernels->norm(buffer, b->y + (size_t)row * b->shape.stream, step->post_gain, aligned,
                       llm__recip((float)d->width), d->norm_epsilon);
         kernels->add(x, buffer, d->residual_scale, aligned);
     }
     if (step->gain)
-        kernels->norm(buffer, from, step->gain, aligned, llm__recip((float)d->width), d->norm_epsilon);
+        kernels->norm(buffer, from, step->gain, aligned, llm__recip((float)d->width),
+                      d->norm_epsilon);
     else
         memcpy(buffer, from, aligned * sizeof(float));
     if (padded > step->width)
         memset(buffer + step->width, 0, (padded - step->width) * sizeof(float));
     if (step->unrotate && !same) kernels->rotate(buffer, padded, step->unrotate);
-    if (step->want_float)
-        memcpy(b->in_x + (size_t)item * stride, buffer, padded * sizeof(float));
+    if (step->want_float) memcpy(b->in_x + (size_t)item * stride, buffer, padded * sizeof(float));
     if (step->want_int) {
         if (step->rotate && !same) kernels->rotate(buffer, padded, step->rotate);
         kernels->quantize(buffer, padded, llm__super_block(padded), b->in_q + (size_t)item * stride,
-                          b->in_wide + (size_t)item * stride, b->in_scale + (size_t)item * (stride / 64),
+                          b->in_wide + (size_t)item * stride,
+                          b->in_scale + (size_t)item * (stride / 64),
                           b->in_sums + (size_t)item * (stride / 16));
     }
 }
 
 /* Sixteen columns of `rows` rows to where the step wants them. */
-static void llm__put(const llm_batch *b, const llm__step *step, const llm__part *part, uint32_t panel,
-                     const float *out, uint32_t row, uint32_t rows) {
+static void llm__put(const llm_batch *b, const llm__step *step, const llm__part *part,
+                     uint32_t panel, const float *out, uint32_t row, uint32_t rows) {
     uint32_t i, column = part->column + 16 * panel;
     for (i = 0; i < rows; i++) {
         float *to = step->out + (size_t)(row + i) * step->out_stride + column;
@@ -3542,7 +3647,8 @@ static void llm__put(const llm_batch *b, const llm__step *step, const llm__part 
 }
 
 /* A few panels against up to 64 rows. Gate and up lie in turn: an odd panel ends a pair. */
-static void llm__matmul(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t all_rows) {
+static void llm__matmul(const llm_batch *b, const llm__step *step, uint32_t item,
+                        uint32_t all_rows) {
     const uint32_t blocks = (all_rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE;
     const uint32_t row = item % blocks * LLM__ROWS_AT_ONCE;
     const uint32_t rows = llm__least(all_rows - row, LLM__ROWS_AT_ONCE);
@@ -3559,7 +3665,8 @@ static void llm__matmul(const llm_batch *b, const llm__step *step, uint32_t item
             b->kernels.panel[w->type](to, w->data + p * size, padded, &b->in, row, rows);
             if (part->bias) {
                 uint32_t r;
-                for (r = 0; r < rows; r++) b->kernels.add(to + 16 * r, part->bias + 16 * p, 1.0f, 16);
+                for (r = 0; r < rows; r++)
+                    b->kernels.add(to + 16 * r, part->bias + 16 * p, 1.0f, 16);
             }
             if (to == gate) continue;
             if (step->to == LLM__TO_GATE)
@@ -3582,10 +3689,10 @@ static void llm__turn_head(const llm_batch *b, float *head, const llm__tensor *n
     const uint32_t rope = b->model->layer[layer].rope;
     if (norm->data)
         b->kernels.norm(head, head, (const float *)(const void *)norm->data, b->shape.head,
-                         llm__recip((float)d->head_size), d->norm_epsilon);
+                        llm__recip((float)d->head_size), d->norm_epsilon);
     if (rope != LLM__NONE)
         b->kernels.rope(head, b->turns + ((size_t)rope * b->rows + row) * b->shape.turn,
-                         b->model->rope[rope].cols);
+                        b->model->rope[rope].cols);
 }
 
 /* Writes a key (channels in fours, by position) or value (positions in fours, by channel). */
@@ -3594,9 +3701,11 @@ static void llm__append_key(const llm_batch *b, llm__unit u, llm_kv kv, uint32_t
     uint32_t c;
     if (kv == LLM_KV_Q8) {
         int16_t q[512];
-        if (b->shape.q_rotation) b->kernels.rotate(head, b->model->desc->head_size, b->shape.q_rotation);
+        if (b->shape.q_rotation)
+            b->kernels.rotate(head, b->model->desc->head_size, b->shape.q_rotation);
         u.k_scale[t] = b->kernels.quantize_head(head, n, LLM__INT8_MOST, q);
-        for (c = 0; c < n; c++) u.k[t / 16 * 16 * n + c / 4 * 64 + 4 * (t % 16) + c % 4] = (uint8_t)q[c];
+        for (c = 0; c < n; c++)
+            u.k[t / 16 * 16 * n + c / 4 * 64 + 4 * (t % 16) + c % 4] = (uint8_t)q[c];
     } else {
         uint16_t *k = (uint16_t *)(void *)u.k;
         for (c = 0; c < n; c++) k[(t / 16 * n + c) * 16 + t % 16] = llm__float_to_half(head[c]);
@@ -3611,7 +3720,8 @@ static void llm__append_value(const llm_batch *b, llm__unit u, llm_kv kv, uint32
         if (b->shape.v_rotation && !rotated)
             b->kernels.rotate(head, b->model->desc->value_size, b->shape.v_rotation);
         u.v_scale[t] = b->kernels.quantize_head(head, n, LLM__INT8_MOST, q);
-        for (c = 0; c < n; c++) u.v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4] = (uint8_t)q[c];
+        for (c = 0; c < n; c++)
+            u.v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4] = (uint8_t)q[c];
     } else {
         uint16_t *v = (uint16_t *)(void *)u.v;
         for (c = 0; c < n; c++) v[t * n + c] = llm__float_to_half(head[c]);
@@ -3644,11 +3754,13 @@ static void llm__heads(const llm_batch *b, const llm__step *step, uint32_t item)
     llm__load_head(head, qkv + b->shape.k_at + (size_t)kv_head * d->head_size, d->head_size, n);
     llm__turn_head(b, head, llm__tensor_at(m, step->layer, LLM__K_NORM), step->layer, row);
     llm__append_key(b, u, s->desc.kv, t, head);
-    llm__load_head(head, qkv + b->shape.v_at + (size_t)kv_head * d->value_size, d->value_size, b->shape.value);
-    llm__append_value(b, u, s->desc.kv, t, head, llm__tensor_at(m, step->layer, LLM__V)->row_rotation != 0);
+    llm__load_head(head, qkv + b->shape.v_at + (size_t)kv_head * d->value_size, d->value_size,
+                   b->shape.value);
+    llm__append_value(b, u, s->desc.kv, t, head,
+                      llm__tensor_at(m, step->layer, LLM__V)->row_rotation != 0);
 }
 
-/* A sum of values under a running softmax: sum = total e^(score - most) v, weight the same without v. */
+/* Values under a running softmax: sum of e^(score - most) v, and weight the same without v. */
 typedef struct llm__softmax_sum {
     float *sum; /* [value] */
     float most, weight;
@@ -3668,20 +3780,22 @@ static void llm__merge(const llm_batch *b, llm__softmax_sum *to, const float *su
 }
 
 /* Scores of one query head against a page. */
-static float llm__score_page(const llm_batch *b, const llm_session *s, const llm__unit *u, uint32_t row,
-                             uint32_t h, float *score, uint32_t first, uint32_t last) {
+static float llm__score_page(const llm_batch *b, const llm_session *s, const llm__unit *u,
+                             uint32_t row, uint32_t h, float *score, uint32_t first,
+                             uint32_t last) {
     const llm__file_desc *d = b->model->desc;
     const size_t at = (size_t)row * d->heads + h;
     const bool q8 = s->desc.kv == LLM_KV_Q8;
     float factor = d->query_scale, most;
     uint32_t t;
     if (q8) {
-        b->kernels.scores_q8(score, b->q16 + at * b->shape.head, (const int8_t *)u->k, b->shape.head);
+        b->kernels.scores_q8(score, b->q16 + at * b->shape.head, (const int8_t *)u->k,
+                             b->shape.head);
         factor = llm__mulf(factor, b->q_scale[at]);
     } else {
         float head[512];
-        llm__load_head(head, b->qkv + (size_t)row * b->shape.qkv + (size_t)h * d->head_size, d->head_size,
-                       b->shape.head);
+        llm__load_head(head, b->qkv + (size_t)row * b->shape.qkv + (size_t)h * d->head_size,
+                       d->head_size, b->shape.head);
         b->kernels.scores_f16(score, head, (const uint16_t *)(const void *)u->k, b->shape.head);
     }
     most = b->kernels.mask(score, q8 ? u->k_scale : NULL, factor, first, last);
@@ -3695,8 +3809,9 @@ static float llm__score_page(const llm_batch *b, const llm_session *s, const llm
 }
 
 /* One page into a running sum. */
-static void llm__attend_page(const llm_batch *b, const llm_session *s, const llm__unit *u, uint32_t row,
-                             uint32_t h, llm__softmax_sum *to, uint32_t first, uint32_t last) {
+static void llm__attend_page(const llm_batch *b, const llm_session *s, const llm__unit *u,
+                             uint32_t row, uint32_t h, llm__softmax_sum *to, uint32_t first,
+                             uint32_t last) {
     float score[LLM__PAGE_POSITIONS], sum[512], factor = 1.0f, weight;
     float most = llm__score_page(b, s, u, row, h, score, first, last);
     weight = b->kernels.softmax(score, most);
@@ -3706,8 +3821,8 @@ static void llm__attend_page(const llm_batch *b, const llm_session *s, const llm
         factor = b->kernels.quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, p);
         b->kernels.values_q8(sum, p, (const int8_t *)u->v, b->shape.value);
     } else {
-        b->kernels.values_f16(sum, score, (const uint16_t *)(const void *)u->v, b->shape.value, first,
-                              last);
+        b->kernels.values_f16(sum, score, (const uint16_t *)(const void *)u->v, b->shape.value,
+                              first, last);
     }
     llm__merge(b, to, sum, factor, most, weight);
 }
@@ -3742,7 +3857,8 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
         }
         b->kernels.blend(total.sum, llm__recip(total.weight), total.sum, 0.0f, n);
         for (c = 0; c < d->value_size; c++)
-            b->attention[(size_t)row * b->shape.attention + (size_t)h * d->value_size + c] = total.sum[c];
+            b->attention[(size_t)row * b->shape.attention + (size_t)h * d->value_size + c] =
+                total.sum[c];
     }
 }
 
@@ -3765,7 +3881,9 @@ static void llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
     switch (step->op) {
     case LLM__OP_EMBED: llm__embed(b, item); break;
     case LLM__OP_INPUT: llm__make_input(b, step, item, lane); break;
-    case LLM__OP_MATMUL: llm__matmul(b, step, item, step->last ? b->used_logits : b->used_rows); break;
+    case LLM__OP_MATMUL:
+        llm__matmul(b, step, item, step->last ? b->used_logits : b->used_rows);
+        break;
     case LLM__OP_HEADS: llm__heads(b, step, item); break;
     case LLM__OP_ATTEND: llm__attend(b, step, item, lane); break;
     default: llm__cap(b, item); break;
@@ -3775,7 +3893,7 @@ static void llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
 /* ---- compiling the plan ---- */
 
 #define LLM__STEPS_PER_LAYER 10u
-#define LLM__ITEM_BYTES 16384u /* least weight bytes of a matmul item */
+#define LLM__ITEM_BYTES      16384u /* least weight bytes of a matmul item */
 
 static const float *llm__vector(const llm_model *m, uint32_t layer, uint32_t role) {
     return (const float *)(const void *)llm__tensor_at(m, layer, role)->data;
@@ -3799,7 +3917,8 @@ static llm__step *llm__plan_input(llm_batch *b, uint32_t layer, uint32_t from, u
     return step;
 }
 
-static llm__step *llm__plan_matmul(llm_batch *b, uint32_t layer, uint32_t to, float *out, uint32_t stride) {
+static llm__step *llm__plan_matmul(llm_batch *b, uint32_t layer, uint32_t to, float *out,
+                                   uint32_t stride) {
     llm__step *step = llm__new_step(b, LLM__OP_MATMUL, layer);
     step->to = (uint8_t)to;
     step->out = out;
@@ -3830,7 +3949,9 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     const llm_model *m = b->model;
     const llm__file_desc *d = m->desc;
     const llm__tensor *t = llm__tensor_at(m, layer, 0), *v = &t[LLM__V];
-    const uint32_t basis = v->row_rotation ? v->row_rotation : b->kv == LLM_KV_Q8 ? b->shape.v_rotation : 0;
+    const uint32_t basis = v->row_rotation      ? v->row_rotation
+                           : b->kv == LLM_KV_Q8 ? b->shape.v_rotation
+                                                : 0;
     llm__step *input, *step;
 
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
@@ -3844,8 +3965,9 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     llm__new_step(b, LLM__OP_ATTEND, layer);
 
     input = llm__plan_input(b, layer, LLM__FROM_ATTENTION, d->heads * d->value_size, basis);
-    step = t[LLM__ATTN_POST_NORM].data ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
-                                       : llm__plan_matmul(b, layer, LLM__TO_ADD, b->x, b->shape.stream);
+    step = t[LLM__ATTN_POST_NORM].data
+               ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
+               : llm__plan_matmul(b, layer, LLM__TO_ADD, b->x, b->shape.stream);
     llm__plan_part(input, step, &t[LLM__ATTN_OUT], llm__vector(m, layer, LLM__ATTN_OUT_BIAS), 0);
 
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
@@ -3856,8 +3978,9 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     step->per_item = llm__up(step->per_item, 2);
 
     input = llm__plan_input(b, layer, LLM__FROM_HIDDEN, d->ffn, 0);
-    step = t[LLM__FFN_POST_NORM].data ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
-                                      : llm__plan_matmul(b, layer, LLM__TO_ADD, b->x, b->shape.stream);
+    step = t[LLM__FFN_POST_NORM].data
+               ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
+               : llm__plan_matmul(b, layer, LLM__TO_ADD, b->x, b->shape.stream);
     llm__plan_part(input, step, &t[LLM__DOWN], llm__vector(m, layer, LLM__DOWN_BIAS), 0);
 }
 
@@ -3951,7 +4074,7 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->in_q = LLM__TAKE(int8_t, rows * s->input);
     b->in_wide = LLM__TAKE(int16_t, rows * s->input);
     b->in_sums = LLM__TAKE(int16_t, rows * (s->input / 16));
-    b->in_scale = LLM__TAKE(float, rows * (s->input / 64));
+    b->in_scale = LLM__TAKE(float, rows *(s->input / 64));
     b->in_x = LLM__TAKE(float, rows * s->input);
     b->scratch_size = sizeof(float) * (s->input > 2 * s->value ? s->input : 2 * s->value);
     b->scratch = LLM__TAKE(uint8_t, b->lanes * b->scratch_size);
@@ -3965,13 +4088,15 @@ static llm_result llm__resolve_batch(llm_batch_desc *d) {
     if (!d->model) return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: model is NULL");
     if (!d->rows) d->rows = 128;
     if (d->rows > 1024)
-        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: rows is %u, not in 0 .. 1024", (unsigned)d->rows);
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: rows is %u, not in 0 .. 1024",
+                         (unsigned)d->rows);
     if (!d->logits) d->logits = llm__least(d->rows, 16);
     if (d->logits > d->rows)
         return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: logits is %u, not in 0 .. rows, %u",
                          (unsigned)d->logits, (unsigned)d->rows);
     if ((unsigned)d->kv >= LLM_KV_COUNT)
-        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: kv is %d, not in 0 .. %d", (int)d->kv, LLM_KV_COUNT - 1);
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: kv is %d, not in 0 .. %d", (int)d->kv,
+                         LLM_KV_COUNT - 1);
     return llm__kernels_by_name(d->isa, &kernels, error) ? LLM_OK : LLM_ERROR_UNSUPPORTED;
 }
 
@@ -4005,7 +4130,8 @@ static void llm__measure_batch(const llm_batch_desc *d, llm__arena *arena) {
     llm__lay_out_batch(&b, arena);
 }
 
-LLM_API llm_result llm_batch_query(const llm_batch_desc *desc, llm_batch_desc *resolved, size_t *bytes) {
+LLM_API llm_result llm_batch_query(const llm_batch_desc *desc, llm_batch_desc *resolved,
+                                   size_t *bytes) {
     llm__arena arena = {NULL, 0, false};
     llm_batch_desc d;
     llm_result r;
@@ -4013,7 +4139,9 @@ LLM_API llm_result llm_batch_query(const llm_batch_desc *desc, llm_batch_desc *r
     d = *desc;
     if ((r = llm__resolve_batch(&d)) != LLM_OK) return r;
     llm__measure_batch(&d, &arena);
-    if (arena.overflow) return llm__fail(d.error, LLM_ERROR_MEMORY, "batch: its size passes that of the address space");
+    if (arena.overflow)
+        return llm__fail(d.error, LLM_ERROR_MEMORY,
+                         "batch: its size passes that of the address space");
     if (resolved) *resolved = d;
     if (bytes) *bytes = arena.used;
     return LLM_OK;
@@ -4029,7 +4157,8 @@ LLM_API llm_result llm_batch_create(llm_batch **batch, const llm_batch_desc *des
     *batch = NULL;
     if ((r = llm_batch_query(desc, &d, &size)) != LLM_OK) return r;
     arena.base = LLM__CAST(uint8_t *, llm__allocate(&d.allocator, size));
-    if (!arena.base) return llm__fail(d.error, LLM_ERROR_MEMORY, "batch: no memory for %zu bytes", size);
+    if (!arena.base)
+        return llm__fail(d.error, LLM_ERROR_MEMORY, "batch: no memory for %zu bytes", size);
     memset(arena.base, 0, size);
     b = LLM__CAST(llm_batch *, llm__take(&arena, 1, sizeof *b));
     llm__make_batch(b, &d, &arena);
@@ -4077,12 +4206,14 @@ static void llm__add_rows(llm_batch *b, llm_session *s, uint32_t count, uint32_t
 }
 
 /* Puts tokens behind what was fed, with pages for them. */
-static llm_result llm__extend(llm_session *s, const int32_t *tokens, size_t count, llm_error *error) {
+static llm_result llm__extend(llm_session *s, const int32_t *tokens, size_t count,
+                              llm_error *error) {
     size_t i;
     if (count && !tokens) return llm__fail(error, LLM_ERROR_ARGUMENT, "feed: tokens is NULL");
     if (count > s->context - s->fed)
         return llm__fail(error, LLM_ERROR_CONTEXT_FULL,
-                         "feed: %zu tokens at position %u pass the context of %u; rewind, or open a longer session",
+                         "feed: %zu tokens at position %u pass the context of %u; rewind, or open "
+                         "a longer session",
                          count, (unsigned)s->fed, (unsigned)s->context);
     for (i = 0; i < count; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= s->model->desc->vocab)
@@ -4090,30 +4221,38 @@ static llm_result llm__extend(llm_session *s, const int32_t *tokens, size_t coun
                              (int)tokens[i], (unsigned)s->model->desc->vocab - 1);
     if (count && !llm__claim_pages(s, s->fed, s->fed + (uint32_t)count))
         return llm__fail(error, LLM_ERROR_CONTEXT_FULL,
-                         "feed: no page left for %zu tokens at position %u; forks share %u pages", count,
-                         (unsigned)s->fed, (unsigned)s->store->pages);
+                         "feed: no page left for %zu tokens at position %u; forks share %u pages",
+                         count, (unsigned)s->fed, (unsigned)s->store->pages);
     if (count) memcpy(s->token + s->fed, tokens, count * sizeof *tokens);
     s->fed += (uint32_t)count;
     return LLM_OK;
 }
 
-LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const int32_t *tokens, size_t count,
-                                 uint32_t logits) {
+LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const int32_t *tokens,
+                                 size_t count, uint32_t logits) {
     llm_batch *b = batch;
     llm_result r;
     if (!b) return LLM_ERROR_ARGUMENT;
-    if (b->running) return llm__fail(&b->error, LLM_ERROR_BUSY, "add: an evaluation runs; step until it is done");
+    if (b->running)
+        return llm__fail(&b->error, LLM_ERROR_BUSY,
+                         "add: an evaluation runs; step until it is done");
     if (b->finished) llm__drop_batch(b);
     if (!session || session->model != b->model || session->desc.kv != b->kv)
-        return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: the session is NULL, or of another model or kv type");
+        return llm__fail(&b->error, LLM_ERROR_ARGUMENT,
+                         "add: the session is NULL, or of another model or kv type");
     if (session->busy || session->fed > session->position)
-        return llm__fail(&b->error, LLM_ERROR_BUSY, "add: the session has an evaluation that is not done");
+        return llm__fail(&b->error, LLM_ERROR_BUSY,
+                         "add: the session has an evaluation that is not done");
     if (!count || logits > count)
-        return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: count is %zu and logits %u, want 1 or more, and no more logits than tokens",
-                         count, (unsigned)logits);
+        return llm__fail(
+            &b->error, LLM_ERROR_ARGUMENT,
+            "add: count is %zu and logits %u, want 1 or more, and no more logits than tokens",
+            count, (unsigned)logits);
     if (count > b->rows - b->used_rows || logits > b->most_logits - b->used_logits)
-        return llm__fail(&b->error, LLM_ERROR_LIMIT, "add: %zu rows and %u logits do not fit; %u and %u are free", count,
-                         (unsigned)logits, (unsigned)(b->rows - b->used_rows), (unsigned)(b->most_logits - b->used_logits));
+        return llm__fail(&b->error, LLM_ERROR_LIMIT,
+                         "add: %zu rows and %u logits do not fit; %u and %u are free", count,
+                         (unsigned)logits, (unsigned)(b->rows - b->used_rows),
+                         (unsigned)(b->most_logits - b->used_logits));
     if ((r = llm__extend(session, tokens, count, &b->error)) != LLM_OK) return r;
     session->has_logits = false;
     llm__add_rows(b, session, (uint32_t)count, logits);
@@ -4154,7 +4293,9 @@ static llm_result llm__continue(llm_batch *b, uint64_t deadline, uint32_t *cance
     return LLM_OK;
 }
 
-LLM__INLINE uint64_t llm__deadline(uint64_t budget_us) { return budget_us ? llm__now() + budget_us : 0; }
+LLM__INLINE uint64_t llm__deadline(uint64_t budget_us) {
+    return budget_us ? llm__now() + budget_us : 0;
+}
 
 LLM_API llm_result llm_batch_step(llm_batch *batch, uint64_t budget_us) {
     if (!batch) return LLM_ERROR_ARGUMENT;
@@ -4167,13 +4308,15 @@ LLM_API llm_result llm_batch_step(llm_batch *batch, uint64_t budget_us) {
 
 LLM_API void llm_batch_cancel(llm_batch *batch) { llm__store32(&batch->cancel, 1); }
 
-LLM_API const float *llm_batch_logits(const llm_batch *batch, const llm_session *session, uint32_t back) {
+LLM_API const float *llm_batch_logits(const llm_batch *batch, const llm_session *session,
+                                      uint32_t back) {
     uint32_t i;
     if (!batch->finished) return NULL;
     for (i = 0; i < batch->entries; i++) {
         const llm__entry *e = &batch->entry[i];
         if (e->session == session && back < e->logits)
-            return batch->logits + (size_t)(e->first_logits + e->logits - 1 - back) * batch->shape.vocab;
+            return batch->logits +
+                   (size_t)(e->first_logits + e->logits - 1 - back) * batch->shape.vocab;
     }
     return NULL;
 }
@@ -4192,7 +4335,8 @@ static llm_result llm__resolve_session(llm_session_desc *d) {
     if (!d->model) return llm__fail(d->error, LLM_ERROR_ARGUMENT, "session: model is NULL");
     if (!d->context) d->context = llm__least(d->model->desc->context, 4096);
     if (d->context > 1u << 24 || d->spare > 1u << 24)
-        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "session: context is %u and spare %u, not in 0 .. %u",
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT,
+                         "session: context is %u and spare %u, not in 0 .. %u",
                          (unsigned)d->context, (unsigned)d->spare, 1u << 24);
     if (!d->rows) d->rows = 128;
     if (!d->logits) d->logits = 1;
@@ -4258,7 +4402,8 @@ static void llm__measure_session(const llm_session_desc *d, llm__arena *arena, b
 }
 
 /* A session in one block; `store` is NULL for a new one, or the store that a fork shares. */
-static llm_result llm__new_session(llm_session **session, const llm_session_desc *d, llm__store *store) {
+static llm_result llm__new_session(llm_session **session, const llm_session_desc *d,
+                                   llm__store *store) {
     llm__arena arena = {NULL, 0, false};
     llm_session *s;
     llm_batch_desc own;
@@ -4266,10 +4411,13 @@ static llm_result llm__new_session(llm_session **session, const llm_session_desc
     uint32_t i;
     llm__measure_session(d, &arena, !store);
     size = arena.used;
-    if (arena.overflow) return llm__fail(d->error, LLM_ERROR_MEMORY, "session: its size passes that of the address space");
+    if (arena.overflow)
+        return llm__fail(d->error, LLM_ERROR_MEMORY,
+                         "session: its size passes that of the address space");
     arena.used = 0;
     arena.base = LLM__CAST(uint8_t *, llm__allocate(&d->allocator, size));
-    if (!arena.base) return llm__fail(d->error, LLM_ERROR_MEMORY, "session: no memory for %zu bytes", size);
+    if (!arena.base)
+        return llm__fail(d->error, LLM_ERROR_MEMORY, "session: no memory for %zu bytes", size);
     s = LLM__CAST(llm_session *, llm__take(&arena, 1, sizeof *s));
     llm__set_session(s, d);
     memset(arena.base + arena.used, 0, size - arena.used - llm__store_size(s, !store));
@@ -4299,7 +4447,8 @@ static llm_result llm__new_session(llm_session **session, const llm_session_desc
     return LLM_OK;
 }
 
-LLM_API llm_result llm_session_query(const llm_session_desc *desc, llm_session_desc *resolved, size_t *bytes) {
+LLM_API llm_result llm_session_query(const llm_session_desc *desc, llm_session_desc *resolved,
+                                     size_t *bytes) {
     llm__arena arena = {NULL, 0, false};
     llm_session_desc d;
     llm_result r;
@@ -4307,7 +4456,9 @@ LLM_API llm_result llm_session_query(const llm_session_desc *desc, llm_session_d
     d = *desc;
     if ((r = llm__resolve_session(&d)) != LLM_OK) return r;
     llm__measure_session(&d, &arena, true);
-    if (arena.overflow) return llm__fail(d.error, LLM_ERROR_MEMORY, "session: its size passes that of the address space");
+    if (arena.overflow)
+        return llm__fail(d.error, LLM_ERROR_MEMORY,
+                         "session: its size passes that of the address space");
     if (resolved) *resolved = d;
     if (bytes) *bytes = arena.used;
     return LLM_OK;
@@ -4350,7 +4501,8 @@ LLM_API llm_result llm_session_fork(llm_session **child, llm_session *parent) {
     *child = NULL;
     if (!parent) return LLM_ERROR_ARGUMENT;
     if (parent->fed > parent->position)
-        return llm__fail(&parent->error, LLM_ERROR_BUSY, "fork: tokens were fed that are not evaluated");
+        return llm__fail(&parent->error, LLM_ERROR_BUSY,
+                         "fork: tokens were fed that are not evaluated");
     d = parent->desc;
     d.error = &parent->error;
     if ((r = llm__new_session(&c, &d, parent->store)) != LLM_OK) return r;
@@ -4371,9 +4523,11 @@ LLM_API llm_result llm_session_feed(llm_session *session, const int32_t *tokens,
     llm_result r;
     if (!session) return LLM_ERROR_ARGUMENT;
     if (!session->own)
-        return llm__fail(&session->error, LLM_ERROR_ARGUMENT, "feed: the session is batch_only; add it to a batch");
+        return llm__fail(&session->error, LLM_ERROR_ARGUMENT,
+                         "feed: the session is batch_only; add it to a batch");
     if (session->busy && session->busy != session->own)
-        return llm__fail(&session->error, LLM_ERROR_BUSY, "feed: the session takes part in a batch");
+        return llm__fail(&session->error, LLM_ERROR_BUSY,
+                         "feed: the session takes part in a batch");
     if ((r = llm__extend(session, tokens, count, &session->error)) != LLM_OK) return r;
     if (count) session->has_logits = false;
     return LLM_OK;
@@ -4389,7 +4543,8 @@ LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us) {
     while (s->position < s->fed) {
         if (!s->own->running) {
             uint32_t count = llm__least(s->fed - s->position, s->own->rows);
-            uint32_t logits = s->position + count == s->fed ? llm__least(count, s->own->most_logits) : 0;
+            uint32_t logits =
+                s->position + count == s->fed ? llm__least(count, s->own->most_logits) : 0;
             s->own->entries = s->own->used_rows = s->own->used_logits = 0;
             s->own->finished = false;
             llm__add_rows(s->own, s, count, logits);
@@ -4398,7 +4553,8 @@ LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us) {
         r = llm__continue(s->own, deadline, &s->cancel);
         if (r == LLM_CANCELLED) {
             s->fed = s->position;
-            return llm__fail(&s->error, LLM_CANCELLED, "step: cancelled at position %u", (unsigned)s->position);
+            return llm__fail(&s->error, LLM_CANCELLED, "step: cancelled at position %u",
+                             (unsigned)s->position);
         }
         if (r) return r;
         s->has_logits = s->position == s->fed;
@@ -4424,8 +4580,9 @@ LLM_API llm_result llm_session_rewind(llm_session *session, uint32_t position) {
     if (s->busy && s->busy != s->own)
         return llm__fail(&s->error, LLM_ERROR_BUSY, "rewind: the session takes part in a batch");
     if (position > s->position)
-        return llm__fail(&s->error, LLM_ERROR_ARGUMENT, "rewind: position %u is past the present one, %u",
-                         (unsigned)position, (unsigned)s->position);
+        return llm__fail(&s->error, LLM_ERROR_ARGUMENT,
+                         "rewind: position %u is past the present one, %u", (unsigned)position,
+                         (unsigned)s->position);
     if (s->busy) llm__drop_batch(s->own);
     if (position < s->position || s->fed > s->position) s->has_logits = false;
     s->position = s->fed = position;
@@ -10288,7 +10445,7 @@ struct llm_chat {
     llm_stream *stream;
     llm_template_desc form; /* everything but the messages */
     int32_t end_token;      /* of a form that the file does not know to be an end, or -1 */
-    uint32_t max_tokens;
+    uint32_t max_tokens, least_room;
     llm_error error;
     /* the conversation; there is always room for one message more than it has */
     llm_message *message;   /* [capacity] */
@@ -10347,7 +10504,8 @@ static llm_text llm__chat_copy(llm__arena *arena, llm_text text) {
 }
 
 /* The object, first in the arena, and what its descriptor points to. */
-static void llm__chat_lay_out(llm_chat *chat, const llm_chat_desc *d, llm_text form, llm__arena *arena) {
+static void llm__chat_lay_out(llm_chat *chat, const llm_chat_desc *d, llm_text form,
+                              llm__arena *arena) {
     llm_template_field *variables;
     size_t i;
     (void)llm__take(arena, 1, sizeof *chat);
@@ -10371,10 +10529,12 @@ static llm_result llm__chat_check(const llm_chat_desc *d) {
     if (!d->session->own)
         return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat: the session is batch_only");
     if (d->n_variables && !d->variables)
-        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat: n_variables is %lu with variables NULL",
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT,
+                         "chat: n_variables is %lu with variables NULL",
                          (unsigned long)d->n_variables);
     if (!llm_model_tokenizer(llm_session_model(d->session)))
-        return llm__fail(d->error, LLM_ERROR_UNSUPPORTED, "chat: the model's file has no tokenizer");
+        return llm__fail(d->error, LLM_ERROR_UNSUPPORTED,
+                         "chat: the model's file has no tokenizer");
     return LLM_OK;
 }
 
@@ -10418,13 +10578,15 @@ LLM_API llm_result llm_chat_create(llm_chat **chat, const llm_chat_desc *desc) {
     *chat = NULL;
     if (!desc) return LLM_ERROR_ARGUMENT;
     if ((r = llm__chat_check(desc)) != LLM_OK) return r;
-    r = llm__chat_form(desc, llm_model_tokenizer(llm_session_model(desc->session)), &form, &end_token);
+    r = llm__chat_form(desc, llm_model_tokenizer(llm_session_model(desc->session)), &form,
+                       &end_token);
     if (r != LLM_OK) return r;
     llm__chat_lay_out(&measure, desc, form, &arena);
     size = arena.used;
     if (!arena.overflow) arena.base = LLM__CAST(uint8_t *, llm__allocate(&desc->allocator, size));
     if (!arena.base)
-        return llm__fail(desc->error, LLM_ERROR_MEMORY, "chat: no memory for %lu bytes", (unsigned long)size);
+        return llm__fail(desc->error, LLM_ERROR_MEMORY, "chat: no memory for %lu bytes",
+                         (unsigned long)size);
     arena.used = 0;
     c = (llm_chat *)(void *)arena.base;
     llm__chat_lay_out(c, desc, form, &arena);
@@ -10434,6 +10596,7 @@ LLM_API llm_result llm_chat_create(llm_chat **chat, const llm_chat_desc *desc) {
     c->tokenizer = llm_model_tokenizer(llm_session_model(desc->session));
     c->end_token = end_token;
     c->max_tokens = desc->max_tokens;
+    c->least_room = desc->room ? desc->room : 1;
     llm__chat_set_form(c, desc);
     if ((r = llm__chat_fill(c, desc)) != LLM_OK) {
         llm_chat_destroy(c);
@@ -10449,7 +10612,8 @@ static void llm__chat_drop(llm_chat *chat, size_t from, size_t to) {
     for (i = from; i < to; i++)
         llm__release(&chat->allocator, chat->block[i].memory, chat->block[i].size);
     if (to < chat->count) {
-        memmove(chat->message + from, chat->message + to, (chat->count - to) * sizeof *chat->message);
+        memmove(chat->message + from, chat->message + to,
+                (chat->count - to) * sizeof *chat->message);
         memmove(chat->block + from, chat->block + to, (chat->count - to) * sizeof *chat->block);
     }
     chat->count -= to - from;
@@ -10472,7 +10636,8 @@ LLM_API void llm_chat_destroy(llm_chat *chat) {
 
 static llm_result llm__chat_busy(llm_chat *chat, const char *who) {
     if (!chat->answering) return LLM_OK;
-    return llm__fail(&chat->error, LLM_ERROR_BUSY, "%s: an answer is being made; finish or stop it first", who);
+    return llm__fail(&chat->error, LLM_ERROR_BUSY,
+                     "%s: an answer is being made; finish or stop it first", who);
 }
 
 static llm_result llm__chat_no_memory(llm_chat *chat, const char *what, size_t size) {
@@ -10506,7 +10671,8 @@ static llm_result llm__chat_room(llm_chat *chat) {
     return LLM_OK;
 }
 
-static void llm__chat_append(llm_chat *chat, llm_text role, llm_text content, void *memory, size_t size) {
+static void llm__chat_append(llm_chat *chat, llm_text role, llm_text content, void *memory,
+                             size_t size) {
     llm_message *m = chat->message + chat->count;
     memset(m, 0, sizeof *m);
     m->role = role;
@@ -10521,8 +10687,10 @@ LLM_API llm_result llm_chat_add(llm_chat *chat, llm_text role, llm_text content)
     size_t size;
     char *memory;
     if (!chat) return LLM_ERROR_ARGUMENT;
-    if (!role.data || !role.size || (content.size && !content.data) || !llm__add(role.size, content.size, &size))
-        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "chat: a message without role, or %lu bytes at NULL",
+    if (!role.data || !role.size || (content.size && !content.data) ||
+        !llm__add(role.size, content.size, &size))
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT,
+                         "chat: a message without role, or %lu bytes at NULL",
                          (unsigned long)content.size);
     if ((r = llm__chat_busy(chat, "add")) != LLM_OK) return r;
     if ((r = llm__chat_room(chat)) != LLM_OK) return r;
@@ -10543,7 +10711,8 @@ LLM_API const llm_message *llm_chat_messages(const llm_chat *chat, size_t *count
 
 /* 1 if the conversation begins with a system message. */
 static size_t llm__chat_head(const llm_chat *chat) {
-    return chat->count && chat->message[0].role.size == 6 && !memcmp(chat->message[0].role.data, "system", 6);
+    return chat->count && chat->message[0].role.size == 6 &&
+           !memcmp(chat->message[0].role.data, "system", 6);
 }
 
 LLM_API llm_result llm_chat_forget(llm_chat *chat, size_t n) {
@@ -10553,8 +10722,8 @@ LLM_API llm_result llm_chat_forget(llm_chat *chat, size_t n) {
     if ((r = llm__chat_busy(chat, "forget")) != LLM_OK) return r;
     head = llm__chat_head(chat);
     if (n > chat->count - head)
-        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "forget: %lu messages of %lu", (unsigned long)n,
-                         (unsigned long)(chat->count - head));
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "forget: %lu messages of %lu",
+                         (unsigned long)n, (unsigned long)(chat->count - head));
     llm__chat_drop(chat, head, head + n);
     return LLM_OK;
 }
@@ -10723,11 +10892,13 @@ static llm_result llm__chat_begin(llm_chat *chat) {
     llm_result r;
     if ((r = llm__chat_room(chat)) != LLM_OK) return r;
     if ((r = llm__chat_render(chat, &count)) != LLM_OK) return r;
-    if (!count) return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "chat: the conversation is empty");
-    if (count >= context)
-        return llm__fail(&chat->error, LLM_ERROR_CONTEXT_FULL,
-                         "chat: the conversation has %lu tokens, the context %u; forget some messages",
-                         (unsigned long)count, (unsigned)context);
+    if (!count)
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "chat: the conversation is empty");
+    if (count >= context || context - count < chat->least_room)
+        return llm__fail(
+            &chat->error, LLM_ERROR_CONTEXT_FULL,
+            "chat: the conversation has %lu tokens, an answer needs %u, the context has %u",
+            (unsigned long)count, (unsigned)chat->least_room, (unsigned)context);
     room = context - (uint32_t)count;
     if (chat->max_tokens && chat->max_tokens < room) room = chat->max_tokens;
     chat->answer_size = 0;
@@ -10785,7 +10956,8 @@ static void llm__chat_take(llm_chat *chat, int32_t id) {
         chat->ids[chat->id_count++] = id;
     else
         chat->ending = LLM_CHAT_CONTEXT_FULL;
-    if (chat->max_tokens && chat->answer_count >= chat->max_tokens) chat->ending = LLM_CHAT_MAX_TOKENS;
+    if (chat->max_tokens && chat->answer_count >= chat->max_tokens)
+        chat->ending = LLM_CHAT_MAX_TOKENS;
 }
 
 /* Evaluates and samples one token. */
@@ -10805,7 +10977,8 @@ static llm_result llm__chat_token(llm_chat *chat, uint64_t budget_us) {
         chat->error = *llm_session_error(chat->session);
         return r;
     }
-    r = llm_sampler_sample(chat->sampler, llm_session_logits(chat->session, 0), NULL, &sample, &chat->error);
+    r = llm_sampler_sample(chat->sampler, llm_session_logits(chat->session, 0), NULL, &sample,
+                           &chat->error);
     if (r == LLM_OK) r = llm_sampler_accept(chat->sampler, sample.token, &chat->error);
     if (r == LLM_OK) llm__chat_take(chat, (int32_t)sample.token);
     return r;
@@ -10832,7 +11005,8 @@ LLM_API llm_result llm_chat_next(llm_chat *chat, uint64_t budget_us, llm_text *p
             llm__chat_finish(chat, chat->ending);
         else if (begun && deadline && now >= deadline)
             return LLM_PENDING;
-        else if ((r = llm__chat_token(chat, begun && deadline ? deadline - now : budget_us)) != LLM_OK)
+        else if ((r = llm__chat_token(chat, begun && deadline ? deadline - now : budget_us)) !=
+                 LLM_OK)
             return r;
     }
     return LLM_OK;
@@ -10854,10 +11028,8 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat) { return &chat->er
 
 /* ---- the pool ---- */
 
-#define LLM__MOST_LANES 256u
+#define LLM__MOST_LANES         256u
 #define LLM__SPINS_BEFORE_SLEEP 3000u /* of a pause each: some 50 microseconds */
-
-
 
 #if defined(LLM_OPENMP) && !defined(LLM_NO_THREADS)
 #define LLM_NO_THREADS /* of our own */
@@ -10868,18 +11040,18 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat) { return &chat->er
 typedef HANDLE llm__thread;
 typedef SRWLOCK llm__mutex;
 typedef CONDITION_VARIABLE llm__condition;
-#define llm__lock(m) AcquireSRWLockExclusive(m)
-#define llm__unlock(m) ReleaseSRWLockExclusive(m)
+#define llm__lock(m)        AcquireSRWLockExclusive(m)
+#define llm__unlock(m)      ReleaseSRWLockExclusive(m)
 #define llm__sleep_on(c, m) (void)SleepConditionVariableSRW(c, m, INFINITE, 0)
-#define llm__wake_all(c) WakeAllConditionVariable(c)
+#define llm__wake_all(c)    WakeAllConditionVariable(c)
 #else
 typedef pthread_t llm__thread;
 typedef pthread_mutex_t llm__mutex;
 typedef pthread_cond_t llm__condition;
-#define llm__lock(m) (void)pthread_mutex_lock(m)
-#define llm__unlock(m) (void)pthread_mutex_unlock(m)
+#define llm__lock(m)        (void)pthread_mutex_lock(m)
+#define llm__unlock(m)      (void)pthread_mutex_unlock(m)
 #define llm__sleep_on(c, m) (void)pthread_cond_wait(c, m)
-#define llm__wake_all(c) (void)pthread_cond_broadcast(c)
+#define llm__wake_all(c)    (void)pthread_cond_broadcast(c)
 #endif
 
 typedef struct llm__worker {
@@ -11091,7 +11263,6 @@ static void llm__pool_run(llm_pool *pool, llm__lane work, void *context) {
     llm__store32(&pool->taken, 0);
 }
 
-
 /* ---- >>scalar: the specification ----------------------------------------- */
 
 /* The fixed tree over 16 lanes. */
@@ -11126,10 +11297,10 @@ static void llm__rotate_scalar(float *x, uint32_t n, uint32_t block) {
     }
 }
 
-/* The factor that brings |x| <= most to `limit`, and its inverse. Huge values, infinities and NaN become zeros
-   with a scale of NaN, which the logits then show. */
+/* The factor that brings |x| <= most to `limit`, and its inverse. Huge values, infinities and NaN
+   become zeros with a scale of NaN, which the logits then show. */
 LLM__INLINE float llm__scale_of(uint32_t most, float limit, float inverse_limit, float *scale) {
-    if (most >= 0x7e000000u) { /* 2^125: past it 1 / most is not normal */
+    if (most >= 0x7e000000u) {            /* 2^125: past it 1 / most is not normal */
         const uint32_t nan = 0x7fc00000u; /* by its bits: fast-math may assume that there is none */
         memcpy(scale, &nan, sizeof nan);
         return 0;
@@ -11141,7 +11312,7 @@ LLM__INLINE float llm__scale_of(uint32_t most, float limit, float inverse_limit,
     *scale = llm__mulf(llm__float(most), inverse_limit);
     return llm__mulf(limit, llm__recip(llm__float(most)));
 }
-#define LLM__INVERSE_127 7.87401574803e-3f
+#define LLM__INVERSE_127   7.87401574803e-3f
 #define LLM__INVERSE_16256 6.15157480315e-5f
 
 static void llm__quantize_scalar(const float *x, uint32_t n, uint32_t s, int8_t *q, int16_t *wide,
@@ -11172,7 +11343,8 @@ static float llm__quantize_head_scalar(const float *x, uint32_t n, float limit, 
         uint32_t a = llm__bits(x[i]) & 0x7fffffffu;
         if (a > most) most = a;
     }
-    factor = llm__scale_of(most, limit, limit > 128 ? LLM__INVERSE_16256 : LLM__INVERSE_127, &scale);
+    factor =
+        llm__scale_of(most, limit, limit > 128 ? LLM__INVERSE_16256 : LLM__INVERSE_127, &scale);
     for (i = 0; i < n; i++)
         q[i] = factor == 0 ? (int16_t)0 : (int16_t)llm__round(llm__mulf(x[i], factor));
     return scale;
@@ -11256,7 +11428,8 @@ static void llm__scores_f16_scalar(float *dot, const float *q, const uint16_t *k
     for (t = 0; t < 64; t++) {
         float sum = 0;
         for (c = 0; c < n; c++)
-            sum = llm__addf(sum, llm__mulf(q[c], llm__half_to_float(k[(t / 16 * n + c) * 16 + t % 16])));
+            sum = llm__addf(sum,
+                            llm__mulf(q[c], llm__half_to_float(k[(t / 16 * n + c) * 16 + t % 16])));
         dot[t] = sum;
     }
 }
@@ -11267,8 +11440,7 @@ static void llm__values_q8_scalar(float *out, const int16_t *p, const int8_t *v,
     uint32_t t, c;
     for (c = 0; c < n; c++) {
         int32_t sum = 0;
-        for (t = 0; t < 64; t++)
-            sum += p[t] * v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4];
+        for (t = 0; t < 64; t++) sum += p[t] * v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4];
         out[c] = (float)sum;
     }
 }
@@ -11313,7 +11485,7 @@ static void llm__panel_bf16_scalar(float *out, const uint8_t *panel, uint32_t pa
     llm__panel_float_scalar(LLM_BF16, out, panel, padded, in, row, rows);
 }
 
-/* acc = acc + float(dot) * (scale of the weights * scale of the input), super-block by super-block */
+/* acc = acc + float(dot) * (scale of the weights * scale of the input), by super-block */
 LLM__INLINE void llm__panel_int_scalar(uint32_t type, float *out, const uint8_t *panel,
                                        uint32_t padded, const llm__input *in, uint32_t row,
                                        uint32_t rows) {
@@ -11323,7 +11495,8 @@ LLM__INLINE void llm__panel_int_scalar(uint32_t type, float *out, const uint8_t 
         for (r = 0; r < 16; r++) {
             int8_t value[256];
             float w = llm__bf16(llm__u16(panel + ((size_t)b * 16 + r) * 2));
-            for (k = 0; k < s; k++) value[k] = (int8_t)llm__value(type, panel, padded, r, b * s + k);
+            for (k = 0; k < s; k++)
+                value[k] = (int8_t)llm__value(type, panel, padded, r, b * s + k);
             for (m = 0; m < rows; m++) {
                 const int8_t *q = in->q + (size_t)(row + m) * in->stride + (size_t)b * s;
                 float a = in->scale[(size_t)(row + m) * (in->stride / 64) + b];
@@ -11334,10 +11507,10 @@ LLM__INLINE void llm__panel_int_scalar(uint32_t type, float *out, const uint8_t 
             }
         }
 }
-#define LLM__PANEL_INT_SCALAR(name, type)                                                      \
-    static void llm__panel_##name##_scalar(float *out, const uint8_t *panel, uint32_t padded, \
+#define LLM__PANEL_INT_SCALAR(name, type)                                                       \
+    static void llm__panel_##name##_scalar(float *out, const uint8_t *panel, uint32_t padded,   \
                                            const llm__input *in, uint32_t row, uint32_t rows) { \
-        llm__panel_int_scalar(type, out, panel, padded, in, row, rows);                        \
+        llm__panel_int_scalar(type, out, panel, padded, in, row, rows);                         \
     }
 LLM__PANEL_INT_SCALAR(q8, LLM_Q8)
 LLM__PANEL_INT_SCALAR(q6, LLM_Q6)
@@ -11580,7 +11753,8 @@ LLM__AVX2 static void llm__quantize_avx2(const float *x, uint32_t n, uint32_t s,
             __m256i v = factor == 0 ? _mm256_setzero_si256()
                                     : llm__round16(x + j, _mm256_set1_ps(factor));
             __m256i sum = _mm256_madd_epi16(v, ones);
-            __m128i t = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+            __m128i t =
+                _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
             t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
             t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
             sums[j / 16] = (int16_t)_mm_cvtsi128_si32(t);
@@ -11593,8 +11767,9 @@ LLM__AVX2 static void llm__quantize_avx2(const float *x, uint32_t n, uint32_t s,
 
 LLM__AVX2 static float llm__quantize_head_avx2(const float *x, uint32_t n, float limit,
                                                int16_t *q) {
-    float scale, factor = llm__scale_of(llm__most_avx2(x, n), limit,
-                                        limit > 128 ? LLM__INVERSE_16256 : LLM__INVERSE_127, &scale);
+    float scale,
+        factor = llm__scale_of(llm__most_avx2(x, n), limit,
+                               limit > 128 ? LLM__INVERSE_16256 : LLM__INVERSE_127, &scale);
     uint32_t i;
     for (i = 0; i < n; i += 16)
         _mm256_storeu_si256((__m256i *)(void *)(q + i),
@@ -11755,8 +11930,8 @@ LLM__AVX2 static void llm__scores_f16_avx2(float *dot, const float *q, const uin
         _mm256_storeu_ps(dot + t + 8, b);
     }
 }
-LLM__AVX2 static void llm__values_f16_avx2(float *out, const float *p, const uint16_t *v, uint32_t n,
-                                           uint32_t first, uint32_t last) {
+LLM__AVX2 static void llm__values_f16_avx2(float *out, const float *p, const uint16_t *v,
+                                           uint32_t n, uint32_t first, uint32_t last) {
     uint32_t t, c;
     for (c = 0; c < n; c += 16) {
         __m256 a = _mm256_setzero_ps(), b = a;
@@ -11971,8 +12146,8 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
 LLM__FEW_ROWS_AVX2(llm__packed1_avx2, LLM__ROWS_1)
 LLM__FEW_ROWS_AVX2(llm__packed4_avx2, LLM__ROWS_4)
 
-/* 8 bits: |w| times x with the sign of w, two products to 16 bits, two of those to 32. psignb leaves
-   x as it is only for w > 0, and x is never -128. */
+/* 8 bits: |w| times x with the sign of w, two products to 16 bits, two of those to 32. psignb
+   negates x, which is never -128. */
 #define LLM__ROW_BYTES(t)                                                                    \
     low##t = _mm256_add_epi32(                                                               \
         low##t, _mm256_madd_epi16(                                                           \
@@ -12054,8 +12229,10 @@ LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint
         llm__store256(tile->m[k / 16] + 16, _mm256_shuffle_epi8(m1, llm__pairs_m(0)));
         llm__store256(tile->m[k / 16 + 1], _mm256_shuffle_epi8(m0, llm__pairs_m(1)));
         llm__store256(tile->m[k / 16 + 1] + 16, _mm256_shuffle_epi8(m1, llm__pairs_m(1)));
-        llm__store256(tile->b[k / 32], _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, p), llm__pairs_b()));
-        llm__store256(tile->b[k / 32] + 16, _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, q), llm__pairs_b()));
+        llm__store256(tile->b[k / 32],
+                      _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, p), llm__pairs_b()));
+        llm__store256(tile->b[k / 32] + 16,
+                      _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, q), llm__pairs_b()));
         llm__unpack_block(type, tile, k / 4, record, k / 32 % 2, 0, u);
         llm__unpack_block(type, tile, k / 4 + 4, record, k / 32 % 2, 1, u);
     }
@@ -12073,10 +12250,13 @@ LLM__AVX2_INLINE void llm__widen_avx2(uint32_t type, llm__tile_avx2 *tile, uint3
             __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)from);
             __m256i v = _mm256_cvtepi8_epi16(bytes);
             if (type != LLM_Q8) {
-                __m128i m = _mm_loadu_si128((const __m128i *)(const void *)(tile->m[g / 4] + 8 * r));
-                __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(tile->b[g / 8] + 8 * r));
+                __m128i m =
+                    _mm_loadu_si128((const __m128i *)(const void *)(tile->m[g / 4] + 8 * r));
+                __m128i b =
+                    _mm_loadu_si128((const __m128i *)(const void *)(tile->b[g / 8] + 8 * r));
                 __m256i wide_m = _mm256_cvtepi32_epi64(m), wide_b;
-                b = g / 4 % 2 ? _mm_srli_epi32(b, 16) : _mm_and_si128(b, _mm256_castsi256_si128(low));
+                b = g / 4 % 2 ? _mm_srli_epi32(b, 16)
+                              : _mm_and_si128(b, _mm256_castsi256_si128(low));
                 b = _mm_or_si128(b, _mm_slli_epi32(b, 16));
                 wide_b = _mm256_cvtepi32_epi64(b);
                 wide_m = _mm256_shuffle_epi32(wide_m, 0xa0);
@@ -12179,7 +12359,8 @@ LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8
             if (type == LLM_Q8 || type == LLM_Q6) {
                 llm__tile_wide_avx2(&tile, s, to[0], to[1], wide[0], wide[1], a[0], a[1], w0, w1);
                 if (m + 2 < rows)
-                    llm__tile_wide_avx2(&tile, s, to[2], to[3], wide[2], wide[3], a[2], a[3], w0, w1);
+                    llm__tile_wide_avx2(&tile, s, to[2], to[3], wide[2], wide[3], a[2], a[3], w0,
+                                        w1);
             } else {
                 llm__tile_bytes_avx2(&tile, s, 0, to, x, sums, a, w0);
                 llm__tile_bytes_avx2(&tile, s, 1, to, x, sums, a, w1);
@@ -12265,7 +12446,8 @@ static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_er
     uint32_t i;
     for (i = 0; llm__kernels_at(i, kernels); i++)
         if (!name || !strcmp(name, kernels->name)) return true;
-    llm__fail(error, LLM_ERROR_UNSUPPORTED, "isa: \"%.32s\" is unknown, or not on this machine", name);
+    llm__fail(error, LLM_ERROR_UNSUPPORTED, "isa: \"%.32s\" is unknown, or not on this machine",
+              name);
     return false;
 }
 

@@ -7,20 +7,26 @@ static uint32_t prompt = 512, decode = 128, rounds = 5;
 
 static const option options[] = {
     {"MODEL.llm", OPTION_TEXT, &model_path, NULL, "the model", true},
-    {"-p", OPTION_COUNT, &prompt, "N", "tokens of the prompt (default 512; 0: not measured)", false},
-    {"-n", OPTION_COUNT, &decode, "N", "tokens decoded one by one from an empty context (default 128)", false},
-    {"-t", OPTION_TEXT, &thread_list, "N,N", "numbers of threads, one after the other (default 1)", false},
+    {"-p", OPTION_COUNT, &prompt, "N", "tokens of the prompt (default 512; 0: not measured)",
+     false},
+    {"-n", OPTION_COUNT, &decode, "N",
+     "tokens decoded one by one from an empty context (default 128)", false},
+    {"-t", OPTION_TEXT, &thread_list, "N,N", "numbers of threads, one after the other (default 1)",
+     false},
     {"-r", OPTION_COUNT, &rounds, "N", "rounds, of which the median counts (default 5)", false},
-    {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best", false},
+    {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
+     false},
     {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
     {"--json", OPTION_FLAG, &as_json, NULL, "one JSON object a line", false},
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
-static const program self = {
-    "bench", "Measures prefill and decode, in tokens a second.",
-    "Bandwidth share: the bytes of weights that a token reads times tokens a second, of what the same\n"
-    "threads read in a plain loop over 256 MB, measured in between. Peak share: two operations per\n"
-    "weight and token, of what the same threads reach with the int8 multiply-add of AVX2 on registers.",
-    options};
+static const program self = {"bench", "Measures prefill and decode, in tokens a second.",
+                             "Bandwidth share: the bytes of weights that a token reads times "
+                             "tokens a second, of what the same\n"
+                             "threads read in a plain loop over 256 MB, measured in between. Peak "
+                             "share: two operations per\n"
+                             "weight and token, of what the same threads reach with the int8 "
+                             "multiply-add of AVX2 on registers.",
+                             options};
 
 enum { MOST_THREADS = 256, MOST_ROUNDS = 101 };
 
@@ -30,7 +36,7 @@ enum { MOST_THREADS = 256, MOST_ROUNDS = 101 };
 
 typedef struct probe {
     const uint8_t *memory;
-    size_t bytes;             /* a lane's share */
+    size_t bytes;                      /* a lane's share */
     uint64_t result[MOST_THREADS * 8]; /* a cache line each, so that nothing is optimised away */
 } probe;
 
@@ -48,7 +54,8 @@ __attribute__((target("avx2"))) static void read_lane(void *context, uint32_t la
         b = _mm256_xor_si256(b, _mm256_load_si256((const __m256i *)(const void *)(at + 96)));
     }
     a = _mm256_xor_si256(a, b);
-    p->result[lane * 8] = (uint64_t)_mm256_extract_epi64(a, 0) ^ (uint64_t)_mm256_extract_epi64(a, 2);
+    p->result[lane * 8] =
+        (uint64_t)_mm256_extract_epi64(a, 0) ^ (uint64_t)_mm256_extract_epi64(a, 2);
 }
 
 enum { PEAK_LOOPS = 4000000 };
@@ -151,7 +158,7 @@ static double resident(void) {
 
 /* What a token costs: an embedding that is not the head too is looked up, not read. */
 typedef struct costs {
-    double bytes;        /* of weights read for a decoded token */
+    double bytes; /* of weights read for a decoded token */
     double block_weights, head_weights;
 } costs;
 
@@ -165,7 +172,8 @@ static costs count_costs(const llm_model *model) {
     c.block_weights = (double)info.weights - c.head_weights * (head->data ? 2 : 1);
     c.bytes = (double)info.weight_size;
     if (head->data)
-        c.bytes -= (double)((embedding->rows + 15) / 16 * llm__panel_size(embedding->type, llm__padded(embedding->cols)));
+        c.bytes -= (double)((embedding->rows + 15) / 16 *
+                            llm__panel_size(embedding->type, llm__padded(embedding->cols)));
     return c;
 }
 
@@ -185,12 +193,13 @@ static double run_once(llm_session *session, const int32_t *tokens, uint32_t cou
     uint32_t i;
     CHECKED(llm_session_rewind(session, 0), llm_session_error(session));
     start = seconds();
-    for (i = 0; i < count; i += step) CHECKED(llm_eval(session, tokens + i, step), llm_session_error(session));
+    for (i = 0; i < count; i += step)
+        CHECKED(llm_eval(session, tokens + i, step), llm_session_error(session));
     return seconds() - start;
 }
 
-static void report(const llm_model *model, const llm_session *session, const char *test, uint32_t threads,
-                   uint32_t tokens, double time, double bandwidth, double peak) {
+static void report(const llm_model *model, const llm_session *session, const char *test,
+                   uint32_t threads, uint32_t tokens, double time, double bandwidth, double peak) {
     const costs c = count_costs(model);
     const bool one = !strcmp(test, "decode");
     const double rate = tokens / time;
@@ -208,14 +217,15 @@ static void report(const llm_model *model, const llm_session *session, const cha
             if (*at == '"' || *at == '\\') (void)putchar('\\');
             (void)putchar((unsigned char)*at < 32 ? '?' : *at);
         }
-        (void)printf("\", \"isa\": \"%s\", \"threads\": %u, \"test\": \"%s\", \"tokens\": %u, "
-                     "\"tokens_per_second\": %.3f, \"seconds\": %.6f, \"bytes\": %llu, "
-                     "\"bandwidth_share\": %s, \"peak_share\": %s}\n",
-                     llm_session_isa(session), (unsigned)threads, test, (unsigned)tokens, rate, time,
-                     (unsigned long long)info.file_size, shares[0], shares[1]);
+        (void)printf(
+            "\", \"isa\": \"%s\", \"threads\": %u, \"test\": \"%s\", \"tokens\": %u, "
+            "\"tokens_per_second\": %.3f, \"seconds\": %.6f, \"bytes\": %llu, "
+            "\"bandwidth_share\": %s, \"peak_share\": %s}\n",
+            llm_session_isa(session), (unsigned)threads, test, (unsigned)tokens, rate, time,
+            (unsigned long long)info.file_size, shares[0], shares[1]);
     } else {
-        (void)printf("%-8s %6u %8u %12.1f %12.6f %17s %12s\n", test, (unsigned)tokens, (unsigned)threads, rate,
-                     time, shares[0], shares[1]);
+        (void)printf("%-8s %6u %8u %12.1f %12.6f %17s %12s\n", test, (unsigned)tokens,
+                     (unsigned)threads, rate, time, shares[0], shares[1]);
     }
     (void)fflush(stdout);
 }
@@ -247,13 +257,18 @@ static void bench(const llm_model *model, uint32_t threads, const int32_t *token
         if (decode) decodes[i] = run_once(session, tokens, decode, 1);
     }
     if (!as_json)
-        (void)printf("\n%u threads: session %.1f MB as queried, process %.1f MB resident without the probe's 256, "
-                     "stream %.1f GB/s, int8 peak %.3f TOPS\n%-8s %6s %8s %12s %12s %17s %12s\n",
-                     (unsigned)threads, (double)bytes * 1e-6, (resident() - (double)STREAM_BYTES) * 1e-6,
-                     bandwidth * 1e-9, peak * 1e-12, "test", "tokens", "threads", "tokens/s", "seconds",
-                     "share of stream", "of peak");
-    if (prompt) report(model, session, "prefill", threads, prompt, median(prefills, rounds), bandwidth, peak);
-    if (decode) report(model, session, "decode", threads, decode, median(decodes, rounds), bandwidth, peak);
+        (void)printf(
+            "\n%u threads: session %.1f MB as queried, process %.1f MB resident without the "
+            "probe's 256, "
+            "stream %.1f GB/s, int8 peak %.3f TOPS\n%-8s %6s %8s %12s %12s %17s %12s\n",
+            (unsigned)threads, (double)bytes * 1e-6, (resident() - (double)STREAM_BYTES) * 1e-6,
+            bandwidth * 1e-9, peak * 1e-12, "test", "tokens", "threads", "tokens/s", "seconds",
+            "share of stream", "of peak");
+    if (prompt)
+        report(model, session, "prefill", threads, prompt, median(prefills, rounds), bandwidth,
+               peak);
+    if (decode)
+        report(model, session, "decode", threads, decode, median(decodes, rounds), bandwidth, peak);
     llm_session_destroy(session);
     llm_pool_destroy(pool);
 }
@@ -273,15 +288,17 @@ int main(int argc, char **argv) {
     const char *at;
     double start;
     parse_options(&self, argc, argv);
-    if (!rounds || rounds > MOST_ROUNDS) fail(EXIT_USAGE, "%s: -r is 1 to %d", self.name, MOST_ROUNDS);
+    if (!rounds || rounds > MOST_ROUNDS)
+        fail(EXIT_USAGE, "%s: -r is 1 to %d", self.name, MOST_ROUNDS);
     if (!prompt && !decode) fail(EXIT_USAGE, "%s: -p and -n are both 0", self.name);
     start = seconds();
     model = open_model(model_path);
     start = seconds() - start;
     llm_model_get_info(model, &info);
     if (!as_json)
-        (void)printf("%s: %.1f MB, %.1f M weights in %.1f MB, opened in %.2f ms\n", model_path, (double)info.file_size * 1e-6,
-                     (double)info.weights * 1e-6, (double)info.weight_size * 1e-6, start * 1e3);
+        (void)printf("%s: %.1f MB, %.1f M weights in %.1f MB, opened in %.2f ms\n", model_path,
+                     (double)info.file_size * 1e-6, (double)info.weights * 1e-6,
+                     (double)info.weight_size * 1e-6, start * 1e3);
     most = prompt > decode ? prompt : decode;
     tokens = (int32_t *)malloc(most * sizeof *tokens);
     memory = (uint8_t *)malloc(STREAM_BYTES + 64);
@@ -293,7 +310,8 @@ int main(int argc, char **argv) {
         char *end;
         unsigned long threads = strtoul(at, &end, 10);
         if (end == at || (*end && *end != ',') || threads < 1 || threads > MOST_THREADS)
-            fail(EXIT_USAGE, "%s: -t is a list like 1,2 of numbers up to %d, not \"%s\"", self.name, MOST_THREADS, thread_list);
+            fail(EXIT_USAGE, "%s: -t is a list like 1,2 of numbers up to %d, not \"%s\"", self.name,
+                 MOST_THREADS, thread_list);
         bench(model, (uint32_t)threads, tokens, &p);
         at = *end ? end + 1 : end;
     }

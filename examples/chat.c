@@ -3,27 +3,40 @@
 #include <signal.h>
 #include <time.h>
 
-static const char *model_path = "models/smollm2-135m-instruct.llm", *system_text, *template_path, *isa, *kv = "q8";
+static const char *model_path = "models/smollm2-135m-instruct.llm", *system_text, *template_path,
+                  *isa, *kv = "q8";
 static bool stats, failed;
 static uint32_t threads, context, most;
 static uint64_t seed = UINT64_MAX;
 static llm_sampler_desc sampling;
 
 static const option options[] = {
-    {"MODEL.llm", OPTION_TEXT, &model_path, NULL, "by default models/smollm2-135m-instruct.llm", false},
-    {"--system", OPTION_TEXT, &system_text, "TEXT", "what the model is told before the conversation", false},
-    {"--template", OPTION_TEXT, &template_path, "FILE", "a chat template (Jinja) in place of the model's own", false},
-    {"--temp", OPTION_FLOAT, &sampling.temperature, "F", "temperature (default 0.4); 0 always takes the likeliest token", false},
-    {"--top-k", OPTION_COUNT, &sampling.top_k, "N", "only among the N likeliest; 0 (default): all", false},
-    {"--top-p", OPTION_FLOAT, &sampling.top_p, "F", "only among the likeliest that make up F (default 0.9)", false},
-    {"--min-p", OPTION_FLOAT, &sampling.min_p, "F", "only those at least F times as likely as the likeliest", false},
-    {"--repeat", OPTION_FLOAT, &sampling.repetition_penalty, "F", "repetition penalty (default 1.1; 1: none)", false},
-    {"--seed", OPTION_SEED, &seed, "N", "for the same answers again; by default from the clock", false},
-    {"-n", OPTION_COUNT, &most, "N", "most tokens in an answer; 0 (default): what the context holds", false},
-    {"--ctx", OPTION_COUNT, &context, "N", "positions; by default the model's own, at most 4096", false},
+    {"MODEL.llm", OPTION_TEXT, &model_path, NULL, "by default models/smollm2-135m-instruct.llm",
+     false},
+    {"--system", OPTION_TEXT, &system_text, "TEXT",
+     "what the model is told before the conversation", false},
+    {"--template", OPTION_TEXT, &template_path, "FILE",
+     "a chat template (Jinja) in place of the model's own", false},
+    {"--temp", OPTION_FLOAT, &sampling.temperature, "F",
+     "temperature (default 0.4); 0 always takes the likeliest token", false},
+    {"--top-k", OPTION_COUNT, &sampling.top_k, "N", "only among the N likeliest; 0 (default): all",
+     false},
+    {"--top-p", OPTION_FLOAT, &sampling.top_p, "F",
+     "only among the likeliest that make up F (default 0.9)", false},
+    {"--min-p", OPTION_FLOAT, &sampling.min_p, "F",
+     "only those at least F times as likely as the likeliest", false},
+    {"--repeat", OPTION_FLOAT, &sampling.repetition_penalty, "F",
+     "repetition penalty (default 1.1; 1: none)", false},
+    {"--seed", OPTION_SEED, &seed, "N", "for the same answers again; by default from the clock",
+     false},
+    {"-n", OPTION_COUNT, &most, "N",
+     "most tokens in an answer; 0 (default): what the context holds", false},
+    {"--ctx", OPTION_COUNT, &context, "N", "positions; by default the model's own, at most 4096",
+     false},
     {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
     {"--threads", OPTION_COUNT, &threads, "N", "by default one per core", false},
-    {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best", false},
+    {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
+     false},
     {"--stats", OPTION_FLAG, &stats, NULL, "speed after every answer, on standard error", false},
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
 static const char commands[] =
@@ -33,9 +46,11 @@ static const char commands[] =
     "  /help         this list\n"
     "  /quit         the end, as Ctrl-D (on Windows Ctrl-Z)\n"
     "Ctrl-C stops the answer.";
-static const program self = {"chat", "Talk to a model. One line is one message; also from a pipe.",
-                             "In the conversation:\n"
-                             "  /system TEXT, /reset, /retry, /help, /quit; Ctrl-C stops the answer.", options};
+static const program self = {
+    "chat", "Talk to a model. One line is one message; also from a pipe.",
+    "In the conversation:\n"
+    "  /system TEXT, /reset, /retry, /help, /quit; Ctrl-C stops the answer.",
+    options};
 
 /* ---- Ctrl-C is a flag that is looked at between steps ---- */
 
@@ -70,7 +85,8 @@ static char *read_line(bool prompt) {
         int c;
         if (prompt && !size) (void)fputs("\n\x1b[1m> \x1b[0m", stdout), (void)fflush(stdout);
         while ((c = getchar()) != EOF && c != '\n') {
-            if (size + 2 > capacity) line = (char *)realloc(line, capacity = capacity ? capacity * 2 : 256);
+            if (size + 2 > capacity)
+                line = (char *)realloc(line, capacity = capacity ? capacity * 2 : 256);
             if (!line) fail(EXIT_FAILED, "%s: no memory for a line", self.name);
             line[size++] = (char)c;
         }
@@ -114,8 +130,10 @@ static void show_answer(llm_chat *chat) {
     if (llm_chat_end(chat) == LLM_CHAT_CONTEXT_FULL) (void)fputs("(the context is full)\n", stderr);
     interrupted = 0;
     if (stats && first > 0)
-        (void)fprintf(stderr, "[first word after %.2f s; %u tokens, %.1f tok/s; conversation %u tokens]\n", first - start,
-                      (unsigned)llm_chat_answer_tokens(chat), (double)llm_chat_answer_tokens(chat) / (end - first),
+        (void)fprintf(stderr,
+                      "[first word after %.2f s; %u tokens, %.1f tok/s; conversation %u tokens]\n",
+                      first - start, (unsigned)llm_chat_answer_tokens(chat),
+                      (double)llm_chat_answer_tokens(chat) / (end - first),
                       (unsigned)(llm_chat_prompt_tokens(chat) + llm_chat_answer_tokens(chat)));
 }
 
@@ -130,7 +148,9 @@ static bool begin(llm_chat *chat, const char *text) {
         (void)llm_chat_messages(chat, &count);
         if (count < 3 || llm_chat_forget(chat, 2) != LLM_OK) break;
     }
-    if (forgotten) (void)fprintf(stderr, "(the context is full: the oldest %lu messages are forgotten)\n", (unsigned long)forgotten);
+    if (forgotten)
+        (void)fprintf(stderr, "(the context is full: the oldest %lu messages are forgotten)\n",
+                      (unsigned long)forgotten);
     if (r == LLM_OK) return true;
     (void)fprintf(stderr, "%s: %s\n", self.name, llm_chat_error(chat)->text);
     failed = true;
@@ -159,7 +179,8 @@ static bool command(llm_chat *chat, const char *line) {
         (void)puts("(a new conversation)");
     } else if (!strncmp(line, "/system ", 8)) {
         (void)llm_chat_rewind(chat, 0);
-        CHECKED(llm_chat_add(chat, llm_string("system"), llm_string(line + 8)), llm_chat_error(chat));
+        CHECKED(llm_chat_add(chat, llm_string("system"), llm_string(line + 8)),
+                llm_chat_error(chat));
         (void)puts("(a new conversation)");
     } else if (!strcmp(line, "/quit") || !strcmp(line, "/exit")) {
         return false;
@@ -181,8 +202,11 @@ static llm_chat *make_chat(llm_session *session) {
     CHECKED(llm_chat_create(&chat, &d), &error);
     free(data);
     if (!template_path && !llm_model_template(llm_session_model(session)).size)
-        (void)fprintf(stderr, "%s: the model has no chat template, so it may not be made for conversations; "
-                              "going by the marks\nin its vocabulary. `generate` continues a text with it.\n", self.name);
+        (void)fprintf(
+            stderr,
+            "%s: the model has no chat template, so it may not be made for conversations; "
+            "going by the marks\nin its vocabulary. `generate` continues a text with it.\n",
+            self.name);
     return chat;
 }
 

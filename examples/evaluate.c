@@ -12,18 +12,25 @@ static const option options[] = {
     {"--ctx", OPTION_COUNT, &context, "N", "tokens of a window (default 512)", false},
     {"--limit-windows", OPTION_COUNT, &limit, "N", "only the first N windows", false},
     {"--all", OPTION_FLAG, &all, NULL, "score whole windows, not only their second halves", false},
-    {"--logits", OPTION_TEXT, &logits_path, "OUT", "write the logits of the scored positions, raw f32 [position][vocab]", false},
-    {"--against", OPTION_TEXT, &against_path, "OUT", "compare with such a file, written with the same text and options", false},
+    {"--logits", OPTION_TEXT, &logits_path, "OUT",
+     "write the logits of the scored positions, raw f32 [position][vocab]", false},
+    {"--against", OPTION_TEXT, &against_path, "OUT",
+     "compare with such a file, written with the same text and options", false},
     {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
     {"--threads", OPTION_COUNT, &threads, "N", "by default one per core", false},
-    {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best", false},
+    {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
+     false},
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
 static const program self = {
-    "evaluate", "Perplexity as llama.cpp defines it: the text is cut into windows without overlap, and in each\n"
-                "the predictions of the second half are scored. Where the model wants a token at the\n"
-                "beginning of a text, it takes the place of every window's first token.",
-    "--against reports the Kullback-Leibler divergence of this model from the file's, in nats, and how\n"
-    "often both hold the same token for the likeliest.", options};
+    "evaluate",
+    "Perplexity as llama.cpp defines it: the text is cut into windows without overlap, and in "
+    "each\n"
+    "the predictions of the second half are scored. Where the model wants a token at the\n"
+    "beginning of a text, it takes the place of every window's first token.",
+    "--against reports the Kullback-Leibler divergence of this model from the file's, in nats, and "
+    "how\n"
+    "often both hold the same token for the likeliest.",
+    options};
 
 enum { CHUNK = 64 }; /* logits that are kept at once */
 
@@ -49,11 +56,13 @@ static double log_sum(const float *logits, uint32_t vocab, uint32_t *top) {
     return log(sum) + (double)logits[best];
 }
 
-static void add_divergence(scores *s, const float *logits, double norm, uint32_t top, uint32_t vocab) {
+static void add_divergence(scores *s, const float *logits, double norm, uint32_t top,
+                           uint32_t vocab) {
     uint32_t other_top, i;
     double other_norm, kl = 0;
     if (fread(s->other, sizeof(float), vocab, s->against) != vocab)
-        fail(EXIT_FAILED, "%s: %s ends at position %llu", self.name, against_path, (unsigned long long)s->count);
+        fail(EXIT_FAILED, "%s: %s ends at position %llu", self.name, against_path,
+             (unsigned long long)s->count);
     other_norm = log_sum(s->other, vocab, &other_top);
     for (i = 0; i < vocab; i++) {
         const double p = (double)s->other[i] - other_norm;
@@ -121,9 +130,10 @@ static int compare_doubles(const void *a, const void *b) {
 static void report(scores *s, size_t tokens, size_t windows, double time) {
     const double n = (double)s->count, mean = s->nll / n;
     const double spread = n > 1 ? sqrt((s->nll_squares / n - mean * mean) / (n - 1)) : 0;
-    (void)printf("tokens %lu\nwindows %lu of %u\nscored %llu\nperplexity %.4f\nperplexity_error %.4f\n",
-                 (unsigned long)tokens, (unsigned long)windows, (unsigned)context, (unsigned long long)s->count,
-                 exp(mean), exp(mean) * spread);
+    (void)printf(
+        "tokens %lu\nwindows %lu of %u\nscored %llu\nperplexity %.4f\nperplexity_error %.4f\n",
+        (unsigned long)tokens, (unsigned long)windows, (unsigned)context,
+        (unsigned long long)s->count, exp(mean), exp(mean) * spread);
     if (s->against) {
         qsort(s->kl, s->count, sizeof *s->kl, compare_doubles);
         (void)printf("kl_mean %.6g\nkl_99 %.6g\nkl_max %.6g\nsame_top %.6f\n", s->kl_sum / n,
@@ -153,7 +163,8 @@ int main(int argc, char **argv) {
     llm_tokenizer_describe(llm_model_tokenizer(model), &vocabulary);
     windows = count / context;
     if (!windows)
-        fail(EXIT_FAILED, "%s: %s has %lu tokens, a window %u", self.name, text_path, (unsigned long)count, (unsigned)context);
+        fail(EXIT_FAILED, "%s: %s has %lu tokens, a window %u", self.name, text_path,
+             (unsigned long)count, (unsigned)context);
     if (limit && windows > limit) windows = limit;
     memset(&s, 0, sizeof s);
     s.logits = open_file(logits_path, "wb");
@@ -167,13 +178,15 @@ int main(int argc, char **argv) {
         if (vocabulary.add_bos && vocabulary.bos >= 0) window[0] = vocabulary.bos;
         evaluate_window(session, window, &s);
         if (isatty(fileno(stderr)))
-            (void)fprintf(stderr, "\r%lu of %lu windows, perplexity %.4f ", (unsigned long)i + 1, (unsigned long)windows,
-                          exp(s.nll / (double)s.count));
+            (void)fprintf(stderr, "\r%lu of %lu windows, perplexity %.4f ", (unsigned long)i + 1,
+                          (unsigned long)windows, exp(s.nll / (double)s.count));
     }
     if (isatty(fileno(stderr))) (void)fputc('\n', stderr);
     if (s.against && fgetc(s.against) != EOF)
-        fail(EXIT_FAILED, "%s: %s goes on after the last position; was it made with other options?", self.name, against_path);
-    if (s.logits && fclose(s.logits)) fail(EXIT_FAILED, "%s: %s: %s", self.name, logits_path, strerror(errno));
+        fail(EXIT_FAILED, "%s: %s goes on after the last position; was it made with other options?",
+             self.name, against_path);
+    if (s.logits && fclose(s.logits))
+        fail(EXIT_FAILED, "%s: %s: %s", self.name, logits_path, strerror(errno));
     report(&s, count, windows, seconds() - start);
     if (s.against) (void)fclose(s.against);
     llm_session_destroy(session);

@@ -11,34 +11,47 @@ static const option options[] = {
     {"-p", OPTION_TEXT, &prompt, "TEXT", "the text to continue", false},
     {"-f", OPTION_TEXT, &file, "FILE", "or the file that holds it, - for standard input", false},
     {"-n", OPTION_COUNT, &most, "N", "at most this many tokens (default 128)", false},
-    {"--temp", OPTION_FLOAT, &sampling.temperature, "F", "temperature; 0 (default) always takes the likeliest token", false},
-    {"--top-k", OPTION_COUNT, &sampling.top_k, "N", "only among the N likeliest; 0 (default): all", false},
-    {"--top-p", OPTION_FLOAT, &sampling.top_p, "F", "only among the likeliest that make up F; 0 (default): all", false},
-    {"--min-p", OPTION_FLOAT, &sampling.min_p, "F", "only those at least F times as likely as the likeliest", false},
-    {"--seed", OPTION_SEED, &sampling.seed, "N", "of the drawing (default 0); the same everywhere", false},
-    {"--special", OPTION_FLAG, &special, NULL, "the prompt may hold control tokens, such as <|im_start|>", false},
-    {"--ids", OPTION_FLAG, &as_ids, NULL, "write token ids, and go on after the model's end token", false},
+    {"--temp", OPTION_FLOAT, &sampling.temperature, "F",
+     "temperature; 0 (default) always takes the likeliest token", false},
+    {"--top-k", OPTION_COUNT, &sampling.top_k, "N", "only among the N likeliest; 0 (default): all",
+     false},
+    {"--top-p", OPTION_FLOAT, &sampling.top_p, "F",
+     "only among the likeliest that make up F; 0 (default): all", false},
+    {"--min-p", OPTION_FLOAT, &sampling.min_p, "F",
+     "only those at least F times as likely as the likeliest", false},
+    {"--seed", OPTION_SEED, &sampling.seed, "N", "of the drawing (default 0); the same everywhere",
+     false},
+    {"--special", OPTION_FLAG, &special, NULL,
+     "the prompt may hold control tokens, such as <|im_start|>", false},
+    {"--ids", OPTION_FLAG, &as_ids, NULL, "write token ids, and go on after the model's end token",
+     false},
     {"--ctx", OPTION_COUNT, &context, "N", "positions; by default what prompt and -n need", false},
     {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
     {"--threads", OPTION_COUNT, &threads, "N", "by default one per core", false},
-    {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best", false},
+    {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
+     false},
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
 static const program self = {
-    "generate", "Continues a text. Only what is generated goes to standard output, speed to standard error.",
-    "The text ends with the model's end token, after -n tokens, or when the context is full.", options};
+    "generate",
+    "Continues a text. Only what is generated goes to standard output, speed to standard error.",
+    "The text ends with the model's end token, after -n tokens, or when the context is full.",
+    options};
 
 static int32_t *read_prompt(const llm_model *model, size_t *count) {
     llm_text text = llm_string(prompt);
     char *data = NULL;
     int32_t *ids;
-    if (!prompt == !file) fail(EXIT_USAGE, "%s: give either -p TEXT or -f FILE; see %s --help", self.name, self.name);
+    if (!prompt == !file)
+        fail(EXIT_USAGE, "%s: give either -p TEXT or -f FILE; see %s --help", self.name, self.name);
     if (file) text.data = data = read_all(file, &text.size);
     ids = tokenize(model, text, special, 0, -1, count);
     if (!*count) { /* nothing to start from but the beginning of text */
         free(ids);
         ids = tokenize(model, text, special, 1, -1, count);
     }
-    if (!*count) fail(EXIT_FAILED, "%s: the prompt is empty, and the model has no token for a beginning", self.name);
+    if (!*count)
+        fail(EXIT_FAILED, "%s: the prompt is empty, and the model has no token for a beginning",
+             self.name);
     free(data);
     return ids;
 }
@@ -49,7 +62,8 @@ static llm_session *make_session(const llm_model *model, llm_pool *pool, size_t 
     llm_session_desc d;
     memset(&d, 0, sizeof d);
     d.model = model, d.pool = pool, d.isa = isa, d.kv = parse_kv(&self, kv), d.error = &error;
-    d.context = context ? context : (uint32_t)(count + most < UINT32_MAX ? count + most : UINT32_MAX);
+    d.context =
+        context ? context : (uint32_t)(count + most < UINT32_MAX ? count + most : UINT32_MAX);
     CHECKED(llm_session_create(&session, &d), &error);
     return session;
 }
@@ -71,7 +85,8 @@ static uint32_t generate(llm_session *session, llm_sampler *sampler) {
     for (n = 0; n < most; n++) {
         int32_t id;
         llm_result r;
-        CHECKED(llm_sampler_sample(sampler, llm_session_logits(session, 0), NULL, &sample, &error), &error);
+        CHECKED(llm_sampler_sample(sampler, llm_session_logits(session, 0), NULL, &sample, &error),
+                &error);
         CHECKED(llm_sampler_accept(sampler, sample.token, &error), &error);
         id = (int32_t)sample.token;
         if (as_ids) {
@@ -84,7 +99,8 @@ static uint32_t generate(llm_session *session, llm_sampler *sampler) {
         if (n + 1 == most) continue;
         r = llm_eval(session, &id, 1);
         if (r == LLM_ERROR_CONTEXT_FULL) {
-            (void)fprintf(stderr, "%s: the context of %u tokens is full\n", self.name, (unsigned)llm_session_context(session));
+            (void)fprintf(stderr, "%s: the context of %u tokens is full\n", self.name,
+                          (unsigned)llm_session_context(session));
             n++;
             break;
         }
@@ -120,7 +136,8 @@ int main(int argc, char **argv) {
     middle = seconds();
     n = generate(session, sampler);
     end = seconds();
-    (void)fprintf(stderr, "%s, %u threads: prompt %lu tokens, %.1f tok/s; generated %u, %.1f tok/s\n",
+    (void)fprintf(stderr,
+                  "%s, %u threads: prompt %lu tokens, %.1f tok/s; generated %u, %.1f tok/s\n",
                   llm_session_isa(session), (unsigned)llm_pool_threads(pool), (unsigned long)count,
                   (double)count / (middle - start), (unsigned)n, (double)n / (end - middle));
     free(ids);

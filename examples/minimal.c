@@ -14,7 +14,8 @@ int main(int argc, char **argv) {
         llm_session_create(&session, &(llm_session_desc){.model = model, .error = &error}) ||
         llm_chat_create(&chat, &(llm_chat_desc){.session = session, .error = &error}))
         return fprintf(stderr, "%s\n", error.text), 1;
-    if (llm_chat_say(chat, llm_string(argv[2]))) return fprintf(stderr, "%s\n", llm_chat_error(chat)->text), 1;
+    if (llm_chat_say(chat, llm_string(argv[2])))
+        return fprintf(stderr, "%s\n", llm_chat_error(chat)->text), 1;
     while (llm_chat_next(chat, 0, &piece) == LLM_OK && piece.size)
         fwrite(piece.data, 1, piece.size, stdout);
     llm_chat_destroy(chat);

@@ -31,7 +31,13 @@
 #endif
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
-typedef enum option_kind { OPTION_FLAG, OPTION_TEXT, OPTION_COUNT, OPTION_SEED, OPTION_FLOAT } option_kind;
+typedef enum option_kind {
+    OPTION_FLAG,
+    OPTION_TEXT,
+    OPTION_COUNT,
+    OPTION_SEED,
+    OPTION_FLOAT
+} option_kind;
 
 /* An option, or, with a name that does not begin with '-', what stands without one, in order. */
 typedef struct option {
@@ -65,7 +71,8 @@ static void print_help(const program *p) {
     (void)printf(" [options]\n\n%s\n\n", p->about);
     for (o = p->options; o->name; o++) {
         char left[64];
-        (void)snprintf(left, sizeof left, "%s%s%s", o->name, o->argument ? " " : "", o->argument ? o->argument : "");
+        (void)snprintf(left, sizeof left, "%s%s%s", o->name, o->argument ? " " : "",
+                       o->argument ? o->argument : "");
         (void)printf("  %-18s %s\n", left, o->help);
     }
     (void)printf("  %-18s %s\n", "--help", "this text");
@@ -90,9 +97,12 @@ static bool set_option(const option *o, const char *text) {
         *(float *)o->value = (float)value;
     } else {
         unsigned long long value = strtoull(text, &end, 10);
-        if (text[0] < '0' || text[0] > '9' || (o->kind == OPTION_COUNT && value > UINT32_MAX)) return false;
-        if (o->kind == OPTION_COUNT) *(uint32_t *)o->value = (uint32_t)value;
-        else *(uint64_t *)o->value = value;
+        if (text[0] < '0' || text[0] > '9' || (o->kind == OPTION_COUNT && value > UINT32_MAX))
+            return false;
+        if (o->kind == OPTION_COUNT)
+            *(uint32_t *)o->value = (uint32_t)value;
+        else
+            *(uint64_t *)o->value = value;
     }
     return end != text && *end == 0 && errno == 0;
 }
@@ -102,7 +112,8 @@ static const option *find_option(const program *p, const char *name, size_t size
     const option *o;
     for (o = p->options; o->name; o++) {
         if (!name && o->name[0] != '-' && position-- == 0) return o;
-        if (name && o->name[0] == '-' && strlen(o->name) == size && !memcmp(o->name, name, size)) return o;
+        if (name && o->name[0] == '-' && strlen(o->name) == size && !memcmp(o->name, name, size))
+            return o;
     }
     return NULL;
 }
@@ -131,19 +142,26 @@ OPTIONS_MAYBE static void parse_options(const program *p, int argc, char **argv)
         }
         if (!dashes || name[0] != '-' || !name[1]) {
             o = find_option(p, NULL, 0, positions++);
-            if (!o) fail(EXIT_USAGE, "%s: \"%s\" is one too many; see %s --help", p->name, name, p->name);
+            if (!o)
+                fail(EXIT_USAGE, "%s: \"%s\" is one too many; see %s --help", p->name, name,
+                     p->name);
             value = name;
         } else {
             o = find_option(p, name, size, 0);
             if (!o || (o->kind == OPTION_FLAG && name[size]))
-                fail(EXIT_USAGE, "%s: there is no option %s; see %s --help", p->name, name, p->name);
-            if (o->kind != OPTION_FLAG) value = name[size] ? name + size + 1 : ++i < argc ? argv[i] : NULL;
-            if (o->kind != OPTION_FLAG && !value) fail(EXIT_USAGE, "%s: %s wants a value", p->name, o->name);
+                fail(EXIT_USAGE, "%s: there is no option %s; see %s --help", p->name, name,
+                     p->name);
+            if (o->kind != OPTION_FLAG)
+                value = name[size] ? name + size + 1 : ++i < argc ? argv[i] : NULL;
+            if (o->kind != OPTION_FLAG && !value)
+                fail(EXIT_USAGE, "%s: %s wants a value", p->name, o->name);
         }
-        if (!set_option(o, value)) fail(EXIT_USAGE, "%s: %s cannot be \"%s\"", p->name, o->name, value);
+        if (!set_option(o, value))
+            fail(EXIT_USAGE, "%s: %s cannot be \"%s\"", p->name, o->name, value);
     }
     for (i = 0; (o = find_option(p, NULL, 0, i)) != NULL; i++)
-        if (o->needed && i >= positions) fail(EXIT_USAGE, "%s: %s is missing; see %s --help", p->name, o->name, p->name);
+        if (o->needed && i >= positions)
+            fail(EXIT_USAGE, "%s: %s is missing; see %s --help", p->name, o->name, p->name);
 }
 
 /* A whole file, "-" for standard input; from malloc, with a NUL behind it. */
@@ -172,8 +190,8 @@ OPTIONS_MAYBE static int finish(const program *p) {
     return EXIT_FAILED;
 }
 
-#define CHECKED(call, error) \
-    do {                     \
+#define CHECKED(call, error)                                          \
+    do {                                                              \
         if ((call) != LLM_OK) fail(EXIT_FAILED, "%s", (error)->text); \
     } while (0)
 
@@ -204,8 +222,8 @@ OPTIONS_MAYBE static llm_pool *make_pool(uint32_t threads) {
 }
 
 /* The ids of a text; from malloc. `bos` and `eos` as in llm_tokenize_desc. */
-OPTIONS_MAYBE static int32_t *tokenize(const llm_model *model, llm_text text, bool special, int bos, int eos,
-                                       size_t *count) {
+OPTIONS_MAYBE static int32_t *tokenize(const llm_model *model, llm_text text, bool special, int bos,
+                                       int eos, size_t *count) {
     llm_error error;
     llm_tokenize_desc d;
     int32_t *ids = (int32_t *)malloc((text.size + 8) * sizeof *ids);

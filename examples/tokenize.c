@@ -7,12 +7,16 @@ static bool decode, special, plain;
 static const option options[] = {
     {"MODEL.llm", OPTION_TEXT, &model_path, NULL, "whose vocabulary to use", true},
     {"--decode", OPTION_FLAG, &decode, NULL, "the other way: ids to text", false},
-    {"--special", OPTION_FLAG, &special, NULL, "the text may hold control tokens: recognise, or write, their names", false},
-    {"--plain", OPTION_FLAG, &plain, NULL, "add no token at the beginning or end, even if the model wants one", false},
+    {"--special", OPTION_FLAG, &special, NULL,
+     "the text may hold control tokens: recognise, or write, their names", false},
+    {"--plain", OPTION_FLAG, &plain, NULL,
+     "add no token at the beginning or end, even if the model wants one", false},
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
 static const program self = {
-    "tokenize", "Text on standard input becomes ids on standard output, in one line, or, with --decode,\n"
-                "ids become text.", NULL, options};
+    "tokenize",
+    "Text on standard input becomes ids on standard output, in one line, or, with --decode,\n"
+    "ids become text.",
+    NULL, options};
 
 static void encode_all(const llm_model *model, llm_text text) {
     const int ends = plain ? -1 : 0;
@@ -33,7 +37,8 @@ static int32_t *parse_ids(const char *at, const char *end, size_t *count) {
         at += strspn(at, " \t\r\n,[]");
         if (at == end) return ids;
         id = strtol(at, &next, 10);
-        if (next == at || id < 0 || id > INT32_MAX) fail(EXIT_FAILED, "%s: \"%.20s\" is no id", self.name, at);
+        if (next == at || id < 0 || id > INT32_MAX)
+            fail(EXIT_FAILED, "%s: \"%.20s\" is no id", self.name, at);
         at = next;
         ids[*count] = (int32_t)id;
     }
@@ -63,10 +68,13 @@ int main(int argc, char **argv) {
     char *data;
     parse_options(&self, argc, argv);
     model = open_model(model_path);
-    if (!llm_model_tokenizer(model)) fail(EXIT_FAILED, "%s: %s has no tokenizer", self.name, model_path);
+    if (!llm_model_tokenizer(model))
+        fail(EXIT_FAILED, "%s: %s has no tokenizer", self.name, model_path);
     text.data = data = read_all("-", &text.size);
-    if (decode) decode_all(model, text);
-    else encode_all(model, text);
+    if (decode)
+        decode_all(model, text);
+    else
+        encode_all(model, text);
     free(data);
     llm_model_close(model);
     return finish(&self);

@@ -1,5 +1,6 @@
 /* The small models of tests/fixtures for C tests. tests/run.py converts each of them to every type
-   into one folder, which a test gets as its argument; it runs in the root of the repository. */
+   into one folder, which a test gets as its argument; it runs in the root of the repository. Comes
+   after llm.h with its implementation. */
 #ifndef LLM_TESTS_FIXTURE_H
 #define LLM_TESTS_FIXTURE_H
 #include <stdio.h>
@@ -14,25 +15,25 @@ static const char *const fixture_names[FIXTURES] = {"llama-tied", "llama-untied"
 static const char *fixture_folder = "build/tests/models";
 
 /* Every test that uses fixtures begins with this. */
-static void fixture_arguments(int count, char **arguments) {
+static LLM__UNUSED void fixture_arguments(int count, char **arguments) {
     if (count > 1) fixture_folder = arguments[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
 }
 
 /* A test without its input ends at once, and the runner counts it as failed. */
-static void fixture_missing(const char *path) {
+static LLM__UNUSED void fixture_missing(const char *path) {
     printf("FAIL cannot read %s (tests/run.py makes what is in build/)\n", path);
     exit(1);
 }
 
-static const char *fixture_model_path(const char *name, const char *type) {
+static LLM__UNUSED const char *fixture_model_path(const char *name, const char *type) {
     static char path[512];
     (void)snprintf(path, sizeof path, "%s/%s.%s.llm", fixture_folder, name, type);
     return path;
 }
 
 /* A whole file in a block of its own size (so that a sanitizer sees the end), 64-byte aligned. */
-static void *fixture_read(const char *path, size_t *size) {
+static LLM__UNUSED void *fixture_read(const char *path, size_t *size) {
     FILE *file = fopen(path, "rb");
     void *data = NULL;
     long length;
@@ -44,7 +45,7 @@ static void *fixture_read(const char *path, size_t *size) {
     return data;
 }
 
-static llm_model *fixture_open(const char *name, const char *type) {
+static LLM__UNUSED llm_model *fixture_open(const char *name, const char *type) {
     llm_model_desc desc;
     llm_error error;
     llm_model *model;
@@ -60,7 +61,7 @@ static llm_model *fixture_open(const char *name, const char *type) {
 }
 
 /* The 48 token ids that the expected logits belong to. */
-static void fixture_ids(const char *name, int32_t ids[FIXTURE_TOKENS]) {
+static LLM__UNUSED void fixture_ids(const char *name, int32_t ids[FIXTURE_TOKENS]) {
     char path[256];
     FILE *file;
     int i, id;
@@ -71,18 +72,7 @@ static void fixture_ids(const char *name, int32_t ids[FIXTURE_TOKENS]) {
     if (i < (int)FIXTURE_TOKENS) fixture_missing(path);
 }
 
-/* Expected logits, f32 [48][vocab]; `kind` is "logits", or "f16.logits" for 16-bit keys and values. */
-static float *fixture_logits(const char *name, const char *kind, uint32_t vocab) {
-    char path[256];
-    size_t size;
-    void *data;
-    (void)snprintf(path, sizeof path, "tests/fixtures/models/%s.%s", name, kind);
-    data = fixture_read(path, &size);
-    if (size != (size_t)FIXTURE_TOKENS * vocab * sizeof(float)) fixture_missing(path);
-    return (float *)data;
-}
-
-static uint32_t fixture_vocab(const llm_model *model) {
+static LLM__UNUSED uint32_t fixture_vocab(const llm_model *model) {
     llm_model_info info;
     llm_model_get_info(model, &info);
     return info.vocab;

@@ -264,7 +264,7 @@ static void test_model(const char *name, const char *type, llm_kv kv, bool every
     CHECK(run_alone(&s, &reference, NULL), "%s: the reference", s.name);
     memcpy(s.want, s.got, size);
     for (i = 0; i < sizeof ways / sizeof *ways; i++)
-        if (every_way || i < 4 || i == 10) run(&s, &ways[i]);
+        if (every_way || (i > 0 && i < 4) || i == 10) run(&s, &ways[i]);
     test_fork(&s, 40), test_fork(&s, 64);
     test_rewind(&s);
     free(s.want), free(s.got);
@@ -278,7 +278,7 @@ int main(int count, char **arguments) {
     for (i = 0; i < FIXTURES; i++)
         for (t = 0; t < sizeof types / sizeof *types; t++) {
             test_model(fixture_names[i], types[t], LLM_KV_Q8, t < 2);
-            test_model(fixture_names[i], types[t], LLM_KV_F16, t == 0);
+            if (t == 0 || t == 3) test_model(fixture_names[i], types[t], LLM_KV_F16, t == 0);
         }
     if (!llm_isa_name(1)) SKIP("only \"%s\" runs on this machine", llm_isa_name(0));
     return check_report("bits");

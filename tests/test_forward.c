@@ -15,6 +15,17 @@
 #include "fixture.h"
 #include <math.h>
 
+/* Expected logits, f32 [48][vocab]; `kind` is "logits", or "f16.logits" for 16-bit keys and values. */
+static float *fixture_logits(const char *name, const char *kind, uint32_t vocab) {
+    char path[256];
+    size_t size;
+    void *data;
+    (void)snprintf(path, sizeof path, "tests/fixtures/models/%s.%s", name, kind);
+    data = fixture_read(path, &size);
+    if (size != (size_t)FIXTURE_TOKENS * vocab * sizeof(float)) fixture_missing(path);
+    return (float *)data;
+}
+
 typedef struct difference {
     double all;   /* |a - b| / |b| over all positions */
     double worst; /* the same of the worst position */
