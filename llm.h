@@ -1244,13 +1244,16 @@ static unsigned llm__code(uint32_t type, const uint8_t *record, unsigned r, unsi
     unsigned g = k / 4, at = 4 * r + k % 4;
     switch (llm__formats[type].bits) {
     case 8: return record[64 * g + at];
-    case 6: return (record[256 + 64 * (g / 2) + at] >> 4 * (g % 2) & 15u) |
-                   (record[64 * (g / 4) + at] >> 2 * (g % 4) & 3u) << 4;
-    case 5: return (record[128 + 64 * (g / 2) + at] >> 4 * (g % 2) & 15u) |
-                   (record[64 * (g / 8) + at] >> g % 8 & 1u) << 4;
-    case 4: return record[64 * (g / 2) + at] >> 4 * (g % 2) & 15u;
-    default: return (record[128 + 64 * (g / 4) + at] >> 2 * (g % 4) & 3u) |
-                    (record[64 * (g / 8) + at] >> g % 8 & 1u) << 2;
+    case 6:
+        return ((unsigned)record[256 + 64 * (g / 2) + at] >> 4 * (g % 2) & 15u) |
+               ((unsigned)record[64 * (g / 4) + at] >> 2 * (g % 4) & 3u) << 4;
+    case 5:
+        return ((unsigned)record[128 + 64 * (g / 2) + at] >> 4 * (g % 2) & 15u) |
+               ((unsigned)record[64 * (g / 8) + at] >> g % 8 & 1u) << 4;
+    case 4: return (unsigned)record[64 * (g / 2) + at] >> 4 * (g % 2) & 15u;
+    default:
+        return ((unsigned)record[128 + 64 * (g / 4) + at] >> 2 * (g % 4) & 3u) |
+               ((unsigned)record[64 * (g / 8) + at] >> g % 8 & 1u) << 2;
     }
 }
 
@@ -3313,7 +3316,7 @@ static void llm__run_lane(void *context, uint32_t lane) {
         }
         if (step >= run->steps) break;
         if (item >= run->count[step]) { /* others still run the last items */
-            if (++waited > 20000) {
+            if (++waited > 2000) { /* some 50 microseconds: somebody else has the core */
                 llm__yield();
                 waited = 0;
             }
@@ -4078,7 +4081,7 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->in_x = LLM__TAKE(float, rows * s->input);
     b->scratch_size = sizeof(float) * (s->input > 2 * s->value ? s->input : 2 * s->value);
     b->scratch = LLM__TAKE(uint8_t, b->lanes * b->scratch_size);
-    b->logits = LLM__TAKE(float, (size_t)b->most_logits * s->vocab);
+    b->logits = LLM__CAST(float *, llm__take(arena, b->most_logits, s->vocab * sizeof(float)));
 }
 
 /* Checks a descriptor and fills in its defaults. */
@@ -4367,7 +4370,8 @@ static void llm__lay_out_session(llm_session *s, llm__arena *arena, bool with_st
 static void llm__lay_out_pages(const llm_session *s, llm__store *store, llm__arena *arena) {
     const llm__file_desc *d = s->model->desc;
     store->pages = llm__pages_for(s->context) + llm__pages_for(s->desc.spare);
-    store->page_size = llm__unit_size(&s->shape, s->desc.kv) * d->layers * d->kv_heads;
+    const size_t unit = llm__unit_size(&s->shape, s->desc.kv);
+    if (!llm__mul(unit, (size_t)d->layers * d->kv_heads, &store->page_size)) arena->overflow = true;
     store->data = LLM__CAST(uint8_t *, llm__take(arena, store->pages, store->page_size));
 }
 
@@ -4542,7 +4546,11 @@ LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us) {
         return llm__fail(&s->error, LLM_ERROR_BUSY, "step: the session is fed through a batch");
     while (s->position < s->fed) {
         if (!s->own->running) {
-            uint32_t count = llm__least(s->fed - s->position, s->own->rows);
+            const uint32_t left = s->fed - s->position;
+            uint32_t count = llm__least(left, s->own->rows);
+            /* The last evaluation keeps all logits that were asked for. */
+            if (left > count && left - count < s->own->most_logits)
+                count = left - s->own->most_logits;
             uint32_t logits =
                 s->position + count == s->fed ? llm__least(count, s->own->most_logits) : 0;
             s->own->entries = s->own->used_rows = s->own->used_logits = 0;

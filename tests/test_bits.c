@@ -85,6 +85,7 @@ static const way ways[] = {
     {"50 us", NULL, 0, NULL, CHUNK_RANDOM, 50, 0},
     {"1 us", NULL, 0, NULL, CHUNK_WHOLE, 1, 0},
     {"50 us, 2 threads", NULL, 2, NULL, CHUNK_WHOLE, 50, 0},
+    {"1 us, 3 threads", NULL, 3, NULL, CHUNK_WHOLE, 1, 0},
     {"batch of 4", NULL, 0, NULL, CHUNK_RANDOM, 0, 3},
     {"batch of 2, 2 threads, 50 us", NULL, 2, NULL, CHUNK_RANDOM, 50, 1},
     {"scalar, batch of 3, 50 us", "scalar", 0, NULL, CHUNK_RANDOM, 50, 2},
@@ -264,7 +265,7 @@ static void test_model(const char *name, const char *type, llm_kv kv, bool every
     CHECK(run_alone(&s, &reference, NULL), "%s: the reference", s.name);
     memcpy(s.want, s.got, size);
     for (i = 0; i < sizeof ways / sizeof *ways; i++)
-        if (every_way || (i > 0 && i < 4) || i == 10) run(&s, &ways[i]);
+        if (every_way || (i > 0 && i < 4) || i == 11) run(&s, &ways[i]);
     test_fork(&s, 40), test_fork(&s, 64);
     test_rewind(&s);
     free(s.want), free(s.got);

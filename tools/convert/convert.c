@@ -21,8 +21,8 @@ static const char usage[] =
     "the gemma3 architecture.\n"
     "\n"
     "  --type TYPE       how to store matrices: auto, q8, q6, q5, q4, q3, bf16 or f32.\n"
-    "                    auto (default) keeps what the source has: one bit more than a source of\n"
-    "                    up to 5 bits, 8 bits for the rest\n"
+    "                    auto (default) keeps what the source has: 5 bits for a source of up to\n"
+    "                    3 bits, 6 bits for one of 4 or 5, 8 bits for the rest\n"
     "  --embedding TYPE  the same for the embedding and the output head; by default one step\n"
     "                    better than TYPE where TYPE has fewer than 8 bits\n"
     "  --rotate WHEN     rotate matrices and their inputs by a Hadamard matrix: yes, no, or\n"
@@ -48,12 +48,12 @@ typedef struct options {
 
 /* ---- types and rotations ----------------------------------------------- */
 
-/* One step more than the source has, as a second rounding at the same width would double the
-   error. */
+/* More than the source has: a second rounding at the same width would double the error. Measured on
+   SmolLM2 from Q4_1, perplexity over the source's: 5 bits +3.3 %, 6 bits +0.3 %. */
 static uint32_t choose_auto(const plan_tensor *t) {
     unsigned bits = t->from[0]->bits;
     if (t->from[1] && t->from[1]->bits > bits) bits = t->from[1]->bits;
-    return bits <= 3 ? LLM_Q4 : bits == 4 ? LLM_Q5 : bits == 5 ? LLM_Q6 : LLM_Q8;
+    return bits <= 3 ? LLM_Q5 : bits <= 5 ? LLM_Q6 : LLM_Q8;
 }
 
 static uint32_t choose_type(const options *o, const plan_tensor *t) {
