@@ -3293,10 +3293,11 @@ static uint64_t llm__next_step(const llm__run *run, uint32_t step) {
     return (uint64_t)step << 32;
 }
 
-/* Lane 0 watches the clock and the cancel flag for all. */
-LLM__INLINE bool llm__should_stop(llm__run *run, uint32_t lane) {
+/* Every lane looks at the clock, but not before it has done an item: a step always makes progress,
+   however late the host starts it. */
+LLM__INLINE bool llm__should_stop(llm__run *run, bool worked) {
     if (llm__load32(&run->stop)) return true;
-    if (lane == 0 && ((run->deadline && llm__now() >= run->deadline) || llm__load32(run->cancel))) {
+    if ((worked && run->deadline && llm__now() >= run->deadline) || llm__load32(run->cancel)) {
         llm__store32(&run->stop, 1);
         return true;
     }
@@ -3306,7 +3307,8 @@ LLM__INLINE bool llm__should_stop(llm__run *run, uint32_t lane) {
 static void llm__run_lane(void *context, uint32_t lane) {
     llm__run *run = LLM__CAST(llm__run *, context);
     uint32_t saved = llm__float_environment(true, 0), waited = 0;
-    while (!llm__should_stop(run, lane)) {
+    bool worked = false;
+    while (!llm__should_stop(run, worked)) {
         uint64_t at = llm__load64(&run->cursor);
         uint32_t step = (uint32_t)(at >> 32), item = (uint32_t)at;
         if (step >= run->steps) break;
@@ -3325,6 +3327,7 @@ static void llm__run_lane(void *context, uint32_t lane) {
         }
         waited = 0;
         run->item(run->user, step, item, lane);
+        worked = true;
         if (llm__fetch_add32(&run->done, 1) + 1 == run->count[step]) {
             llm__store32(&run->done, 0);
             llm__store64(&run->cursor, llm__next_step(run, step + 1));

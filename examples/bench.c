@@ -33,11 +33,13 @@ enum { MOST_THREADS = 256, MOST_ROUNDS = 101 };
 /* ---- what the machine can do; on the pool's own threads, which is why this looks inside ---- */
 
 #define STREAM_BYTES ((size_t)256 << 20)
+#define PROBE_EXTRA  ((size_t)(MOST_THREADS + 1) * 64) /* results, and to align */
 
 typedef struct probe {
     const uint8_t *memory;
-    size_t bytes;                      /* a lane's share */
-    uint64_t result[MOST_THREADS * 8]; /* a cache line each, so that nothing is optimised away */
+    size_t bytes;          /* a lane's share */
+    size_t ahead;          /* bytes to prefetch ahead */
+    uint64_t (*result)[8]; /* [lanes] a cache line each: nothing is optimised away */
 } probe;
 
 #if defined(LLM__HAVE_AVX2)
@@ -46,16 +48,15 @@ __attribute__((target("avx2"))) static void read_lane(void *context, uint32_t la
     const uint8_t *at = p->memory + lane * p->bytes, *end = at + p->bytes;
     __m256i a = _mm256_setzero_si256(), b = a;
     for (; at < end; at += 128) {
-        _mm_prefetch((const char *)at + 4096, _MM_HINT_T0);
-        _mm_prefetch((const char *)at + 4160, _MM_HINT_T0);
+        _mm_prefetch((const char *)at + p->ahead, _MM_HINT_T0);
+        _mm_prefetch((const char *)at + p->ahead + 64, _MM_HINT_T0);
         a = _mm256_xor_si256(a, _mm256_load_si256((const __m256i *)(const void *)at));
         b = _mm256_xor_si256(b, _mm256_load_si256((const __m256i *)(const void *)(at + 32)));
         a = _mm256_xor_si256(a, _mm256_load_si256((const __m256i *)(const void *)(at + 64)));
         b = _mm256_xor_si256(b, _mm256_load_si256((const __m256i *)(const void *)(at + 96)));
     }
     a = _mm256_xor_si256(a, b);
-    p->result[lane * 8] =
-        (uint64_t)_mm256_extract_epi64(a, 0) ^ (uint64_t)_mm256_extract_epi64(a, 2);
+    _mm256_store_si256((__m256i *)(void *)p->result[lane], a);
 }
 
 enum { PEAK_LOOPS = 4000000 };
@@ -86,7 +87,7 @@ __attribute__((target("avx2"))) static void peak_lane(void *context, uint32_t la
     }
     c0 = _mm256_add_epi16(_mm256_add_epi16(c0, c1), _mm256_add_epi16(c2, c3));
     c4 = _mm256_add_epi16(_mm256_add_epi16(c4, c5), _mm256_add_epi16(c6, c7));
-    p->result[lane * 8] = (uint64_t)_mm256_extract_epi64(_mm256_xor_si256(c0, c4), 0);
+    _mm256_store_si256((__m256i *)(void *)p->result[lane], _mm256_xor_si256(c0, c4));
 }
 #else
 static void read_lane(void *context, uint32_t lane) {
@@ -95,7 +96,7 @@ static void read_lane(void *context, uint32_t lane) {
     const uint64_t *end = at + p->bytes / sizeof *at;
     uint64_t sum = 0;
     for (; at < end; at++) sum += *at;
-    p->result[lane * 8] = sum;
+    p->result[lane][0] = sum;
 }
 #endif
 
@@ -106,7 +107,7 @@ static bool has_avx2(void) {
     return false;
 }
 
-/* Bytes a second; the best of five. */
+/* Bytes a second; the best of some distances, twice each. */
 static double measure_stream(llm_pool *pool, probe *p) {
     const uint32_t threads = llm_pool_threads(pool);
     double best = 0;
@@ -115,8 +116,9 @@ static double measure_stream(llm_pool *pool, probe *p) {
     if (!has_avx2()) return 0;
 #endif
     p->bytes = STREAM_BYTES / threads / 128 * 128;
-    for (i = 0; i < 5; i++) {
+    for (i = 0; i < 12; i++) {
         double start = seconds(), rate;
+        p->ahead = (size_t)512 << i % 6;
         llm__pool_run(pool, read_lane, p);
         rate = (double)(p->bytes * threads) / (seconds() - start);
         if (rate > best) best = rate;
@@ -279,7 +281,7 @@ static void make_tokens(int32_t *tokens, uint32_t count, uint32_t vocab) {
 }
 
 int main(int argc, char **argv) {
-    static probe p;
+    probe p;
     llm_model *model;
     llm_model_info info;
     uint32_t most;
@@ -301,11 +303,12 @@ int main(int argc, char **argv) {
                      (double)info.weight_size * 1e-6, start * 1e3);
     most = prompt > decode ? prompt : decode;
     tokens = (int32_t *)malloc(most * sizeof *tokens);
-    memory = (uint8_t *)malloc(STREAM_BYTES + 64);
+    memory = (uint8_t *)malloc(STREAM_BYTES + PROBE_EXTRA);
     if (!tokens || !memory) fail(EXIT_FAILED, "%s: no memory for the probe", self.name);
     make_tokens(tokens, most, info.vocab);
-    memset(memory, 1, STREAM_BYTES + 64);
+    memset(memory, 1, STREAM_BYTES + PROBE_EXTRA);
     p.memory = memory + (64 - (uintptr_t)memory % 64) % 64;
+    p.result = (uint64_t(*)[8])(void *)(memory + (p.memory - memory) + STREAM_BYTES);
     for (at = thread_list; *at;) {
         char *end;
         unsigned long threads = strtoul(at, &end, 10);

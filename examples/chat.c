@@ -117,7 +117,7 @@ static void show_answer(llm_chat *chat) {
             llm_chat_stop(chat);
             fail(EXIT_FAILED, "\n%s: %s", self.name, llm_chat_error(chat)->text);
         }
-        if (!first) first = seconds();
+        if (first == 0) first = seconds();
         if (!piece.size) break;
         (void)fwrite(piece.data, 1, piece.size, stdout);
         (void)fflush(stdout);

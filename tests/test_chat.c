@@ -66,26 +66,29 @@ static void close_setup(setup *s) {
     llm_model_close(s->model);
 }
 
-/* The whole answer, from malloc; *calls says in how many steps it came. */
-static char *finish_answer(llm_chat *chat, uint64_t budget_us, size_t *calls) {
+/* The whole answer, from malloc (it may hold NULs); *calls says in how many steps it came. */
+static llm_text finish_answer(llm_chat *chat, uint64_t budget_us, size_t *calls) {
     char *text = (char *)calloc(1, 1 << 16);
-    size_t size = 0;
-    llm_text piece;
+    llm_text whole, piece;
+    whole.data = text, whole.size = 0;
     for (*calls = 0; text; ++*calls) {
         llm_result r = llm_chat_next(chat, budget_us, &piece);
         if (r == LLM_PENDING) continue;
         CHECK(r == LLM_OK, "next: %s", llm_chat_error(chat)->text);
         if (r != LLM_OK || !piece.size) break;
         CHECK(llm__utf8_valid(piece) == piece.size, "a piece is no UTF-8");
-        memcpy(text + size, piece.data, piece.size);
-        size += piece.size;
+        memcpy(text + whole.size, piece.data, piece.size);
+        whole.size += piece.size;
     }
-    return text;
+    return whole;
 }
 
-static bool same_text(llm_text a, const char *b) {
-    return a.size == strlen(b) && !memcmp(a.data, b, a.size);
+static void drop_answer(llm_text answer) { free((void *)(uintptr_t)answer.data); }
+
+static bool same(llm_text a, llm_text b) {
+    return a.size == b.size && !memcmp(a.data, b.data, a.size);
 }
+static bool same_text(llm_text a, const char *b) { return same(a, llm_string(b)); }
 
 /* The ids that the session is to hold for an answer to the present messages, against those of the
    whole text tokenized at once. */
@@ -160,113 +163,104 @@ static void test_gemma_form(void) {
     close_setup(&s);
 }
 
-/* Two turns, whole or in slices, with a reused past or a fresh session: the same answers. */
+/* Two turns, whole or in slices: the same answers, and the second turn keeps the past. */
 static void test_budgets(void) {
     static const uint64_t budgets[] = {0, 1, 100, 5000};
-    char *expected[2] = {NULL, NULL};
+    llm_text expected[2], text;
     size_t i, turn, calls;
     for (i = 0; i < 4; i++) {
         setup s = open_setup("llama-tied", 512);
         for (turn = 0; turn < 2; turn++) {
-            uint32_t before = llm_session_position(s.session);
-            char *text;
-            CHECK(llm_chat_say(s.chat, llm_string(turn ? "and then?" : "the rain")) == LLM_OK,
-                  "say");
-            CHECK(!turn || llm_session_position(s.session) > 40, "the past was dropped: %u of %u",
-                  (unsigned)llm_session_position(s.session), (unsigned)before);
+            const llm_text says = llm_string(turn ? "and then?" : "the rain");
+            CHECK(llm_chat_say(s.chat, says) == LLM_OK, "%s", llm_chat_error(s.chat)->text);
+            CHECK(!turn || llm_session_position(s.session) > 40, "only %u tokens were kept",
+                  (unsigned)llm_session_position(s.session));
             text = finish_answer(s.chat, budgets[i], &calls);
-            if (i)
-                CHECK(!strcmp(text, expected[turn]), "budget %u: \"%s\"", (unsigned)budgets[i],
-                      text);
-            if (budgets[i] == 1) CHECK(calls > 24, "only %u steps", (unsigned)calls);
-            if (i)
-                free(text);
-            else
-                expected[turn] = text;
+            CHECK(!i || same(text, expected[turn]), "budget %u, turn %u", (unsigned)budgets[i],
+                  (unsigned)turn);
+            CHECK(budgets[i] != 1 || calls > 24, "only %u steps", (unsigned)calls);
             CHECK(llm_chat_end(s.chat) == LLM_CHAT_MAX_TOKENS ||
                       llm_chat_end(s.chat) == LLM_CHAT_END_TOKEN,
                   "end %d", (int)llm_chat_end(s.chat));
+            if (i)
+                drop_answer(text);
+            else
+                expected[turn] = text;
         }
         close_setup(&s);
     }
-    free(expected[0]);
-    free(expected[1]);
+    drop_answer(expected[0]);
+    drop_answer(expected[1]);
 }
 
 static void test_messages(void) {
     setup s = open_setup("llama-tied", 512);
     const llm_message *m;
-    llm_text piece;
+    llm_text piece, first, again;
     size_t count, calls;
-    char *first, *again;
     CHECK(llm_chat_add(s.chat, llm_string("system"), llm_string("S")) == LLM_OK, "add");
     CHECK(llm_chat_say(s.chat, llm_string("one")) == LLM_OK, "say");
-    CHECK(llm_chat_say(s.chat, llm_string("two")) == LLM_ERROR_BUSY, "say while an answer is made");
-    CHECK(llm_chat_forget(s.chat, 1) == LLM_ERROR_BUSY && llm_chat_reset(s.chat) == LLM_ERROR_BUSY,
-          "busy");
+    CHECK(llm_chat_say(s.chat, llm_string("two")) == LLM_ERROR_BUSY, "say while it answers");
+    CHECK(llm_chat_forget(s.chat, 1) == LLM_ERROR_BUSY, "forget while it answers");
+    CHECK(llm_chat_reset(s.chat) == LLM_ERROR_BUSY, "reset while it answers");
     first = finish_answer(s.chat, 0, &calls);
     m = llm_chat_messages(s.chat, &count);
-    CHECK(count == 3 && same_text(m[2].role, "assistant") && same_text(m[2].content, first),
-          "the answer is no message");
+    CHECK(count == 3 && same_text(m[2].role, "assistant"), "%u messages", (unsigned)count);
+    CHECK(same(m[2].content, first), "the answer is not the message");
     CHECK(llm_chat_rewind(s.chat, 2) == LLM_OK && llm_chat_answer(s.chat) == LLM_OK, "again");
     again = finish_answer(s.chat, 0, &calls);
-    CHECK(!strcmp(first, again), "\"%s\" became \"%s\"", first, again);
+    CHECK(same(first, again), "the same question has another answer");
     CHECK(llm_chat_forget(s.chat, 3) == LLM_ERROR_ARGUMENT, "forget more than there is");
     CHECK(llm_chat_forget(s.chat, 2) == LLM_OK, "forget");
     m = llm_chat_messages(s.chat, &count);
     CHECK(count == 1 && same_text(m[0].content, "S"), "%u messages left", (unsigned)count);
     CHECK(llm_chat_say(s.chat, llm_string("three")) == LLM_OK, "say");
     CHECK(llm_chat_next(s.chat, 0, &piece) == LLM_OK && piece.size, "no piece");
-    first[0] = 0;
-    memcpy(first, piece.data, piece.size), first[piece.size] = 0;
     llm_chat_stop(s.chat);
     m = llm_chat_messages(s.chat, &count);
-    CHECK(count == 3 && same_text(m[2].content, first),
-          "the part that was shown is not the message");
+    CHECK(count == 3 && same(m[2].content, piece), "what was shown is not the message");
     CHECK(llm_chat_end(s.chat) == LLM_CHAT_STOPPED, "end %d", (int)llm_chat_end(s.chat));
     CHECK(llm_chat_next(s.chat, 0, &piece) == LLM_OK && !piece.size, "a piece after the end");
     CHECK(llm_chat_reset(s.chat) == LLM_OK && llm_chat_messages(s.chat, &count) && count == 1,
           "reset");
-    free(first);
-    free(again);
+    drop_answer(first);
+    drop_answer(again);
     close_setup(&s);
 }
 
 static void test_full(void) {
     setup s = open_setup("llama-tied", 128);
     llm_chat_desc d = chat_defaults(&s);
+    llm_logit_bias end;
     char text[400];
     size_t count, calls;
     d.max_tokens = 0;
+    d.sampler.bias_count = 1; /* the end token is forbidden, so that the context does get full */
+    end.token = 2, end.bias = llm__float(0xff800000u);
+    d.sampler.bias = &end;
     llm_chat_destroy(s.chat);
     CHECK(llm_chat_create(&s.chat, &d) == LLM_OK, "%s", s.error.text);
     CHECK(llm_chat_add(s.chat, llm_string("system"), llm_string("S")) == LLM_OK, "add");
     memset(text, 'x', sizeof text);
     text[sizeof text - 1] = 0;
-    CHECK(llm_chat_say(s.chat, llm_string(text)) == LLM_ERROR_CONTEXT_FULL,
-          "a text longer than the context");
+    CHECK(llm_chat_say(s.chat, llm_string(text)) == LLM_ERROR_CONTEXT_FULL, "too long a text");
     CHECK(llm_chat_messages(s.chat, &count) && count == 1, "%u messages", (unsigned)count);
     CHECK(llm_chat_say(s.chat, llm_string("go on")) == LLM_OK, "%s", llm_chat_error(s.chat)->text);
-    free(finish_answer(s.chat, 0, &calls));
-    CHECK(llm_chat_end(s.chat) == LLM_CHAT_CONTEXT_FULL ||
-              llm_chat_end(s.chat) == LLM_CHAT_END_TOKEN,
-          "end %d", (int)llm_chat_end(s.chat));
-    if (llm_chat_end(s.chat) == LLM_CHAT_CONTEXT_FULL) {
-        CHECK(llm_session_position(s.session) == 128, "full at %u",
-              (unsigned)llm_session_position(s.session));
-        CHECK(llm_chat_say(s.chat, llm_string("more")) == LLM_ERROR_CONTEXT_FULL, "more than full");
-    }
-    CHECK(llm_chat_forget(s.chat, 2) == LLM_OK &&
-              llm_chat_say(s.chat, llm_string("more")) == LLM_OK,
-          "after forgetting");
+    drop_answer(finish_answer(s.chat, 0, &calls));
+    CHECK(llm_chat_end(s.chat) == LLM_CHAT_CONTEXT_FULL, "end %d", (int)llm_chat_end(s.chat));
+    CHECK(llm_session_position(s.session) == 128, "position %u",
+          (unsigned)llm_session_position(s.session));
+    CHECK(llm_chat_say(s.chat, llm_string("more")) == LLM_ERROR_CONTEXT_FULL, "more than full");
+    CHECK(llm_chat_messages(s.chat, &count) && count == 3, "%u messages", (unsigned)count);
+    CHECK(llm_chat_forget(s.chat, 2) == LLM_OK, "forget");
+    CHECK(llm_chat_say(s.chat, llm_string("more")) == LLM_OK, "%s", llm_chat_error(s.chat)->text);
     close_setup(&s);
 }
 
 static void test_cancel(void) {
     setup s = open_setup("llama-tied", 512);
-    llm_text piece;
-    size_t calls;
-    char *whole, *rest;
+    llm_text piece, whole, rest;
+    size_t calls, shown;
     CHECK(llm_chat_say(s.chat, llm_string("the rain")) == LLM_OK, "say");
     whole = finish_answer(s.chat, 0, &calls);
     CHECK(llm_chat_rewind(s.chat, 1) == LLM_OK && llm_session_rewind(s.session, 0) == LLM_OK,
@@ -275,33 +269,32 @@ static void test_cancel(void) {
     llm_session_cancel(s.session);
     CHECK(llm_chat_next(s.chat, 0, &piece) == LLM_CANCELLED && !piece.size, "not cancelled");
     rest = finish_answer(s.chat, 0, &calls);
-    CHECK(!strcmp(whole, rest), "after cancelling: \"%s\", before: \"%s\"", rest, whole);
-    free(rest);
-    /* another chat takes the session in between; then the first goes on where it was */
+    CHECK(same(whole, rest), "another answer after cancelling");
+    drop_answer(rest);
+    /* someone else takes the session between two pieces */
     CHECK(llm_chat_rewind(s.chat, 1) == LLM_OK && llm_chat_answer(s.chat) == LLM_OK, "answer");
     CHECK(llm_chat_next(s.chat, 0, &piece) == LLM_OK, "next");
+    shown = piece.size;
     CHECK(llm_session_rewind(s.session, 3) == LLM_OK, "rewind under it");
     rest = finish_answer(s.chat, 0, &calls);
-    CHECK(strlen(whole) >= strlen(rest) && !strcmp(whole + strlen(whole) - strlen(rest), rest),
-          "\"%s\" ends not with \"%s\"", whole, rest);
-    free(rest);
-    free(whole);
+    CHECK(shown + rest.size == whole.size && !memcmp(whole.data + shown, rest.data, rest.size),
+          "another answer after the session was used");
+    drop_answer(rest);
+    drop_answer(whole);
     close_setup(&s);
 }
 
 static void test_stops(void) {
     setup s = open_setup("llama-tied", 512);
     llm_chat_desc d = chat_defaults(&s);
-    llm_text stop;
-    size_t calls, length;
-    char *whole, *cut;
+    llm_text stop, whole, cut;
+    size_t calls, at;
     CHECK(llm_chat_say(s.chat, llm_string("the rain")) == LLM_OK, "say");
     whole = finish_answer(s.chat, 0, &calls);
-    length = strlen(whole);
-    stop.data = whole + length / 2, stop.size = 0;
-    while (stop.data > whole && ((unsigned char)*stop.data & 0xc0) == 0x80) stop.data--;
-    while (stop.data[stop.size] &&
-           (stop.size < 3 || ((unsigned char)stop.data[stop.size] & 0xc0) == 0x80))
+    for (at = whole.size / 2; at && ((unsigned char)whole.data[at] & 0xc0) == 0x80; at--) {
+    }
+    stop.data = whole.data + at, stop.size = 3; /* three bytes at least, whole characters */
+    while (at + stop.size < whole.size && ((unsigned char)stop.data[stop.size] & 0xc0) == 0x80)
         stop.size++;
     d.stops = &stop, d.stop_count = 1;
     llm_chat_destroy(s.chat);
@@ -309,59 +302,59 @@ static void test_stops(void) {
     CHECK(llm_chat_say(s.chat, llm_string("the rain")) == LLM_OK, "say");
     cut = finish_answer(s.chat, 0, &calls);
     CHECK(llm_chat_end(s.chat) == LLM_CHAT_STOP_STRING, "end %d", (int)llm_chat_end(s.chat));
-    CHECK(strlen(cut) < length && !strncmp(cut, whole, strlen(cut)) &&
-              !strncmp(whole + strlen(cut), stop.data, stop.size),
-          "\"%s\" of \"%s\"", cut, whole);
-    free(cut);
-    free(whole);
+    CHECK(cut.size <= at && !memcmp(whole.data, cut.data, cut.size) &&
+              !memcmp(whole.data + cut.size, stop.data, stop.size),
+          "%u bytes before the stop string, at most %u expected", (unsigned)cut.size, (unsigned)at);
+    drop_answer(cut);
+    drop_answer(whole);
     close_setup(&s);
 }
 
-/* Memory runs out at every possible moment: an error, nothing leaks, and with memory it goes on. */
+/* One chat under an allocator that refuses call `n` and what follows. true: it got through. */
+static bool try_memory(setup *s, size_t n, llm_text expected, size_t *refused) {
+    counter c;
+    llm_chat_desc d = chat_defaults(s);
+    llm_chat *chat;
+    llm_result r;
+    size_t count, calls;
+    memset(&c, 0, sizeof c);
+    c.refuse_from = n;
+    d.allocator.allocate = count_allocate, d.allocator.release = count_release;
+    d.allocator.user = &c;
+    r = llm_chat_create(&chat, &d);
+    if (r == LLM_OK) {
+        r = llm_chat_say(chat, llm_string("the rain"));
+        c.refuse_from = SIZE_MAX;
+        if (r != LLM_OK) {
+            CHECK(r == LLM_ERROR_MEMORY && llm_chat_error(chat)->text[0], "%s", llm_result_name(r));
+            (void)llm_chat_messages(chat, &count);
+            CHECK(!count, "%u messages after a failure", (unsigned)count);
+            ++*refused;
+            CHECK(llm_chat_say(chat, llm_string("the rain")) == LLM_OK, "say with memory again");
+        }
+        if (r == LLM_OK || n % 7 == 0) {
+            llm_text text = finish_answer(chat, 0, &calls);
+            CHECK(same(text, expected), "another answer after call %u failed", (unsigned)n);
+            drop_answer(text);
+        }
+        llm_chat_destroy(chat);
+    } else {
+        CHECK(r == LLM_ERROR_MEMORY && !chat && s->error.text[0], "%s", llm_result_name(r));
+    }
+    CHECK(!c.held, "%u bytes leak when call %u is refused", (unsigned)c.held, (unsigned)n);
+    return r == LLM_OK;
+}
+
 static void test_memory(void) {
     setup s = open_setup("llama-tied", 512);
-    size_t n, count, calls, refused = 0;
-    char *expected;
+    size_t n, calls, refused = 0;
+    llm_text expected;
     CHECK(llm_chat_say(s.chat, llm_string("the rain")) == LLM_OK, "say");
     expected = finish_answer(s.chat, 0, &calls);
-    for (n = 1; n < 400; n++) {
-        counter c;
-        llm_chat_desc d = chat_defaults(&s);
-        llm_chat *chat;
-        llm_result r;
-        memset(&c, 0, sizeof c);
-        c.refuse_from = n;
-        d.allocator.allocate = count_allocate, d.allocator.release = count_release,
-        d.allocator.user = &c;
-        r = llm_chat_create(&chat, &d);
-        if (r == LLM_OK) {
-            r = llm_chat_say(chat, llm_string("the rain"));
-            if (r != LLM_OK) {
-                CHECK(r == LLM_ERROR_MEMORY && llm_chat_error(chat)->text[0], "%s",
-                      llm_result_name(r));
-                (void)llm_chat_messages(chat, &count);
-                CHECK(!count, "%u messages after a failure", (unsigned)count);
-                refused++;
-            }
-            c.refuse_from = SIZE_MAX;
-            if (r != LLM_OK && n % 7 == 0) {
-                char *text;
-                CHECK(llm_chat_say(chat, llm_string("the rain")) == LLM_OK,
-                      "say with memory again");
-                text = finish_answer(chat, 0, &calls);
-                CHECK(!strcmp(text, expected), "\"%s\"", text);
-                free(text);
-            }
-            llm_chat_destroy(chat);
-        } else {
-            CHECK(r == LLM_ERROR_MEMORY && !chat && s.error.text[0], "%s", llm_result_name(r));
-        }
-        CHECK(!c.held, "%lu bytes leak when call %lu is refused", (unsigned long)c.held,
-              (unsigned long)n);
-        if (r == LLM_OK) break;
+    for (n = 1; n < 2000 && !try_memory(&s, n, expected, &refused); n++) {
     }
-    CHECK(refused > 2, "only %u calls of say could be refused", (unsigned)refused);
-    free(expected);
+    CHECK(n < 2000 && refused > 2, "%u calls, of which %u in say", (unsigned)n, (unsigned)refused);
+    drop_answer(expected);
     close_setup(&s);
 }
 
@@ -381,8 +374,6 @@ static void test_refusals(void) {
     CHECK(llm_chat_create(&chat, &d) == LLM_ERROR_ARGUMENT && !chat, "a temperature below 0");
     d.session = NULL;
     CHECK(llm_chat_create(&chat, &d) == LLM_ERROR_ARGUMENT && !chat, "no session");
-    CHECK(llm_chat_answer(s.chat) == LLM_OK || llm_chat_error(s.chat)->text[0],
-          "an empty conversation");
     close_setup(&s);
 }
 

