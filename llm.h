@@ -104,6 +104,9 @@
 /* >>configuration                                                           */
 /* ======================================================================== */
 
+#if defined(LLM_IMPLEMENTATION) && !defined(_WIN32) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE 1 /* clock_gettime and the like under -std=c99, if this comes first */
+#endif
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -851,9 +854,6 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 /* ======================================================================== */
 /* >>base: errors, memory, checked arithmetic, unaligned reads              */
 /* ======================================================================== */
-#if !defined(_WIN32) && !defined(_DEFAULT_SOURCE)
-#define _DEFAULT_SOURCE 1 /* for madvise and clock_gettime under -std=c99, when this comes first */
-#endif
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1240,7 +1240,7 @@ LLM__INLINE size_t llm__panel_size(uint32_t type, uint32_t padded) {
 }
 
 /* The code of row r (0 .. 15), column k (0 .. 63) of a record: the layout's definition. */
-static unsigned llm__code(uint32_t type, const uint8_t *record, unsigned r, unsigned k) {
+LLM__INLINE unsigned llm__code(uint32_t type, const uint8_t *record, unsigned r, unsigned k) {
     unsigned g = k / 4, at = 4 * r + k % 4;
     switch (llm__formats[type].bits) {
     case 8: return record[64 * g + at];
@@ -1258,7 +1258,7 @@ static unsigned llm__code(uint32_t type, const uint8_t *record, unsigned r, unsi
 }
 
 /* The value of row r, column k of a panel, without its scale. */
-static int llm__value(uint32_t type, const uint8_t *panel, uint32_t padded, unsigned r,
+LLM__INLINE int llm__value(uint32_t type, const uint8_t *panel, uint32_t padded, unsigned r,
                       uint32_t k) {
     const llm__format *f = &llm__formats[type];
     const uint8_t *parameters = panel + (size_t)padded / llm__super_block(padded) * 32;
@@ -4382,6 +4382,7 @@ static void llm__lay_out_pages(const llm_session *s, llm__store *store, llm__are
 static size_t llm__store_size(const llm_session *s, bool with_store) {
     llm__arena arena = {NULL, 0, false};
     llm__store store;
+    memset(&store, 0, sizeof store);
     if (with_store) llm__lay_out_pages(s, &store, &arena);
     return arena.used;
 }
@@ -4400,6 +4401,7 @@ static void llm__measure_session(const llm_session_desc *d, llm__arena *arena, b
     llm_session s;
     llm__store store;
     llm_batch_desc b;
+    memset(&store, 0, sizeof store);
     llm__set_session(&s, d);
     (void)llm__take(arena, 1, sizeof s);
     llm__lay_out_session(&s, arena, with_store);
@@ -6698,6 +6700,95 @@ static llm__tval llm__tpl_cut(llm__tpl *t, size_t mark) {
     return v;
 }
 
+/* A natural number of up to 2,560 bits, for reading decimals exactly. */
+typedef struct llm__tpl_big {
+    uint32_t word[80]; /* lowest first; those above `count` are 0 */
+    int count;
+} llm__tpl_big;
+
+/* a = a * factor + term */
+static void llm__tpl_big_step(llm__tpl_big *a, uint32_t factor, uint32_t term) {
+    uint64_t carry = term;
+    int i;
+    for (i = 0; i < a->count; i++) {
+        carry += (uint64_t)a->word[i] * factor;
+        a->word[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    if (carry && a->count < 80) a->word[a->count++] = (uint32_t)carry;
+}
+
+static int llm__tpl_big_bits(const llm__tpl_big *a) {
+    int bits = 32 * a->count;
+    while (bits && !(a->word[(bits - 1) / 32] >> (bits - 1) % 32 & 1)) bits--;
+    return bits;
+}
+
+static void llm__tpl_big_shift(llm__tpl_big *a, int bits) { /* to the left */
+    int i, words = bits / 32;
+    for (i = 0; i < bits % 32; i++) llm__tpl_big_step(a, 2, 0);
+    if (words == 0 || a->count + words > 80) return;
+    for (i = a->count - 1; i >= 0; i--) a->word[i + words] = a->word[i];
+    for (i = 0; i < words; i++) a->word[i] = 0;
+    a->count += words;
+}
+
+/* a -= b where a >= b, and whether it was. */
+static bool llm__tpl_big_take(llm__tpl_big *a, const llm__tpl_big *b) {
+    int64_t borrow = 0;
+    int i;
+    for (i = 79; i > 0 && a->word[i] == b->word[i]; i--) {
+    }
+    if (a->word[i] < b->word[i]) return false;
+    for (i = 0; i < 80; i++) {
+        borrow += (int64_t)a->word[i] - b->word[i];
+        a->word[i] = (uint32_t)borrow;
+        borrow >>= 32;
+    }
+    return true;
+}
+
+/* digits * 10^exponent to the nearest double, ties to even, by long division: exact, and
+   independent of the locale. At most 64 digits. */
+static double llm__tpl_decimal(const char *digits, uint32_t n, long exponent) {
+    llm__tpl_big number, unit;
+    uint64_t quotient = 0, bits;
+    int shift, i, length, drop, power;
+    double value = 0;
+    memset(&number, 0, sizeof number);
+    memset(&unit, 0, sizeof unit);
+    unit.word[0] = 1, unit.count = 1;
+    for (; n; n--) llm__tpl_big_step(&number, 10, (uint32_t)(*digits++ - '0'));
+    if (!llm__tpl_big_bits(&number) || exponent < -400) return 0;
+    for (i = 0; i < exponent && i < 400; i++) llm__tpl_big_step(&number, 10, 0);
+    for (i = 0; i > exponent; i--) llm__tpl_big_step(&unit, 10, 0);
+    shift = llm__tpl_big_bits(&unit) - llm__tpl_big_bits(&number) + 60;
+    if (shift > 0) llm__tpl_big_shift(&number, shift);
+    llm__tpl_big_shift(&unit, shift > 0 ? 0 : -shift);
+    for (i = 0; i < 64; i++) { /* number < 2^62 unit */
+        llm__tpl_big doubled = unit;
+        llm__tpl_big_shift(&doubled, 63 - i);
+        quotient = quotient << 1 | (llm__tpl_big_take(&number, &doubled) ? 1u : 0u);
+    }
+    for (length = 64; !(quotient >> (length - 1)); length--) {
+    }
+    power = length - 1 - shift; /* 2^power <= value */
+    if (power > 1023) power = 1024, quotient = 0, length = 0;
+    drop = power > 1023 ? 0 : length - (power < -1022 ? 53 - (-1022 - power) : 53);
+    if (power > 1023) {
+        bits = (uint64_t)0x7ff << 52;
+    } else if (drop > 63) {
+        bits = 0;
+    } else {
+        const uint64_t half = (uint64_t)1 << (drop - 1), rest = quotient & (2 * half - 1);
+        bits = quotient >> drop;
+        if (rest > half || (rest == half && (llm__tpl_big_bits(&number) || bits & 1))) bits++;
+        if (power >= -1022) bits += (uint64_t)(power + 1022) << 52;
+    }
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 /* repr(float): the shortest digits that read back as the same number. Independent of the locale,
    as the point is never printed or read by the C library. */
 static void llm__tpl_put_float(llm__tpl *t, double f) {
@@ -6720,9 +6811,8 @@ static void llm__tpl_put_float(llm__tpl *t, double f) {
         }
         exponent = text[i] ? (int)strtol(text + i + 1, NULL, 10) : 0;
         digits[n] = 0;
-        (void)snprintf(text, sizeof text, "%se%d", digits, exponent - p);
         {
-            double back = strtod(text, NULL);
+            double back = llm__tpl_decimal(digits, (uint32_t)n, exponent - p);
             if (memcmp(&back, &size, sizeof back) == 0) break;
         }
     }
@@ -6775,8 +6865,7 @@ static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__
         }
     }
     if (real) {
-        (void)snprintf(text + n, sizeof text - n, "e%ld", exponent);
-        *v = llm__tpl_float(strtod(text, NULL));
+        *v = llm__tpl_float(llm__tpl_decimal(text, n, exponent));
     } else {
         if (big) llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
         *v = llm__tpl_int(whole);
