@@ -15,7 +15,28 @@
 
    A CHAT, IN TEN LINES (examples/minimal.c)
 
-@MINIMAL@
+       #define LLM_IMPLEMENTATION
+       #include "llm.h"
+
+       int main(int argc, char **argv) {
+           llm_error error;
+           llm_model *model;
+           llm_session *session;
+           llm_chat *chat;
+           llm_text piece;
+           if (argc != 3) return 2;
+           if (llm_model_open(&model, &(llm_model_desc){.path = argv[1], .error = &error}) ||
+               llm_session_create(&session, &(llm_session_desc){.model = model, .error = &error}) ||
+               llm_chat_create(&chat, &(llm_chat_desc){.session = session, .error = &error}))
+               return fprintf(stderr, "%s\n", error.text), 1;
+           if (llm_chat_say(chat, llm_string(argv[2]))) puts(llm_chat_error(chat)->text);
+           while (llm_chat_next(chat, 0, &piece) == LLM_OK && piece.size)
+               fwrite(piece.data, 1, piece.size, stdout);
+           llm_chat_destroy(chat);
+           llm_session_destroy(session);
+           llm_model_close(model);
+           return 0;
+       }
 
    CONTENTS (search for the tag)
 

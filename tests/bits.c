@@ -1,11 +1,12 @@
 /* Evaluates token ids and prints a hash of all logits: the same for every way to do it.
 
        bits MODEL.llm IDS.txt [--count N] [--isa NAME] [--threads N] [--kv q8|f16] [--chunk whole|one|SEED]
-            [--with N] [--budget MICROSECONDS] [--host] [--out FILE.f32]
+            [--with N] [--budget MICROSECONDS] [--host] [--out FILE.f32] [--kv-out FILE.f16]
 
    IDS.txt holds ids separated by blanks. --chunk SEED feeds random pieces, --with N puts the tokens
    into a batch together with N other sessions, --host uses a parallel_for that runs lanes backwards,
-   --out writes the logits, f32 [position][vocab]. */
+   --out writes the logits, f32 [position][vocab]; --kv-out, of a session alone with --kv f16, what lies
+   in the cache at the end, 16-bit floats: keys [layer][position][kv head][channel], then values. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -16,7 +17,7 @@
 #define MOST_OTHERS 8u
 
 typedef struct options {
-    const char *model, *ids, *isa, *chunk, *out;
+    const char *model, *ids, *isa, *chunk, *out, *kv_out;
     long count, threads, with, budget;
     bool host;
     llm_kv kv;
@@ -57,6 +58,7 @@ static int parse_options(options *o, int count, char **arguments) {
         if (!strcmp(name, "--isa")) o->isa = value;
         else if (!strcmp(name, "--chunk")) o->chunk = value;
         else if (!strcmp(name, "--out")) o->out = value;
+        else if (!strcmp(name, "--kv-out")) o->kv_out = value;
         else if (!strcmp(name, "--count")) o->count = atol(value);
         else if (!strcmp(name, "--threads")) o->threads = atol(value);
         else if (!strcmp(name, "--with")) o->with = atol(value);
@@ -65,6 +67,7 @@ static int parse_options(options *o, int count, char **arguments) {
         else return fail(name, "unknown option");
     }
     if (o->with < 0 || o->with > (long)MOST_OTHERS) return fail("--with", "0 .. 8");
+    if (o->kv_out && (o->kv != LLM_KV_F16 || o->with)) return fail("--kv-out", "wants --kv f16, and no --with");
     return o->model && o->ids ? 0 : fail("MODEL.llm IDS.txt wanted", NULL);
 }
 
@@ -110,6 +113,33 @@ static void describe_session(job *j, llm_session_desc *d, llm_error *error) {
     d->context = j->count, d->rows = 64, d->logits = 64, d->error = error;
 }
 
+/* A key's channels lie 16 positions apart, a value's side by side. */
+static bool write_head(FILE *file, const llm_session *s, uint32_t layer, uint32_t t, uint32_t kv_head, bool values) {
+    const llm__unit u = llm__unit_at(s, t / LLM__PAGE_POSITIONS, layer, kv_head);
+    const llm__file_desc *d = s->model->desc;
+    const uint16_t *at = (const uint16_t *)(const void *)(values ? u.v : u.k);
+    const uint32_t in_page = t % LLM__PAGE_POSITIONS;
+    uint16_t head[512];
+    uint32_t c, n = values ? d->value_size : d->head_size;
+    for (c = 0; c < n; c++)
+        head[c] = values ? at[in_page * s->shape.value + c]
+                         : at[(in_page / 16 * s->shape.head + c) * 16 + in_page % 16];
+    return fwrite(head, sizeof *head, n, file) == n;
+}
+
+static int write_cache(const job *j, const llm_session *s) {
+    const llm__file_desc *d = s->model->desc;
+    FILE *file = fopen(j->o.kv_out, "wb");
+    uint32_t values, layer, t, h;
+    bool good = file != NULL;
+    for (values = 0; values < 2; values++)
+        for (layer = 0; layer < d->layers; layer++)
+            for (t = 0; t < s->position; t++)
+                for (h = 0; h < d->kv_heads; h++) good = good && write_head(file, s, layer, t, h, values == 1);
+    if (file && fclose(file)) good = false;
+    return good ? 0 : fail(j->o.kv_out, "cannot be written");
+}
+
 /* Alone. */
 static int run_session(job *j) {
     llm_session_desc d;
@@ -127,6 +157,7 @@ static int run_session(job *j) {
         if (r) status = fail("step", llm_session_error(s)->text);
         else if (!take_logits(j, NULL, s, piece)) status = fail("logits", "missing, or not written");
     }
+    if (!status && j->o.kv_out) status = write_cache(j, s);
     llm_session_destroy(s);
     return status;
 }

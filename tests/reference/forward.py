@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The forward pass in float64, straight from the definition: what the library is measured against.
 
-    forward.py MODEL.gguf IDS.txt --out logits.f32 [--kv f16]
+    forward.py MODEL.gguf IDS.txt --out logits.f32 [--kv f16 | --kv-file CACHE.f16]
     forward.py MODEL.gguf IDS.txt --compare OTHER.f32 [--limit 1e-3]
 
 IDS.txt holds token ids separated by blanks or commas (`-` reads standard input). The logits are raw
@@ -99,6 +99,27 @@ def softmax(x):
     return e / e.sum(axis=-1, keepdims=True)
 
 
+class Cache:
+    """Keys and values that another implementation has rounded to 16 bits (tests/bits.c --kv-out).
+
+    Where a float32 and a float64 computation fall on two sides of a tie, one rounds up and the other
+    down. Such values move all later ones by far more than the arithmetic does. With the other's
+    cache in place of one's own, after checking every value of it, only the arithmetic is compared."""
+
+    def __init__(self, path, s, positions):
+        self.data = np.fromfile(path, dtype="<f2").reshape(2, s.layers, positions, s.kv_heads, s.head_dim)
+        self.interleaved = not s.gemma
+        self.worst = 0.0
+
+    def take(self, which, layer, exact):
+        got = self.data[which, layer].astype(np.float64)
+        if which == 0 and self.interleaved:  # Llama's pairs lie half a head apart there
+            got = got.reshape(*got.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(got.shape)
+        step = np.spacing(np.abs(exact).astype(np.float16)).astype(np.float64)
+        self.worst = max(self.worst, float((np.abs(got - exact) / step).max()))
+        return got
+
+
 def attention(w, s, layer, x, kv_type):
     """x [position][width], normed already; the result is after the output projection."""
     positions = x.shape[0]
@@ -117,6 +138,8 @@ def attention(w, s, layer, x, kv_type):
     q, k = rope(q, base, not s.gemma), rope(k, base, not s.gemma)
     if kv_type == "f16":
         k, v = k.astype(np.float16).astype(np.float64), v.astype(np.float16).astype(np.float64)
+    elif isinstance(kv_type, Cache):
+        k, v = kv_type.take(0, layer, k), kv_type.take(1, layer, v)
 
     distance = np.arange(positions)[:, None] - np.arange(positions)[None, :]
     hidden = (distance < 0) | (distance >= s.window if local else False)
@@ -170,7 +193,13 @@ def forward(path, ids, kv_type="f64"):
     ids = np.asarray(ids, dtype=np.int64)
     if ids.size == 0 or ids.min() < 0 or ids.max() >= vocabulary:
         raise SystemExit(f"no ids, or an id outside 0 .. {vocabulary - 1}")
+    if kv_type not in ("f64", "f16"):
+        kv_type = Cache(kv_type, s, len(ids))
     x = hidden_states(w, s, ids, kv_type)
+    if isinstance(kv_type, Cache):
+        print(f"cache: every value within {kv_type.worst:.4f} units in the last place of 16 bits")
+        if not kv_type.worst < 0.51:
+            raise SystemExit("the cache does not hold this model's keys and values, rounded to 16 bits")
     logits = np.empty((len(ids), vocabulary))
     for first in range(0, vocabulary, 16384):  # a large vocabulary's head does not fit at once
         part = slice(first, first + 16384)
@@ -198,11 +227,12 @@ def main():
     a.add_argument("--out", help="write float32 [position][vocabulary] there")
     a.add_argument("--kv", choices=("f64", "f16"), default="f64",
                    help="round K (after RoPE) and V to this type")
+    a.add_argument("--kv-file", metavar="CACHE.f16", help="use these rounded keys and values, once checked")
     a.add_argument("--compare", metavar="OTHER.f32", help="logits to hold against the reference")
     a.add_argument("--limit", type=float, help="with --compare: fail above this relative error")
     o = a.parse_args()
     text = sys.stdin.read() if o.ids == "-" else open(o.ids, encoding="ascii").read()
-    logits = forward(o.model, [int(t) for t in text.replace(",", " ").split()], o.kv)
+    logits = forward(o.model, [int(t) for t in text.replace(",", " ").split()], o.kv_file or o.kv)
     if o.out:
         logits.astype("<f4").tofile(o.out)
     if not o.compare:
