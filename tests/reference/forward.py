@@ -115,8 +115,9 @@ class Cache:
         got = self.data[which, layer].astype(np.float64)
         if which == 0 and self.interleaved:  # Llama's pairs lie half a head apart there
             got = got.reshape(*got.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(got.shape)
-        step = np.spacing(np.abs(exact).astype(np.float16)).astype(np.float64)
-        self.worst = max(self.worst, float((np.abs(got - exact) / step).max()))
+        half_step = np.spacing(np.maximum(np.abs(exact), np.abs(got)).astype(np.float16)).astype(np.float64) / 2
+        size = np.sqrt(np.mean(exact * exact, axis=-1, keepdims=True))  # of a head: rope mixes its channels
+        self.worst = max(self.worst, float(((np.abs(got - exact) - half_step) / size).max()))
         return got
 
 
@@ -197,8 +198,9 @@ def forward(path, ids, kv_type="f64"):
         kv_type = Cache(kv_type, s, len(ids))
     x = hidden_states(w, s, ids, kv_type)
     if isinstance(kv_type, Cache):
-        print(f"cache: every value within {kv_type.worst:.4f} units in the last place of 16 bits")
-        if not kv_type.worst < 0.51:
+        print(f"cache: beyond half a unit in the last place of 16 bits, values are off by {kv_type.worst:.1e} "
+              "of their head's root mean square at most")
+        if not kv_type.worst < 1e-4:
             raise SystemExit("the cache does not hold this model's keys and values, rounded to 16 bits")
     logits = np.empty((len(ids), vocabulary))
     for first in range(0, vocabulary, 16384):  # a large vocabulary's head does not fit at once
