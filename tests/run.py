@@ -127,6 +127,8 @@ def convert_fixtures(compiler):
         problems = f"FAIL the converter does not compile\n{output[:3000]}\n"
     else:
         jobs = [(g, t) for g in sorted(glob.glob(os.path.join(ROOT, "tests/fixtures/models/*.gguf"))) for t in TYPES]
+        if not jobs:
+            problems = "FAIL tests/fixtures/models holds no GGUF file\n"
     for path, kind in jobs:
         name = os.path.basename(path)[:-5]
         status, output = run([program, path, os.path.join(MODELS, f"{name}.{kind}.llm"), "--type", kind, "--quiet"])

@@ -12,7 +12,7 @@ import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from toolchain import BUILD, ROOT, Report, run  # noqa: E402
+from toolchain import BUILD, ROOT, Report, in_parallel, run  # noqa: E402
 
 PYTHON, CC = sys.executable, os.environ.get("CC", "").split() or ["cc"]
 REAL = os.path.join(BUILD, "real")
@@ -127,36 +127,40 @@ def check_memory(report, name):
         report.check(resident <= n["file"] + n["query"] + MARGIN, f"{name} {kind}: more is resident")
 
 
-def check_part(report, what, command, timeout):
-    """A script of its own; its counts are added, or its exit status counts."""
-    status, output = run(command, timeout=timeout)
-    found = re.findall(r": (\d+) passed, (\d+) failed, (\d+) skipped$", output, re.MULTILINE)
+def check_bits(report, name, ids):
+    status, output = run([PYTHON, "tests/bits.py", "--real", path_of(name, "auto"), ids], timeout=1500)
     print(output.strip()[-6000:], flush=True)
-    if found:
-        passed, failed, skipped = map(int, found[-1])
-        report.passed, report.failed, report.skipped = \
-            report.passed + passed, report.failed + failed, report.skipped + skipped
-        if status == 0 or failed:
-            return
-    report.check(status == 0, f"{what}: exit status {status}")
+    found = re.findall(r": (\d+) passed, (\d+) failed, (\d+) skipped$", output, re.MULTILINE)
+    if report.check(bool(found), f"{name}: bits: exit status {status}"):
+        report.passed += int(found[-1][0])
+        report.failed += int(found[-1][1])
+        report.skipped += int(found[-1][2])
+
+
+def check_tokenizers(report, models):
+    """Both at once: each is one thread of Python."""
+    def compare(gguf):
+        return run([PYTHON, "tests/real/tokenizer_compare.py", gguf, "--driver", program("tokenize_driver")], timeout=1500)
+    for gguf, (status, output) in zip(models, in_parallel(compare, models)):
+        print(output.strip()[-6000:], flush=True)
+        report.check(status == 0, f"{gguf}: the tokenizer, exit status {status}")
 
 
 def check_model(report, name, model):
+    """False when the model is not here."""
     gguf = os.path.join(ROOT, model["gguf"])
     status, output = run([PYTHON, "tools/fetch.py", name], timeout=1200)
     if status != 0:
-        report.missing(f"{name}: {output.strip()[-500:]}")
-        return
+        return report.missing(f"{name}: {output.strip()[-500:]}")
     if not convert(report, name, gguf):
-        return
+        return True
     ids = token_ids(report, name)
     check_logits(report, name, gguf, ids)
     check_perplexity(report, name, model["llama.cpp"], model["source"])
     os.remove(path_of(name, "f32"))
     check_memory(report, name)
-    check_part(report, f"{name}: bits", [PYTHON, "tests/bits.py", "--real", path_of(name, "auto"), ids], 1500)
-    check_part(report, f"{name}: tokenizer", [PYTHON, "tests/real/tokenizer_compare.py", gguf, "--driver",
-                                               program("tokenize_driver")], 1500)
+    check_bits(report, name, ids)
+    return True
 
 
 def main():
@@ -166,8 +170,8 @@ def main():
         sys.exit(__doc__)
     os.makedirs(REAL, exist_ok=True)
     if build(report):
-        for name in names:
-            check_model(report, name, MODELS[name])
+        here = [name for name in names if check_model(report, name, MODELS[name])]
+        check_tokenizers(report, [MODELS[name]["gguf"] for name in here])
     report.end()
 
 
