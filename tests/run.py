@@ -40,7 +40,7 @@ SCRIPTS = [
     for name in ("llama-tied", "llama-untied", "llama-odd", "gemma", "gemma-pattern")
 ]
 # Only with --require-real: it fetches both models where they are not there, and takes a quarter of an hour.
-REAL = ("real models", [PYTHON, "tests/real/run.py"], ["numpy", "gguf", "tokenizers"], 2000)
+REAL = ("real models", [PYTHON, "tests/real/run.py"], ["numpy", "gguf", "tokenizers"], 3000)
 
 # Longest first. Tests that are not named here come last; a time limit holds for all.
 LONG = ["test_bits", "test_template", "test_tokenizer", "test_kernels"]
