@@ -29,8 +29,8 @@ LIBRARIES = ["-lm", "-lpthread"]
 # (name, command, Python packages that it needs, seconds it may take). A script ends with a line
 # "name: N passed, N failed, N skipped", or, where it prints none, its exit status is one check.
 SCRIPTS = [
-    ("flags", [PYTHON, "tests/flags.py"], [], 600),
-    ("bits of compilers", [PYTHON, "tests/bits.py"], [], 600),
+    ("flags", [PYTHON, "tests/flags.py"], [], 1200),
+    ("bits of compilers", [PYTHON, "tests/bits.py"], [], 1200),
     ("bits of the sampler", ["env", "CFLAGS_EXTRA=-DLLM_NO_TEMPLATE", "sh", "tests/bits_sampler.sh"], [], 200),
     ("dequantisation", [PYTHON, "tests/convert/compare_dequant.py"], ["numpy", "gguf"], 200),
 ] + [
