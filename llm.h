@@ -48,7 +48,7 @@
        >>batch           several sessions in one evaluation
        >>sampler-api     from logits to a token
        >>stream-api      bytes of tokens to whole characters; stop strings
-       >>template api    from a conversation to the model's text
+       >>template        from a conversation to the model's text
        >>chat            all of the above for the usual case
      and in the implementation
        >>base >>file >>formats >>tokenizer-section >>numerics >>kernels >>runner >>forward >>cache
@@ -61,7 +61,7 @@
        LLM_NO_THREADS    no threads of its own; a pool works through parallel_for only
        LLM_NO_MMAP       no file mapping; models are opened from memory
        LLM_NO_AVX2       without the AVX2 kernels
-       LLM_NO_TEMPLATE   without chat templates
+       LLM_NO_TEMPLATE   without chat templates, and so without llm_chat
        LLM_OPENMP        with -fopenmp: pools run on OpenMP's threads
 
    WHAT IT KEEPS TO
@@ -408,7 +408,8 @@ LLM_API void llm_session_destroy(llm_session *session);
 
 /* A second timeline with the same past, for the cost of a page table. Both share the page store of
    the first (which lives until the last of them is destroyed) and copy a page when they diverge
-   in it; with no page left, feeding says LLM_ERROR_CONTEXT_FULL. */
+   in it; with no page left, feeding says LLM_ERROR_CONTEXT_FULL. The child has no logits before its
+   first evaluation. LLM_ERROR_BUSY: the parent was fed tokens that are not evaluated. */
 LLM_API llm_result llm_session_fork(llm_session **child, llm_session *parent);
 
 /* Appends tokens to be evaluated; nothing is computed yet. All or nothing: LLM_ERROR_CONTEXT_FULL
@@ -476,7 +477,7 @@ LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const i
 LLM_API llm_result llm_batch_step(llm_batch *batch, uint64_t budget_us);
 LLM_API void llm_batch_cancel(llm_batch *batch);
 
-/* As llm_session_logits, for a session of the last finished evaluation. */
+/* As llm_session_logits, for a session of the last finished evaluation, which must still exist. */
 LLM_API const float *llm_batch_logits(const llm_batch *batch, const llm_session *session,
                                       uint32_t back);
 LLM_API const llm_error *llm_batch_error(const llm_batch *batch);
@@ -2914,6 +2915,7 @@ static llm_result llm__load(llm_model **model, llm_error *error) {
 
 LLM_API llm_result llm_model_open(llm_model **model, const llm_model_desc *desc) {
     llm_model start, *m = &start;
+    llm_error why;
     llm_result r;
     if (!model) return LLM_ERROR_ARGUMENT;
     *model = NULL;
@@ -2921,8 +2923,9 @@ LLM_API llm_result llm_model_open(llm_model **model, const llm_model_desc *desc)
     memset(&start, 0, sizeof start);
     start.allocator = desc->allocator;
     if (desc->path) {
-        start.file = llm__map(desc->path, &start.size, desc->error);
-        if (!start.file) return desc->error ? desc->error->code : LLM_ERROR_IO;
+        start.file = llm__map(desc->path, &start.size, &why);
+        if (!start.file && desc->error) *desc->error = why;
+        if (!start.file) return why.code;
         start.mapped = true;
     } else {
         if (!desc->data || (uintptr_t)desc->data % 64)
@@ -4109,21 +4112,21 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
 }
 
 /* Checks a descriptor and fills in its defaults. */
-static llm_result llm__resolve_batch(llm_batch_desc *d) {
+static llm_result llm__resolve_batch(llm_batch_desc *d, const char *what) {
     llm_error *error = d->error;
     llm__kernels kernels;
-    if (!d->model) return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: model is NULL");
+    if (!d->model) return llm__fail(error, LLM_ERROR_ARGUMENT, "%s: model is NULL", what);
     if (!d->rows) d->rows = 128;
     if (d->rows > 1024)
-        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: rows is %u, not in 0 .. 1024",
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "%s: rows is %u, not in 0 .. 1024", what,
                          (unsigned)d->rows);
     if (!d->logits) d->logits = llm__least(d->rows, 16);
     if (d->logits > d->rows)
-        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: logits is %u, not in 0 .. rows, %u",
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "%s: logits is %u, not in 0 .. rows, %u", what,
                          (unsigned)d->logits, (unsigned)d->rows);
     if ((unsigned)d->kv >= LLM_KV_COUNT)
-        return llm__fail(error, LLM_ERROR_ARGUMENT, "batch: kv is %d, not in 0 .. %d", (int)d->kv,
-                         LLM_KV_COUNT - 1);
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "%s: kv is %d, not in 0 .. %d", what,
+                         (int)d->kv, LLM_KV_COUNT - 1);
     return llm__kernels_by_name(d->isa, &kernels, error) ? LLM_OK : LLM_ERROR_UNSUPPORTED;
 }
 
@@ -4164,7 +4167,7 @@ LLM_API llm_result llm_batch_query(const llm_batch_desc *desc, llm_batch_desc *r
     llm_result r;
     if (!desc) return LLM_ERROR_ARGUMENT;
     d = *desc;
-    if ((r = llm__resolve_batch(&d)) != LLM_OK) return r;
+    if ((r = llm__resolve_batch(&d, "batch")) != LLM_OK) return r;
     llm__measure_batch(&d, &arena);
     if (arena.overflow)
         return llm__fail(d.error, LLM_ERROR_MEMORY,
@@ -4368,7 +4371,7 @@ static llm_result llm__resolve_session(llm_session_desc *d) {
     if (!d->rows) d->rows = 128;
     if (!d->logits) d->logits = 1;
     llm__own_batch_desc(d, &b);
-    if ((r = llm__resolve_batch(&b)) != LLM_OK) return r;
+    if ((r = llm__resolve_batch(&b, "session")) != LLM_OK) return r;
     return LLM_OK;
 }
 
