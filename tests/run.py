@@ -39,7 +39,11 @@ SCRIPTS = [
       "--compare", f"tests/fixtures/models/{name}.logits", "--limit", "1e-5"], ["numpy", "gguf"], 100)
     for name in ("llama-tied", "llama-untied", "llama-odd", "gemma", "gemma-pattern")
 ]
-# Only with --require-real: it fetches both models where they are not there, and takes a quarter of an hour.
+# Only with --require-real, as SCRIPTS: what needs other tools, a real model or many minutes.
+LONG_SCRIPTS = [
+]
+# Only with --require-real, alone at the end: it fetches both models where they are not there, and takes a
+# quarter of an hour.
 REAL = ("real models", [PYTHON, "tests/real/run.py"], ["numpy", "gguf", "tokenizers"], 3000)
 
 # Longest first. Tests that are not named here come last; a time limit holds for all.
@@ -177,7 +181,8 @@ def collect(compiler, required, wanted):
         sorted(glob.glob(os.path.join(ROOT, "tests/convert/test_*.c")))
     paths.sort(key=lambda p: next((i for i, n in enumerate(LONG) if n in p), len(LONG)))
     print(f"compiler {' '.join(compiler)}; sanitizers {' '.join(can.flags + can.thread) or 'none'}", flush=True)
-    jobs = [(name, lambda s=script: script_test(*s, required)) for script in SCRIPTS for name in [script[0]]]
+    scripts = SCRIPTS + (LONG_SCRIPTS if required else [])
+    jobs = [(name, lambda s=script: script_test(*s, required)) for script in scripts for name in [script[0]]]
     jobs += [(os.path.basename(p)[:-2], lambda p=p: plain(p)) for p in paths]
     session = [p for p in paths if p.endswith("test_session.c")]
     if can.thread:
@@ -205,6 +210,8 @@ def main():
 
     finish(convert_fixtures(compiler))
     in_parallel(lambda job: finish(job[1]()), collect(compiler, required, arguments))
+    for name, *_ in [] if required or arguments else LONG_SCRIPTS:
+        finish(Result(name, 0, 0, 1, "SKIP it runs with --require-real or LLM_TESTS_REQUIRE=1\n"))
     if required and (not arguments or any(a in REAL[0] for a in arguments)):
         finish(script_test(*REAL, required))
     elif not arguments:
