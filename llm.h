@@ -52,7 +52,7 @@
        >>chat            all of the above for the usual case
      and in the implementation
        >>base >>file >>formats >>tokenizer-section >>numerics >>kernels >>runner >>forward >>cache
-       >>evaluate >>threads >>scalar >>avx2 >>dispatch
+       >>evaluate >>threads >>scalar >>avx2 >>avx512 >>dispatch
 
    CONFIGURATION (define before the #include that implements)
 
@@ -60,7 +60,8 @@
        LLM_API           how public functions are declared, if not `extern` (a DLL export, say)
        LLM_NO_THREADS    no threads of its own; a pool works through parallel_for only
        LLM_NO_MMAP       no file mapping; models are opened from memory
-       LLM_NO_AVX2       without the AVX2 kernels
+       LLM_NO_AVX2       without the AVX2 kernels, and so without those for AVX-512
+       LLM_NO_AVX512     without the AVX-512 kernels
        LLM_NO_TEMPLATE   without chat templates, and so without llm_chat
        LLM_OPENMP        with -fopenmp: pools run on OpenMP's threads
 
@@ -366,8 +367,8 @@ LLM_API void llm_pool_destroy(llm_pool *pool);
 
 LLM_API uint32_t llm_pool_threads(const llm_pool *pool);
 
-/* The instruction sets that this machine can run, best first: "avx2", "scalar"; NULL past the
-   end. */
+/* The instruction sets that this machine can run, best first: "avx512", "avx2", "scalar"; NULL
+   past the end. */
 LLM_API const char *llm_isa_name(uint32_t index);
 
 /* ---- >>session ------------------------------------------------------------- */
@@ -3132,6 +3133,7 @@ typedef struct llm__input {
     const int16_t *wide; /* the same as 16 bits, [rows][stride] */
     const float *scale;  /* [rows][stride / 64], a scale per super-block */
     const int16_t *sums; /* [rows][stride / 16], sum of q over 16 columns */
+    const int32_t *total; /* [rows][stride / 64], the same over a super-block */
     const float *x;      /* [rows][stride] */
     uint32_t stride;     /* the largest K of the model, padded */
 } llm__input;
@@ -3455,6 +3457,7 @@ struct llm_batch {
     llm__input in;
     int8_t *in_q;
     int16_t *in_wide, *in_sums;
+    int32_t *in_total;
     float *in_scale, *in_x;
     uint8_t *scratch; /* [lanes][scratch_size] */
     size_t scratch_size;
@@ -3626,6 +3629,13 @@ static void llm__embed(const llm_batch *b, uint32_t row) {
     }
 }
 
+/* Sums over 16 columns to sums over super-blocks. */
+static void llm__total_sums(const int16_t *sums, uint32_t n, uint32_t super_block, int32_t *total) {
+    uint32_t i, j;
+    for (i = 0; i < n / super_block; i++, sums += super_block / 16)
+        for (total[i] = 0, j = 0; j < super_block / 16; j++) total[i] += sums[j];
+}
+
 /* Makes row `item` of the matmul's input. */
 static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t item,
                             uint32_t lane) {
@@ -3660,6 +3670,8 @@ static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t 
                           b->in_wide + (size_t)item * stride,
                           b->in_scale + (size_t)item * (stride / 64),
                           b->in_sums + (size_t)item * (stride / 16));
+        llm__total_sums(b->in_sums + (size_t)item * (stride / 16), padded, llm__super_block(padded),
+                        b->in_total + (size_t)item * (stride / 64));
     }
 }
 
@@ -4104,6 +4116,7 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->in_q = LLM__TAKE(int8_t, rows * s->input);
     b->in_wide = LLM__TAKE(int16_t, rows * s->input);
     b->in_sums = LLM__TAKE(int16_t, rows * (s->input / 16));
+    b->in_total = LLM__TAKE(int32_t, rows * (s->input / 64));
     b->in_scale = LLM__TAKE(float, rows *(s->input / 64));
     b->in_x = LLM__TAKE(float, rows * s->input);
     b->scratch_size = sizeof(float) * (s->input > 2 * s->value ? s->input : 2 * s->value);
@@ -4149,7 +4162,7 @@ static void llm__make_batch(llm_batch *b, const llm_batch_desc *d, llm__arena *a
     llm__set_batch(b, d);
     llm__lay_out_batch(b, arena);
     b->in.q = b->in_q, b->in.wide = b->in_wide, b->in.scale = b->in_scale;
-    b->in.sums = b->in_sums, b->in.x = b->in_x, b->in.stride = b->shape.input;
+    b->in.sums = b->in_sums, b->in.total = b->in_total, b->in.x = b->in_x, b->in.stride = b->shape.input;
     llm__plan(b);
 }
 
@@ -11688,30 +11701,39 @@ static void llm__kernels_scalar(llm__kernels *k) {
 #define LLM__PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #endif
 
-/* AVX2 and F16C, and an operating system that saves their registers. */
-static bool llm__cpu_has_avx2(void) {
+enum { LLM__CPU_AVX2 = 1, LLM__CPU_AVX512 = 2 };
+
+/* What the processor has and the operating system saves: AVX2 with F16C; AVX-512 F, DQ, BW and VL
+   with VNNI. */
+static unsigned llm__cpu(void) {
+    const uint32_t most = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
     uint32_t one[4] = {0}, seven[4] = {0}, xcr0 = 0;
+    unsigned has = 0;
 #if defined(_MSC_VER) && !defined(__clang__)
     int r[4];
     __cpuidex(r, 0, 0);
-    if (r[0] < 7) return false;
+    if (r[0] < 7) return 0;
     __cpuidex(r, 1, 0), memcpy(one, r, sizeof one);
     __cpuidex(r, 7, 0), memcpy(seven, r, sizeof seven);
     if (one[2] >> 27 & 1) xcr0 = (uint32_t)_xgetbv(0);
 #else
-    if (!__get_cpuid_count(1, 0, &one[0], &one[1], &one[2], &one[3])) return false;
-    if (!__get_cpuid_count(7, 0, &seven[0], &seven[1], &seven[2], &seven[3])) return false;
+    if (!__get_cpuid_count(1, 0, &one[0], &one[1], &one[2], &one[3])) return 0;
+    if (!__get_cpuid_count(7, 0, &seven[0], &seven[1], &seven[2], &seven[3])) return 0;
     if (one[2] >> 27 & 1) {
         uint32_t high;
         __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
         (void)high;
     }
 #endif
-    return (xcr0 & 6) == 6 && (one[2] >> 29 & 1) && (seven[1] >> 5 & 1);
+    if ((xcr0 & 6) == 6 && (one[2] >> 29 & 1) && (seven[1] >> 5 & 1)) has = LLM__CPU_AVX2;
+    if (has && (xcr0 & 0xe6) == 0xe6 && (seven[1] & most) == most && (seven[2] >> 11 & 1))
+        has |= LLM__CPU_AVX512;
+    return has;
 }
 
-/* How far ahead of the codes to ask for lines. Past the end of the map it is only a hint. */
-#define LLM__AHEAD 2304
+/* How far ahead to ask for lines of a panel, each once and in order, parameters and codes alike: a
+   line asked for by no one costs a miss. Past the end of the map it is only a hint. */
+#define LLM__AHEAD 1280
 
 LLM__AVX2_INLINE __m256 llm__mul8(__m256 a, __m256 b) {
     __m256 p = _mm256_mul_ps(a, b);
@@ -12210,23 +12232,21 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
     c1 = llm__codes_avx2(type, codes, half, pair, blk, 1, u);  \
     c2 = llm__codes_avx2(type, codes, half, pair, blk, 2, u);  \
     c3 = llm__codes_avx2(type, codes, half, pair, blk, 3, u);
+#define LLM__NEXT_LINE LLM__PREFETCH(ahead), ahead += 64;
 #define LLM__BLOCK(EACH, blk)                                             \
-    LLM__PREFETCH(ahead);                                                 \
-    ahead += 64;                                                          \
+    LLM__NEXT_LINE                                                        \
     m = _mm256_shuffle_epi8(m0, blk ? pairs1 : pairs0);                   \
     LLM__CODES(0, blk)                                                    \
     EACH(LLM__ROW_LOW)                                                    \
-    LLM__PREFETCH(ahead);                                                 \
-    ahead += 64;                                                          \
+    if (format->bits > 3 || blk) LLM__NEXT_LINE                           \
     m = _mm256_shuffle_epi8(m1, blk ? pairs1 : pairs0);                   \
     LLM__CODES(1, blk)                                                    \
     EACH(LLM__ROW_HIGH)                                                   \
     at += 16;
 /* Two blocks: 16 parameter bytes, low nibbles for rows 0 .. 7, high for 8 .. 15. */
 #define LLM__TWO_BLOCKS(EACH)                                                          \
-    ahead = codes + pair * (llm__record_size(type) / 2) + LLM__AHEAD;                  \
-    if (format->bits > 4) LLM__PREFETCH(ahead + 256); /* `bits` lines a pair */         \
-    if (format->bits > 5) LLM__PREFETCH(ahead + 320);                                  \
+    if (format->bits > 4) LLM__NEXT_LINE /* `bits` lines a pair */                      \
+    if (format->bits > 5) LLM__NEXT_LINE                                               \
     p = llm__both128(parameters);                                                      \
     parameters += 16;                                                                  \
     q = _mm256_and_si256(_mm256_srli_epi16(p, 4), nibble);                             \
@@ -12251,12 +12271,13 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
         const uint32_t s = llm__super_block(padded);                                            \
         const uint8_t *scales = panel, *parameters = panel + (size_t)padded / s * 32;           \
         const uint8_t *codes = panel + llm__panel_header(type, padded);                         \
-        const uint8_t *ahead = codes + LLM__AHEAD;                                              \
+        const uint8_t *ahead = panel + LLM__AHEAD;                                              \
         uint32_t b, r, at = 0, pair = 0;                                                        \
         __m256i p, q, b0, b1, m0, m1, m, c0, c1, c2, c3;                                        \
         __m256 w0, w1, f;                                                                       \
         EACH(LLM__ROW_DECLARE)                                                                  \
         for (b = 0; b < padded / s; b++, scales += 32) {                                        \
+            for (r = 0; r < s / 2 + 32; r += 64) LLM__NEXT_LINE                                 \
             EACH(LLM__ROW_CLEAR)                                                                \
             for (r = 0; r < s; r += 32, pair ^= 1, codes += pair ? 0 : llm__record_size(type)) { \
                 LLM__TWO_BLOCKS(EACH)                                                           \
@@ -12550,13 +12571,511 @@ static void llm__kernels_avx2(llm__kernels *k) {
 }
 #endif /* AVX2 */
 
+/* ---- >>avx512: with VNNI ---------------------------------------------------- */
+/* One line of a panel is one register: 16 rows by 4 columns, and vpdpbusd adds the four products of
+   each row to its 32-bit lane. It wants one side unsigned, so the weights are: U bytes where they
+   come straight from the codes (few rows), value + 128 where a super-block is unpacked first (many
+   rows); -B and -128 then cost one multiplication with sums of the inputs. What is not here is
+   AVX2's. */
+#if defined(LLM__HAVE_AVX2) && !defined(LLM_NO_AVX512)
+#define LLM__HAVE_AVX512 1
+#if defined(__GNUC__) || defined(__clang__)
+#define LLM__AVX512_TARGET \
+    __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define LLM__AVX512_INLINE \
+    static inline __attribute__((always_inline, unused)) LLM__AVX512_TARGET
+#define LLM__AVX512 LLM__AVX512_TARGET
+#define LLM__PIN512(x) __asm__("" : "+v"(x))
+#if !defined(__clang__) /* GCC 12 warns of its own intrinsics' undefined values */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#else
+#define LLM__AVX512_INLINE static __forceinline
+#define LLM__AVX512
+#define LLM__PIN512(x) ((void)0)
+#endif
+
+LLM__AVX512_INLINE __m512 llm__mul16(__m512 a, __m512 b) {
+    __m512 p = _mm512_mul_ps(a, b);
+    LLM__PIN512(p);
+    return p;
+}
+LLM__AVX512_INLINE __m512 llm__add16(__m512 a, __m512 b) {
+    __m512 s = _mm512_add_ps(a, b);
+    LLM__PIN512(s);
+    return s;
+}
+LLM__AVX512_INLINE __m512 llm__sub16(__m512 a, __m512 b) {
+    __m512 s = _mm512_sub_ps(a, b);
+    LLM__PIN512(s);
+    return s;
+}
+LLM__AVX512_INLINE __m512i llm__load512(const void *p) { return _mm512_loadu_si512(p); }
+LLM__AVX512_INLINE __m512i llm__four512(const void *p) { /* 4 bytes, sixteen times */
+    return _mm512_set1_epi32((int32_t)llm__u32(p));
+}
+
+LLM__AVX512_INLINE float llm__tree16(__m512 a) {
+    return llm__tree8(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+}
+
+LLM__AVX512_INLINE __m512 llm__exp16(__m512 x) {
+    __m512 n, r, p;
+    __m512i i;
+    x = _mm512_max_ps(x, _mm512_set1_ps(LLM__EXP_LEAST));
+    x = _mm512_min_ps(x, _mm512_set1_ps(LLM__EXP_MOST));
+    i = _mm512_cvtps_epi32(llm__mul16(x, _mm512_set1_ps(LLM__LOG2E)));
+    n = _mm512_cvtepi32_ps(i);
+    r = llm__sub16(x, llm__mul16(n, _mm512_set1_ps(LLM__LN2_HI)));
+    r = llm__sub16(r, llm__mul16(n, _mm512_set1_ps(LLM__LN2_LO)));
+    p = llm__add16(llm__mul16(_mm512_set1_ps(1.9875691500e-4f), r),
+                   _mm512_set1_ps(1.3981999507e-3f));
+    p = llm__add16(llm__mul16(p, r), _mm512_set1_ps(8.3334519073e-3f));
+    p = llm__add16(llm__mul16(p, r), _mm512_set1_ps(4.1665795894e-2f));
+    p = llm__add16(llm__mul16(p, r), _mm512_set1_ps(1.6666665459e-1f));
+    p = llm__add16(llm__mul16(p, r), _mm512_set1_ps(5.0000001201e-1f));
+    p = llm__add16(llm__mul16(llm__mul16(p, r), r), r);
+    p = llm__add16(p, _mm512_set1_ps(1.0f));
+    i = _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(127)), 23);
+    return llm__mul16(p, _mm512_castsi512_ps(i));
+}
+LLM__AVX512_INLINE __m512 llm__recip16(__m512 x) {
+    const __m512 two = _mm512_set1_ps(2.0f);
+    __m512 y = _mm512_castsi512_ps(
+        _mm512_sub_epi32(_mm512_set1_epi32(0x7ef311c3), _mm512_castps_si512(x)));
+    y = llm__mul16(y, llm__sub16(two, llm__mul16(x, y)));
+    y = llm__mul16(y, llm__sub16(two, llm__mul16(x, y)));
+    return llm__mul16(y, llm__sub16(two, llm__mul16(x, y)));
+}
+LLM__AVX512_INLINE __m512 llm__silu16(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 minus = _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
+    return llm__mul16(x, llm__recip16(llm__add16(one, llm__exp16(minus))));
+}
+LLM__AVX512_INLINE __m512 llm__gelu_tanh16(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f), two = _mm512_set1_ps(2.0f);
+    __m512 cube = llm__mul16(llm__mul16(x, x), x), u, e;
+    u = llm__mul16(_mm512_set1_ps(0.7978845608f),
+                   llm__add16(x, llm__mul16(_mm512_set1_ps(0.044715f), cube)));
+    e = llm__add16(llm__exp16(llm__mul16(two, u)), one);
+    u = llm__sub16(one, llm__mul16(two, llm__recip16(e)));
+    return llm__mul16(llm__mul16(_mm512_set1_ps(0.5f), x), llm__add16(one, u));
+}
+
+LLM__AVX512 static void llm__gate_avx512(float *y, const float *gate, const float *up, uint32_t n,
+                                         uint32_t activation) {
+    uint32_t i;
+    if (activation == LLM__ACT_SILU)
+        for (i = 0; i < n; i += 16)
+            _mm512_storeu_ps(y + i, llm__mul16(llm__silu16(_mm512_loadu_ps(gate + i)),
+                                               _mm512_loadu_ps(up + i)));
+    else if (activation == LLM__ACT_GELU_TANH)
+        for (i = 0; i < n; i += 16)
+            _mm512_storeu_ps(y + i, llm__mul16(llm__gelu_tanh16(_mm512_loadu_ps(gate + i)),
+                                               _mm512_loadu_ps(up + i)));
+    else
+        llm__gate_scalar(y, gate, up, n, activation);
+}
+
+LLM__AVX512 static float llm__softmax_avx512(float *s, float most) {
+    const __m512i masked = _mm512_castps_si512(_mm512_set1_ps(LLM__MASKED));
+    const __m512 m = _mm512_set1_ps(most);
+    __m512 lane = _mm512_setzero_ps();
+    uint32_t i;
+    for (i = 0; i < 64; i += 16) {
+        __m512 x = _mm512_loadu_ps(s + i), e = llm__exp16(llm__sub16(x, m));
+        e = _mm512_maskz_mov_ps(_mm512_cmpneq_epi32_mask(_mm512_castps_si512(x), masked), e);
+        _mm512_storeu_ps(s + i, e);
+        lane = llm__add16(lane, e);
+    }
+    return llm__tree16(lane);
+}
+
+LLM__AVX512 static void llm__norm_avx512(float *y, const float *x, const float *gain, uint32_t n,
+                                         float inverse_n, float epsilon) {
+    __m512 a = _mm512_setzero_ps(), r;
+    uint32_t i;
+    for (i = 0; i < n; i += 16) {
+        __m512 u = _mm512_loadu_ps(x + i);
+        a = llm__add16(a, llm__mul16(u, u));
+    }
+    r = _mm512_set1_ps(llm__rsqrt(llm__addf(llm__mulf(llm__tree16(a), inverse_n), epsilon)));
+    for (i = 0; i < n; i += 16)
+        _mm512_storeu_ps(y + i, llm__mul16(llm__mul16(_mm512_loadu_ps(x + i), r),
+                                           _mm512_loadu_ps(gain + i)));
+}
+
+/* ---- the cache: 15-bit integers as two digits, q = 128 high + low ---- */
+
+/* n (a multiple of 16) integers to digits, and 128 times their sum. */
+LLM__AVX512_INLINE int32_t llm__digits_avx512(const int16_t *q, uint32_t n, int8_t *high,
+                                              int8_t *low) {
+    const __m256i half = _mm256_set1_epi16(64), ones = _mm256_set1_epi16(1);
+    __m256i sum = _mm256_setzero_si256();
+    __m128i t;
+    uint32_t i;
+    for (i = 0; i < n; i += 16) {
+        __m256i v = llm__load256(q + i), h = _mm256_srai_epi16(_mm256_add_epi16(v, half), 7);
+        __m256i l = _mm256_sub_epi16(v, _mm256_slli_epi16(h, 7));
+        _mm_storeu_si128((__m128i *)(void *)(high + i), _mm256_cvtepi16_epi8(h));
+        _mm_storeu_si128((__m128i *)(void *)(low + i), _mm256_cvtepi16_epi8(l));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(v, ones));
+    }
+    t = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+    return _mm_cvtsi128_si32(t) * 128;
+}
+
+/* Sixteen dots of 4 x `lines` integers, given as digits, against lines of int8. 128 times the
+   high digits' dot may pass 32 bits; the result does not, so wrapping is harmless. */
+LLM__AVX512_INLINE __m512 llm__dot16_avx512(const int8_t *w, const int8_t *high, const int8_t *low,
+                                            uint32_t lines, int32_t offset) {
+    const __m512i flip = _mm512_set1_epi8((char)-128);
+    __m512i h0 = _mm512_setzero_si512(), l0 = h0, h1 = h0, l1 = h0;
+    uint32_t g;
+    for (g = 0; g < lines; g += 2, w += 128, high += 8, low += 8) {
+        __m512i u = _mm512_xor_si512(llm__load512(w), flip);
+        __m512i v = _mm512_xor_si512(llm__load512(w + 64), flip);
+        h0 = _mm512_dpbusd_epi32(h0, u, llm__four512(high));
+        l0 = _mm512_dpbusd_epi32(l0, u, llm__four512(low));
+        h1 = _mm512_dpbusd_epi32(h1, v, llm__four512(high + 4));
+        l1 = _mm512_dpbusd_epi32(l1, v, llm__four512(low + 4));
+    }
+    h0 = _mm512_slli_epi32(_mm512_add_epi32(h0, h1), 7);
+    l0 = _mm512_add_epi32(h0, _mm512_add_epi32(l0, l1));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(l0, _mm512_set1_epi32(offset)));
+}
+
+LLM__AVX512 static void llm__scores_q8_avx512(float *dot, const int16_t *q, const int8_t *k,
+                                              uint32_t n) {
+    int8_t high[512], low[512];
+    const int32_t offset = llm__digits_avx512(q, n, high, low);
+    uint32_t t;
+    for (t = 0; t < 64; t += 16, k += 16 * n)
+        _mm512_storeu_ps(dot + t, llm__dot16_avx512(k, high, low, n / 4, offset));
+}
+LLM__AVX512 static void llm__values_q8_avx512(float *out, const int16_t *p, const int8_t *v,
+                                              uint32_t n) {
+    int8_t high[64], low[64];
+    const int32_t offset = llm__digits_avx512(p, 64, high, low);
+    uint32_t c;
+    for (c = 0; c < n; c += 16, v += 1024)
+        _mm512_storeu_ps(out + c, llm__dot16_avx512(v, high, low, 16, offset));
+}
+
+/* ---- few rows: straight from the packed codes ---- */
+
+/* Compilers do not agree whether a shift is signed. */
+#if defined(__clang__)
+#define LLM__SHIFT(n) ((unsigned)(n))
+#else
+#define LLM__SHIFT(n) ((int)(n))
+#endif
+
+/* Codes of group i (0 .. 3) of block 2 pair + b of a record, 16 rows at once, as U bytes. */
+LLM__AVX512_INLINE __m512i llm__codes_avx512(uint32_t type, const uint8_t *p, uint32_t pair,
+                                             uint32_t b, uint32_t i, __m512i u) {
+    __m512i v, h;
+    if (type == LLM_Q3) {
+        v = llm__load512(p + 128 + 64 * (2 * pair + b));
+        h = llm__load512(p + 64 * pair);
+        v = _mm512_and_si512(_mm512_srli_epi16(v, LLM__SHIFT(2 * i)), _mm512_set1_epi8(3));
+        h = _mm512_slli_epi16(_mm512_srli_epi16(h, LLM__SHIFT(4 * b + i)), 2);
+        v = _mm512_or_si512(v, _mm512_and_si512(h, _mm512_set1_epi8(4)));
+        return _mm512_shuffle_epi8(u, v);
+    }
+    v = llm__load512(p + (llm__formats[type].bits - 4) * 128 + 64 * (4 * pair + 2 * b + i / 2));
+    if (i % 2) v = _mm512_srli_epi16(v, 4);
+    v = _mm512_and_si512(v, _mm512_set1_epi8(15));
+    if (type == LLM_Q4) return _mm512_shuffle_epi8(u, v);
+    if (type == LLM_Q5) {
+        h = llm__load512(p + 64 * pair);
+        h = b ? _mm512_srli_epi16(h, LLM__SHIFT(i)) : _mm512_slli_epi16(h, LLM__SHIFT(4 - i));
+        return _mm512_or_si512(v, _mm512_and_si512(h, _mm512_set1_epi8(16)));
+    }
+    h = llm__load512(p + 64 * (2 * pair + b));
+    h = i == 3 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, LLM__SHIFT(4 - 2 * i));
+    return _mm512_or_si512(v, _mm512_and_si512(h, _mm512_set1_epi8(0x30)));
+}
+
+/* The parameter of row r of a block in lane r; only its lowest four bits mean something. */
+LLM__AVX512_INLINE __m512i llm__parameters_avx512(const uint8_t *block) {
+    const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4);
+    __m128i p = _mm_set1_epi64x((int64_t)llm__u64(block));
+    return _mm512_srlv_epi32(_mm512_cvtepu8_epi32(p), shift);
+}
+/* A table of 16 bytes as 16 lanes. */
+LLM__AVX512_INLINE __m512i llm__lanes_avx512(const uint8_t *table) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)table));
+}
+LLM__AVX512_INLINE __m512 llm__scales16(const uint8_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(llm__load256(p)), 16));
+}
+
+#define LLM__ROW512_DECLARE(t)                                                               \
+    const int8_t *x##t = in->q + (size_t)(row + (t < rows ? t : 0)) * in->stride;             \
+    const int16_t *s##t = in->sums + (size_t)(row + (t < rows ? t : 0)) * (in->stride / 16);  \
+    const float *a##t = in->scale + (size_t)(row + (t < rows ? t : 0)) * (in->stride / 64);   \
+    __m512 out##t = _mm512_setzero_ps();                                                      \
+    __m512i acc##t, dot##t;
+#define LLM__ROW512_CLEAR(t) acc##t = _mm512_setzero_si512();
+#define LLM__ROW512_OFFSET(t) \
+    acc##t = _mm512_dpwssd_epi32(acc##t, llm__four512(s##t + at / 16), minus_b);
+#define LLM__ROW512_BLOCK(t)                                                         \
+    dot##t = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c0, llm__four512(x##t + at)); \
+    dot##t = _mm512_dpbusd_epi32(dot##t, c1, llm__four512(x##t + at + 4));             \
+    dot##t = _mm512_dpbusd_epi32(dot##t, c2, llm__four512(x##t + at + 8));             \
+    dot##t = _mm512_dpbusd_epi32(dot##t, c3, llm__four512(x##t + at + 12));            \
+    acc##t = _mm512_add_epi32(acc##t, _mm512_mullo_epi32(dot##t, m));
+#define LLM__ROW512_SCALE(t)                                               \
+    out##t = llm__add16(out##t, llm__mul16(_mm512_cvtepi32_ps(acc##t),     \
+                                           llm__mul16(w, _mm512_set1_ps(a##t[b]))));
+#define LLM__ROW512_STORE(t) \
+    if (t < rows) _mm512_storeu_ps(out + 16 * t, out##t);
+
+#define LLM__CODES512(blk)                                    \
+    c0 = llm__codes_avx512(type, codes, pair, blk, 0, u);     \
+    c1 = llm__codes_avx512(type, codes, pair, blk, 1, u);     \
+    c2 = llm__codes_avx512(type, codes, pair, blk, 2, u);     \
+    c3 = llm__codes_avx512(type, codes, pair, blk, 3, u);
+#define LLM__BLOCK512(EACH, blk, p)                \
+    LLM__NEXT_LINE                                 \
+    if (format->bits > 3 || blk) LLM__NEXT_LINE    \
+    m = _mm512_permutexvar_epi32(p, table_m);      \
+    LLM__CODES512(blk)                             \
+    EACH(LLM__ROW512_BLOCK)                        \
+    at += 16;
+
+#define LLM__FEW_ROWS_AVX512(name, EACH)                                                         \
+    LLM__AVX512_INLINE void name(uint32_t type, float *out, const uint8_t *panel,                \
+                                 uint32_t padded, const llm__input *in, uint32_t row,            \
+                                 uint32_t rows) {                                                \
+        const llm__format *format = &llm__formats[type];                                         \
+        const __m512i u =                                                                        \
+            _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)format->u));   \
+        const __m512i table_m = llm__lanes_avx512(format->m);                                    \
+        const __m512i low_b = _mm512_and_si512(                                                  \
+            _mm512_sub_epi32(_mm512_setzero_si512(), llm__lanes_avx512(format->b)),              \
+            _mm512_set1_epi32(0xffff));                                                          \
+        const __m512i high_b = _mm512_slli_epi32(low_b, 16);                                     \
+        const uint32_t s = llm__super_block(padded);                                             \
+        const uint8_t *scales = panel, *parameters = panel + (size_t)padded / s * 32;            \
+        const uint8_t *codes = panel + llm__panel_header(type, padded);                          \
+        const uint8_t *ahead = panel + LLM__AHEAD;                                               \
+        uint32_t b, r, at = 0, pair = 0;                                                         \
+        __m512i p, q, m, minus_b, c0, c1, c2, c3;                                                \
+        __m512 w;                                                                                \
+        EACH(LLM__ROW512_DECLARE)                                                                \
+        for (b = 0; b < padded / s; b++, scales += 32) {                                         \
+            for (r = 0; r < s / 2 + 32; r += 64) LLM__NEXT_LINE                                  \
+            EACH(LLM__ROW512_CLEAR)                                                              \
+            for (r = 0; r < s; r += 32, pair ^= 1, codes += pair ? 0 : llm__record_size(type)) { \
+                if (format->bits > 4) LLM__NEXT_LINE                                             \
+                if (format->bits > 5) LLM__NEXT_LINE                                             \
+                p = llm__parameters_avx512(parameters);                                          \
+                q = llm__parameters_avx512(parameters + 8);                                      \
+                parameters += 16;                                                                \
+                minus_b = _mm512_or_si512(_mm512_permutexvar_epi32(p, low_b),                    \
+                                          _mm512_permutexvar_epi32(q, high_b));                  \
+                EACH(LLM__ROW512_OFFSET)                                                         \
+                LLM__BLOCK512(EACH, 0, p)                                                        \
+                LLM__BLOCK512(EACH, 1, q)                                                        \
+            }                                                                                    \
+            w = llm__scales16(scales);                                                           \
+            EACH(LLM__ROW512_SCALE)                                                              \
+        }                                                                                        \
+        EACH(LLM__ROW512_STORE)                                                                  \
+    }
+LLM__FEW_ROWS_AVX512(llm__packed1_avx512, LLM__ROWS_1)
+LLM__FEW_ROWS_AVX512(llm__packed4_avx512, LLM__ROWS_4)
+
+/* 8 bits, values + 128. */
+#define LLM__ROW512_TOTAL(t) \
+    acc##t = _mm512_set1_epi32(-128 * in->total[(size_t)(row + (t < rows ? t : 0)) * (in->stride / 64) + b]);
+#define LLM__ROW512_BYTES(t) acc##t = _mm512_dpbusd_epi32(acc##t, c0, llm__four512(x##t + at));
+#define LLM__FEW_BYTES_AVX512(name, EACH)                                                     \
+    LLM__AVX512_INLINE void name(uint32_t type, float *out, const uint8_t *panel,             \
+                                 uint32_t padded, const llm__input *in, uint32_t row,         \
+                                 uint32_t rows) {                                             \
+        const __m512i flip = _mm512_set1_epi8((char)-128);                                    \
+        const uint32_t s = llm__super_block(padded);                                          \
+        const uint8_t *scales = panel, *codes = panel + llm__panel_header(type, padded);      \
+        uint32_t b, g, at = 0;                                                                \
+        __m512i c0;                                                                           \
+        __m512 w;                                                                             \
+        EACH(LLM__ROW512_DECLARE)                                                             \
+        EACH(LLM__ROW512_UNUSED)                                                              \
+        for (b = 0; b < padded / s; b++, scales += 32) {                                      \
+            EACH(LLM__ROW512_TOTAL)                                                           \
+            for (g = 0; g < s / 4; g++, codes += 64, at += 4) {                               \
+                LLM__PREFETCH(codes + LLM__AHEAD);                                            \
+                c0 = _mm512_xor_si512(llm__load512(codes), flip);                             \
+                EACH(LLM__ROW512_BYTES)                                                       \
+            }                                                                                 \
+            w = llm__scales16(scales);                                                        \
+            EACH(LLM__ROW512_SCALE)                                                           \
+        }                                                                                     \
+        EACH(LLM__ROW512_STORE)                                                               \
+    }
+#define LLM__ROW512_UNUSED(t) (void)s##t, (void)dot##t;
+LLM__FEW_BYTES_AVX512(llm__bytes1_avx512, LLM__ROWS_1)
+LLM__FEW_BYTES_AVX512(llm__bytes4_avx512, LLM__ROWS_4)
+
+/* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
+
+LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], uint32_t s,
+                                           const uint8_t *parameters, const uint8_t *codes) {
+    const llm__format *format = &llm__formats[type];
+    const __m512i u =
+        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)format->u));
+    const __m512i even = _mm512_mullo_epi32(llm__lanes_avx512(format->m),
+                                            _mm512_set1_epi32(0x00010001));
+    const __m512i offset = _mm512_mullo_epi32(
+        _mm512_and_si512(_mm512_sub_epi32(_mm512_set1_epi32(128), llm__lanes_avx512(format->b)),
+                         _mm512_set1_epi32(255)),
+        _mm512_set1_epi32(0x01010101));
+    const __m512i low = _mm512_set1_epi16(255);
+    uint32_t k, i;
+    for (k = 0; k < s; k += 16, parameters += 8) {
+        const uint8_t *record = codes + k / 64 * llm__record_size(type);
+        const uint32_t pair = k / 32 % 2;
+        __m512i p = llm__parameters_avx512(parameters), c[4];
+        __m512i m = _mm512_permutexvar_epi32(p, even), o = _mm512_permutexvar_epi32(p, offset);
+        for (i = 0; i < 4; i++)
+            c[i] = k / 16 % 2 ? llm__codes_avx512(type, record, pair, 1, i, u)
+                              : llm__codes_avx512(type, record, pair, 0, i, u);
+        for (i = 0; i < 4; i++) { /* M U stays below 256, so bytes do not meet */
+            __m512i e = _mm512_mullo_epi16(_mm512_and_si512(c[i], low), m);
+            __m512i d = _mm512_mullo_epi16(_mm512_srli_epi16(c[i], 8), m);
+            e = _mm512_or_si512(e, _mm512_slli_epi16(d, 8));
+            _mm512_storeu_si512(tile[k / 4 + i], _mm512_add_epi8(e, o));
+        }
+    }
+}
+
+/* `count` rows against a tile: out f32 [count][16] += float(dot) * (w * a). */
+#define LLM__TILE512_DECLARE(t) \
+    __m512i acc##t = _mm512_set1_epi32(-128 * total[(size_t)(t) * (in->stride / 64)]);
+#define LLM__TILE512_DOT(t) \
+    acc##t = _mm512_dpbusd_epi32(acc##t, c, llm__four512(x[(t) / 4] + (t) % 4 * stride));
+#define LLM__TILE512_ADD(t)                                                                  \
+    _mm512_storeu_ps(                                                                        \
+        out + 16 * (t),                                                                      \
+        llm__add16(_mm512_loadu_ps(out + 16 * (t)),                                          \
+                   llm__mul16(_mm512_cvtepi32_ps(acc##t),                                    \
+                              llm__mul16(w, _mm512_set1_ps(a[(size_t)(t) * (in->stride / 64)])))));
+#define LLM__ROWS_8(X)  LLM__ROWS_4(X) X(4) X(5) X(6) X(7)
+#define LLM__ROWS_16(X) LLM__ROWS_8(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define LLM__TILE_AVX512(name, EACH)                                                           \
+    LLM__AVX512 static void name(float *out, uint8_t (*tile)[64], uint32_t s,                  \
+                                 const llm__input *in, uint32_t row, uint32_t block,           \
+                                 uint32_t k, __m512 w) {                                       \
+        const size_t stride = in->stride;                                                      \
+        const int32_t *total = in->total + (size_t)row * (stride / 64) + block;                \
+        const float *a = in->scale + (size_t)row * (stride / 64) + block;                      \
+        const int8_t *x[4];                                                                    \
+        uint32_t g;                                                                            \
+        EACH(LLM__TILE512_DECLARE)                                                             \
+        for (g = 0; g < 4; g++) x[g] = in->q + (row + 4 * g) * stride + k;                     \
+        for (g = 0; g < s / 4; g++) {                                                          \
+            const __m512i c = llm__load512(tile[g]);                                           \
+            EACH(LLM__TILE512_DOT)                                                             \
+            x[0] += 4, x[1] += 4, x[2] += 4, x[3] += 4;                                        \
+        }                                                                                      \
+        EACH(LLM__TILE512_ADD)                                                                 \
+    }
+LLM__TILE_AVX512(llm__tile1_avx512, LLM__ROWS_1)
+LLM__TILE_AVX512(llm__tile4_avx512, LLM__ROWS_4)
+LLM__TILE_AVX512(llm__tile8_avx512, LLM__ROWS_8)
+LLM__TILE_AVX512(llm__tile16_avx512, LLM__ROWS_16)
+
+LLM__AVX512 static void llm__tiles_avx512(float *out, uint8_t (*tile)[64], uint32_t s,
+                                          const llm__input *in, uint32_t row, uint32_t rows,
+                                          uint32_t block, uint32_t k, const uint8_t *scales) {
+    const __m512 w = llm__scales16(scales);
+    uint32_t m = 0;
+    for (; m + 16 <= rows; m += 16)
+        llm__tile16_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
+    for (; m + 8 <= rows; m += 8)
+        llm__tile8_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
+    for (; m + 4 <= rows; m += 4)
+        llm__tile4_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
+    for (; m < rows; m++) llm__tile1_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
+}
+
+LLM__AVX512_INLINE void llm__many_rows_avx512(uint32_t type, float *out, const uint8_t *panel,
+                                              uint32_t padded, const llm__input *in, uint32_t row,
+                                              uint32_t rows) {
+    const uint32_t s = llm__super_block(padded);
+    const uint8_t *parameters = panel + (size_t)padded / s * 32;
+    const uint8_t *codes = panel + llm__panel_header(type, padded);
+    const __m512i flip = _mm512_set1_epi8((char)-128);
+    uint8_t tile[256 / 4][64];
+    uint32_t b, g, k = 0;
+    memset(out, 0, sizeof(float) * 16 * rows);
+    for (b = 0; b < padded / s; b++, k += s) {
+        const uint8_t *block = codes + (size_t)k / 64 * llm__record_size(type);
+        if (type == LLM_Q8)
+            for (g = 0; g < s / 4; g++)
+                _mm512_storeu_si512(tile[g], _mm512_xor_si512(llm__load512(block + 64 * g), flip));
+        else
+            llm__unpack_avx512(type, tile, s, parameters + k / 2, block);
+        llm__tiles_avx512(out, tile, s, in, row, rows, b, k, panel + b * 32);
+    }
+}
+
+#define LLM__PANEL_AVX512(name, type, one, four)                                                \
+    LLM__AVX512 static void llm__panel_##name##_avx512(float *out, const uint8_t *panel,         \
+                                                       uint32_t padded, const llm__input *in,    \
+                                                       uint32_t row, uint32_t rows) {            \
+        if (rows == 1)                                                                           \
+            one(type, out, panel, padded, in, row, rows);                                        \
+        else if (rows <= 4)                                                                      \
+            four(type, out, panel, padded, in, row, rows);                                       \
+        else                                                                                     \
+            llm__many_rows_avx512(type, out, panel, padded, in, row, rows);                      \
+    }
+LLM__PANEL_AVX512(q8, LLM_Q8, llm__bytes1_avx512, llm__bytes4_avx512)
+LLM__PANEL_AVX512(q6, LLM_Q6, llm__packed1_avx512, llm__packed4_avx512)
+LLM__PANEL_AVX512(q5, LLM_Q5, llm__packed1_avx512, llm__packed4_avx512)
+LLM__PANEL_AVX512(q4, LLM_Q4, llm__packed1_avx512, llm__packed4_avx512)
+LLM__PANEL_AVX512(q3, LLM_Q3, llm__packed1_avx512, llm__packed4_avx512)
+
+static void llm__kernels_avx512(llm__kernels *k) {
+    llm__kernels_avx2(k);
+    k->name = "avx512";
+    k->norm = llm__norm_avx512;
+    k->gate = llm__gate_avx512;
+    k->softmax = llm__softmax_avx512;
+    k->scores_q8 = llm__scores_q8_avx512;
+    k->values_q8 = llm__values_q8_avx512;
+    k->panel[LLM_Q8] = llm__panel_q8_avx512;
+    k->panel[LLM_Q6] = llm__panel_q6_avx512;
+    k->panel[LLM_Q5] = llm__panel_q5_avx512;
+    k->panel[LLM_Q4] = llm__panel_q4_avx512;
+    k->panel[LLM_Q3] = llm__panel_q3_avx512;
+}
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif /* AVX-512 */
+
 /* ---- >>dispatch: kernels by name ------------------------------------------ */
 
 /* Fills in the table of instruction set `index`, best first; false past the end. A function, and
    not a table of tables, so that the library needs no relocations and keeps no data. */
 static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
+#ifdef LLM__HAVE_AVX512
+    if (!(llm__cpu() & LLM__CPU_AVX512)) index++;
+    if (index == 0) llm__kernels_avx512(kernels);
+    if (index < 1) return true;
+    index--;
+#endif
 #ifdef LLM__HAVE_AVX2
-    if (!llm__cpu_has_avx2()) index++;
+    if (!(llm__cpu() & LLM__CPU_AVX2)) index++;
     if (index == 0) llm__kernels_avx2(kernels);
     if (index < 1) return true;
     index--;

@@ -21,6 +21,7 @@ static float next_float(void) { return (float)(int32_t)next_u32() * (1.0f / 1073
 static llm__kernels scalar;
 static int8_t q8[MOST_ROWS * MOST_K];
 static int16_t q16[MOST_ROWS * MOST_K], sums[MOST_ROWS * MOST_K / 16];
+static int32_t total[MOST_ROWS * MOST_K / 64];
 static float xf[MOST_ROWS * MOST_K], scale[MOST_ROWS * MOST_K / 64];
 
 static void fill_panel(uint8_t *panel, uint32_t type, uint32_t k) {
@@ -49,7 +50,7 @@ static void test_panels(const llm__kernels *isa) {
     static float want[64 * 16], got[64 * 16];
     llm__input in;
     uint32_t type, shape, rows, i, k;
-    in.q = q8, in.wide = q16, in.scale = scale, in.sums = sums, in.x = xf, in.stride = MOST_K;
+    in.q = q8, in.wide = q16, in.scale = scale, in.sums = sums, in.total = total, in.x = xf, in.stride = MOST_K;
     for (shape = 0; shape < sizeof shapes / sizeof *shapes; shape++) {
         k = shapes[shape];
         for (rows = 0; rows < MOST_ROWS; rows++) {
@@ -68,6 +69,8 @@ static void test_panels(const llm__kernels *isa) {
                     sums[rows * (MOST_K / 16) + i] = (int16_t)s;
                 }
             }
+            llm__total_sums(sums + rows * (MOST_K / 16), k, llm__super_block(k),
+                            total + rows * (MOST_K / 64));
         }
         for (type = 0; type < LLM_TYPE_COUNT; type++) {
             fill_panel(panel, type, k);
