@@ -150,7 +150,7 @@
     X(OK, "success")                                                                \
     X(ERROR_ARGUMENT, "an argument is outside its documented range")               \
     X(ERROR_MEMORY, "the allocator returned no memory")                             \
-    X(ERROR_IO, "a file could not be opened, read, mapped or written")              \
+    X(ERROR_IO, "a file could not be opened, read, mapped, locked or written")      \
     X(ERROR_FORMAT, "the data is not what its format requires")                    \
     X(ERROR_VERSION, "the data is of a version that this library does not read")   \
     X(ERROR_UNSUPPORTED, "valid, but not supported by this build or library")      \
@@ -301,18 +301,36 @@ LLM_API int32_t llm_token_find(const llm_tokenizer *t, llm_text bytes);
 /* An opened .llm file: immutable, shared by any number of sessions and threads. */
 typedef struct llm_model llm_model;
 
+/* Reads bytes offset .. offset + size - 1 of the file to `to`; false: it could not read them all.
+   Called from any thread that opens, prefetches or evaluates (a pool's workers, the host's jobs),
+   from several at once for different bytes: use pread, or a lock of your own. `size` is at most
+   LLM_READ_MOST. It must not call the library with the model or with a session of it. */
+typedef bool (*llm_read)(void *user, uint64_t offset, void *to, size_t size);
+enum { LLM_READ_MOST = 262144 };
+
+/* Where the file is: exactly one of `path`, `data` and `read`. */
 typedef struct llm_model_desc {
-    const char *path;        /* UTF-8; the file is mapped and must not be truncated while open */
-    const void *data;        /* or, with path NULL, the bytes of the file, 64-byte aligned, */
-    size_t size;             /* which must stay as they are until the model is closed */
-    bool verify;             /* check every checksum now: reads the whole file */
-    llm_allocator allocator; /* a few KB for the directory */
+    const char *path; /* UTF-8; the file is mapped and must not be truncated while open */
+    const void *data; /* the bytes of the file, 64-byte aligned, which must stay as they are until
+                         the model is closed: an array, a part of a larger file */
+    llm_read read;    /* pieces of the file, read when they are needed */
+    void *read_user;  /* passed to it; both are used until the model is closed */
+    size_t size;      /* bytes of the file, for `data` and `read` */
+    bool verify;      /* check every checksum now: reads the whole file */
+    llm_allocator allocator; /* a few KB for the directory; with `read` also the file's size and 4
+                                bytes for each LLM_READ_MOST of it, in one piece, of which only
+                                what is read gets touched */
     llm_error *error;        /* says why opening failed; may be NULL */
 } llm_model_desc;
 
 /* Opens a model. *model is NULL unless the result is LLM_OK. Without `verify`, touches only the
    header, description, directory and the head of the tokenizer; every offset in them is proved to
-   be in bounds. LLM_ERROR_IO, _FORMAT, _VERSION, _UNSUPPORTED, _CHECKSUM, _MEMORY, _ARGUMENT. */
+   be in bounds. LLM_ERROR_IO, _FORMAT, _VERSION, _UNSUPPORTED, _CHECKSUM, _MEMORY, _ARGUMENT.
+
+   With `read` it reads those, and the tokenizer, template and meta whole. Weights are read by the
+   first evaluation that needs them, never twice; a read that fails ends that evaluation with
+   LLM_ERROR_IO, and the next one reads again. The bits are those of a map. A step's budget does
+   not reach into a read: it may be passed by those of one item, usually one or two. */
 LLM_API llm_result llm_model_open(llm_model **model, const llm_model_desc *desc);
 
 /* Close it after the last session, batch and tokenizer use. NULL is allowed. */
@@ -419,10 +437,11 @@ LLM_API llm_result llm_session_feed(llm_session *session, const int32_t *tokens,
 
 /* Evaluates what was fed, for about `budget_us` microseconds (0: until done): LLM_PENDING when
    there is more to do, LLM_OK when there is nothing left, LLM_CANCELLED. The bits of the logits do
-   not depend on how the work was cut. */
+   not depend on how the work was cut. LLM_ERROR_IO: weights could not be read (llm_model_desc.read);
+   nothing that was fed is lost, the next step reads them again, llm_session_rewind drops it. */
 LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us);
 
-/* Feed and step until done. */
+/* Feed and step until done. After LLM_ERROR_IO the session is where it was before the call. */
 LLM_API llm_result llm_eval(llm_session *session, const int32_t *tokens, size_t count);
 
 /* From any thread: the step that runs, or else the next one, returns LLM_CANCELLED soon. Tokens
@@ -474,7 +493,7 @@ LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const i
                                  size_t count, uint32_t logits);
 
 /* As llm_step, for all that was added. When it returns LLM_OK the sessions have moved on and the
-   next llm_batch_add begins a new evaluation. */
+   next llm_batch_add begins a new evaluation. After LLM_ERROR_IO step again, or cancel and step. */
 LLM_API llm_result llm_batch_step(llm_batch *batch, uint64_t budget_us);
 LLM_API void llm_batch_cancel(llm_batch *batch);
 
@@ -2459,6 +2478,11 @@ struct llm_model {
     const uint8_t *file; /* the whole file */
     size_t size;
     bool mapped;
+    llm_read read; /* NULL: every byte is there */
+    void *read_user;
+    uint8_t *block; /* with read: the file's bytes, then their states */
+    size_t block_size;
+    uint32_t *read_state; /* [pieces of LLM_READ_MOST] LLM__ABSENT, … */
     const llm__file_desc *desc;
     const llm__file_layer *layer;      /* [layers] */
     const llm__file_tensor *directory; /* [tensors] */
@@ -2569,6 +2593,43 @@ static void llm__unmap(const uint8_t *file, size_t size) {
 }
 #endif
 
+/* ---- files that are read in pieces ---- */
+
+enum { LLM__ABSENT, LLM__LOADING, LLM__PRESENT };
+
+static llm_result llm__read_piece(const llm_model *m, size_t piece, llm_error *error);
+
+LLM__INLINE size_t llm__pieces(size_t size) {
+    return size / LLM_READ_MOST + (size % LLM_READ_MOST != 0);
+}
+
+/* Before bytes inside the file are looked at: makes sure that they are there. */
+static llm_result llm__need(const llm_model *m, const void *from, size_t size, llm_error *error) {
+    size_t at, piece;
+    if (!m->read || !from || !size) return LLM_OK;
+    at = (size_t)(LLM__CAST(const uint8_t *, from) - m->file);
+    for (piece = at / LLM_READ_MOST; piece <= (at + size - 1) / LLM_READ_MOST; piece++)
+        if (llm__read_piece(m, piece, error)) return LLM_ERROR_IO;
+    return LLM_OK;
+}
+
+/* Memory for a file of m->size bytes, none of which is there yet. */
+static llm_result llm__make_block(llm_model *m, llm_error *error) {
+    const size_t states = llm__pieces(m->size) * sizeof *m->read_state;
+    const size_t file = m->size + (64 - m->size % 64) % 64;
+    if (file < m->size || !llm__add(file, states, &m->block_size))
+        return llm__fail(error, LLM_ERROR_MEMORY, "model: %zu bytes pass the address space",
+                         m->size);
+    m->block = LLM__CAST(uint8_t *, llm__allocate(&m->allocator, m->block_size));
+    if (!m->block)
+        return llm__fail(error, LLM_ERROR_MEMORY, "model: no memory for a file of %zu bytes",
+                         m->size);
+    m->file = m->block;
+    m->read_state = LLM__CAST(uint32_t *, LLM__CAST(void *, m->block + file));
+    memset(m->read_state, 0, states);
+    return LLM_OK;
+}
+
 /* ---- checks ---- */
 
 #define LLM__REFUSE(...) return llm__fail(error, LLM_ERROR_FORMAT, __VA_ARGS__)
@@ -2593,12 +2654,14 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
     llm__file_section section;
     size_t table, i;
     uint8_t little;
+    llm_result r;
     memcpy(&little, &probe, 1);
     if (!little)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
                          "the host is big-endian, .llm files are not");
     if (m->size < sizeof header)
         LLM__REFUSE("file: %zu bytes, shorter than a header of 64", m->size);
+    if ((r = llm__need(m, m->file, sizeof header, error)) != LLM_OK) return r;
     memcpy(&header, m->file, sizeof header);
     if (memcmp(header.magic, LLM__MAGIC, 8))
         LLM__REFUSE("header: the magic is not that of a .llm file");
@@ -2613,6 +2676,7 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
     table = header.section_count * sizeof section;
     if (table > m->size - sizeof header)
         LLM__REFUSE("header: the section table passes the end of the file");
+    if ((r = llm__need(m, m->file + sizeof header, table, error)) != LLM_OK) return r;
     if (llm__xxh64(m->file + sizeof header, table) != header.checksum)
         return llm__fail(error, LLM_ERROR_CHECKSUM,
                          "header: the section table does not match its checksum");
@@ -2631,6 +2695,8 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
 
 static llm_result llm__check_sum(const llm_model *m, uint32_t kind, llm_error *error) {
     llm__file_section s = llm__section(m, kind);
+    llm_result r = llm__need(m, m->file + s.offset, (size_t)s.size, error);
+    if (r) return r;
     if (s.size && llm__xxh64(m->file + s.offset, (size_t)s.size) != s.checksum)
         return llm__fail(error, LLM_ERROR_CHECKSUM, "section %.4s: does not match its checksum",
                          (const char *)&kind);
@@ -2841,11 +2907,14 @@ static llm_result llm__check_model(const llm_model *m, llm_error *error) {
 static llm_result llm__verify(const llm_model *m, llm_error *error) {
     static const uint32_t kinds[] = {LLM__SECTION_TOKN, LLM__SECTION_TMPL, LLM__SECTION_META};
     char name[64];
+    llm_result r;
     uint32_t i;
     for (i = 0; i < 3; i++)
-        if (llm__check_sum(m, kinds[i], error)) return LLM_ERROR_CHECKSUM;
+        if ((r = llm__check_sum(m, kinds[i], error)) != LLM_OK) return r;
     for (i = 0; i < m->tensors; i++) {
         const llm__file_tensor *t = &m->directory[i];
+        r = llm__need(m, m->file + t->offset, (size_t)t->size, error);
+        if (r) return r;
         if (llm__xxh64(m->file + t->offset, (size_t)t->size) != t->checksum)
             return llm__fail(error, LLM_ERROR_CHECKSUM, "tensor %s: does not match its checksum",
                              llm__tensor_name(name, t->role, t->layer));
@@ -2853,12 +2922,12 @@ static llm_result llm__verify(const llm_model *m, llm_error *error) {
     return LLM_OK;
 }
 
-static llm_text llm__section_text(const llm_model *m, uint32_t kind) {
+static llm_result llm__section_text(const llm_model *m, uint32_t kind, llm_text *text,
+                                    llm_error *error) {
     llm__file_section s = llm__section(m, kind);
-    llm_text text;
-    text.data = (const char *)m->file + s.offset;
-    text.size = (size_t)s.size;
-    return text;
+    text->data = (const char *)m->file + s.offset;
+    text->size = (size_t)s.size;
+    return llm__need(m, text->data, text->size, error);
 }
 
 /* Description, layers and directory; then the table of tensors is allocated behind the model. */
@@ -2904,41 +2973,60 @@ static llm_result llm__load(llm_model **model, llm_error *error) {
     if ((r = llm__check_model(m, error)) != LLM_OK) return r;
     tokens = llm__section(m, LLM__SECTION_TOKN);
     if (tokens.size) {
+        r = llm__need(m, m->file + tokens.offset, (size_t)tokens.size, error);
+        if (r) return r;
         r = llm__tokenizer_init(&m->tokenizer, m->file + tokens.offset, (size_t)tokens.size,
                                 m->desc->vocab, error);
         if (r) return r;
         m->has_tokenizer = true;
     }
-    m->chat_template = llm__section_text(m, LLM__SECTION_TMPL);
-    m->meta = llm__section_text(m, LLM__SECTION_META);
+    r = llm__section_text(m, LLM__SECTION_TMPL, &m->chat_template, error);
+    return r ? r : llm__section_text(m, LLM__SECTION_META, &m->meta, error);
+}
+
+/* The file's bytes, or memory for them. */
+static llm_result llm__find_file(llm_model *m, const llm_model_desc *desc) {
+    llm_error why;
+    memset(m, 0, sizeof *m);
+    m->allocator = desc->allocator;
+    m->size = desc->size;
+    if ((desc->path != NULL) + (desc->data != NULL) + (desc->read != NULL) != 1)
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
+                         "model: want exactly one of path, data and read");
+    if (desc->path) {
+        m->file = llm__map(desc->path, &m->size, &why);
+        if (!m->file && desc->error) *desc->error = why;
+        if (!m->file) return why.code;
+        m->mapped = true;
+    } else if (desc->read) {
+        m->read = desc->read, m->read_user = desc->read_user;
+        return llm__make_block(m, desc->error);
+    } else {
+        if ((uintptr_t)desc->data % 64)
+            return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
+                             "model: data is %u bytes past a multiple of 64, must be at one",
+                             (unsigned)((uintptr_t)desc->data % 64));
+        m->file = LLM__CAST(const uint8_t *, desc->data);
+    }
     return LLM_OK;
+}
+
+static void llm__drop_file(const llm_model *m) {
+    if (m->mapped) llm__unmap(m->file, m->size);
+    llm__release(&m->allocator, m->block, m->block_size);
 }
 
 LLM_API llm_result llm_model_open(llm_model **model, const llm_model_desc *desc) {
     llm_model start, *m = &start;
-    llm_error why;
     llm_result r;
     if (!model) return LLM_ERROR_ARGUMENT;
     *model = NULL;
     if (!desc) return LLM_ERROR_ARGUMENT;
-    memset(&start, 0, sizeof start);
-    start.allocator = desc->allocator;
-    if (desc->path) {
-        start.file = llm__map(desc->path, &start.size, &why);
-        if (!start.file && desc->error) *desc->error = why;
-        if (!start.file) return why.code;
-        start.mapped = true;
-    } else {
-        if (!desc->data || (uintptr_t)desc->data % 64)
-            return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
-                             "model: neither a path nor data aligned to 64 bytes was given");
-        start.file = (const uint8_t *)desc->data;
-        start.size = desc->size;
-    }
+    if ((r = llm__find_file(&start, desc)) != LLM_OK) return r;
     r = llm__load(&m, desc->error);
     if (r == LLM_OK && desc->verify) r = llm__verify(m, desc->error);
     if (r != LLM_OK) {
-        if (start.mapped) llm__unmap(start.file, start.size);
+        llm__drop_file(&start);
         if (m != &start) llm__release(&start.allocator, m, m->memory);
         return r;
     }
@@ -2950,7 +3038,7 @@ LLM_API void llm_model_close(llm_model *model) {
     llm_allocator allocator;
     if (!model) return;
     allocator = model->allocator;
-    if (model->mapped) llm__unmap(model->file, model->size);
+    llm__drop_file(model);
     llm__release(&allocator, model, model->memory);
 }
 
@@ -3288,6 +3376,31 @@ LLM__INLINE uint32_t llm__float_environment(bool enter, uint32_t saved) {
 #endif
 }
 
+/* ---- reading pieces of a model's file ---- */
+
+/* Who finds a piece absent and exchanges that for "loading" reads it; the others wait. Exchanging a
+   piece that became present in between shows it as loading for a moment, and is put right. */
+static llm_result llm__read_piece(const llm_model *m, size_t piece, llm_error *error) {
+    uint32_t *state = &m->read_state[piece], was = llm__load32(state), waited = 0;
+    const size_t at = piece * LLM_READ_MOST, left = m->size - at;
+    const size_t size = left < LLM_READ_MOST ? left : LLM_READ_MOST;
+    if (was == LLM__PRESENT) return LLM_OK;
+    if (was == LLM__ABSENT) was = llm__exchange32(state, LLM__LOADING);
+    if (was == LLM__ABSENT) {
+        const bool read = m->read(m->read_user, at, m->block + at, size);
+        llm__store32(state, read ? LLM__PRESENT : LLM__ABSENT);
+    } else if (was == LLM__PRESENT) {
+        llm__store32(state, LLM__PRESENT);
+    }
+    while ((was = llm__load32(state)) == LLM__LOADING) {
+        if (++waited % 256 == 0) llm__yield();
+        llm__relax();
+    }
+    if (was == LLM__PRESENT) return LLM_OK;
+    return llm__fail(error, LLM_ERROR_IO, "model: reading %zu bytes at offset %zu failed", size,
+                     at);
+}
+
 /* What the engine room at the end of the file provides. */
 typedef void (*llm__lane)(void *context, uint32_t lane);
 static void llm__pool_run(llm_pool *pool, llm__lane work, void *context);
@@ -3304,13 +3417,14 @@ static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_er
 typedef struct llm__run {
     uint64_t cursor;
     uint32_t done; /* items of the present step that are finished */
-    uint32_t stop; /* 1: the budget is spent or the evaluation is cancelled */
+    uint32_t stop; /* 1: the budget is spent, the evaluation is cancelled or has failed */
+    uint32_t failed;
     uint32_t lanes;
     const uint32_t *count; /* [steps] items, 0 = skip */
     uint32_t steps;
     uint32_t *cancel;  /* set from outside */
     uint64_t deadline; /* in llm__now's time, 0 = none */
-    void (*item)(void *user, uint32_t step, uint32_t item, uint32_t lane);
+    bool (*item)(void *user, uint32_t step, uint32_t item, uint32_t lane); /* false: failed */
     void *user;
 } llm__run;
 
@@ -3352,7 +3466,10 @@ static void llm__run_lane(void *context, uint32_t lane) {
             continue;
         }
         waited = 0;
-        run->item(run->user, step, item, lane);
+        if (!run->item(run->user, step, item, lane)) {
+            llm__store32(&run->stop, 1);
+            break;
+        }
         worked = true;
         if (llm__fetch_add32(&run->done, 1) + 1 == run->count[step]) {
             llm__store32(&run->done, 0);
@@ -3917,9 +4034,77 @@ static void llm__cap(const llm_batch *b, uint32_t item) {
     }
 }
 
-static void llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t lane) {
-    const llm_batch *b = LLM__CAST(const llm_batch *, user);
+/* ---- what an item looks at in the file ---- */
+
+static const float *llm__vector(const llm_model *m, uint32_t layer, uint32_t role) {
+    return (const float *)(const void *)llm__tensor_at(m, layer, role)->data;
+}
+
+static llm_result llm__need_panels(const llm_batch *b, const llm__step *step, uint32_t item,
+                                   llm_error *error) {
+    const uint32_t rows = step->last ? b->used_logits : b->used_rows;
+    const uint32_t blocks = (rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE;
+    const uint32_t at = item / blocks * step->per_item, end = at + step->per_item;
+    uint32_t i, first = 0, p;
+    for (i = 0; i < step->parts; first += step->part[i++].panels) {
+        const llm__part *part = &step->part[i];
+        const llm__tensor *w = part->weight;
+        const size_t size = llm__panel_size(w->type, llm__padded(w->cols));
+        const uint32_t last = llm__least(end, first + part->panels);
+        if (at >= last || end <= first) continue;
+        p = at > first ? at - first : 0;
+        if (llm__need(b->model, w->data + p * size, (last - first - p) * size, error) ||
+            llm__need(b->model, part->bias ? part->bias + 16 * p : NULL,
+                      (size_t)(last - first - p) * 16 * sizeof(float), error))
+            return LLM_ERROR_IO;
+    }
+    return LLM_OK;
+}
+
+/* Vectors count with the rest of their last line, which leaves may read. */
+static llm_result llm__need_vector(const llm_batch *b, const void *data, uint32_t n,
+                                   llm_error *error) {
+    return llm__need(b->model, data, (size_t)llm__up(n, 16) * sizeof(float), error);
+}
+
+static llm_result llm__need_item(const llm_batch *b, const llm__step *step, uint32_t item,
+                                 llm_error *error) {
+    const llm_model *m = b->model;
+    const llm__tensor *t = llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING);
+    size_t size;
+    uint32_t i;
+    switch (step->op) {
+    case LLM__OP_EMBED:
+        size = llm__panel_size(t->type, llm__padded(t->cols));
+        for (i = 0; i < m->desc->ropes; i++)
+            if (llm__need(m, m->rope[i].data, (size_t)m->rope[i].cols * 8, error))
+                return LLM_ERROR_IO;
+        return llm__need(m, t->data + (uint32_t)b->row[item].token / 16 * size, size, error);
+    case LLM__OP_INPUT:
+        if (llm__need_vector(b, step->gain, m->desc->width, error)) return LLM_ERROR_IO;
+        return llm__need_vector(b, step->post_gain, m->desc->width, error);
+    case LLM__OP_MATMUL: return llm__need_panels(b, step, item, error);
+    case LLM__OP_HEADS:
+        for (i = LLM__Q_NORM; i <= LLM__K_NORM; i++)
+            if (llm__need_vector(b, llm__vector(m, step->layer, i), m->desc->head_size, error))
+                return LLM_ERROR_IO;
+        return LLM_OK;
+    default: return LLM_OK;
+    }
+}
+
+/* The first lane that cannot read says so for all. */
+static bool llm__read_for_item(llm_batch *b, const llm__step *step, uint32_t item) {
+    llm_error why;
+    if (!llm__need_item(b, step, item, &why)) return true;
+    if (!llm__exchange32(&b->run.failed, 1)) b->error = why;
+    return false;
+}
+
+static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t lane) {
+    llm_batch *b = LLM__CAST(llm_batch *, user);
     const llm__step *step = &b->step[number];
+    if (b->model->read && !llm__read_for_item(b, step, item)) return false;
     switch (step->op) {
     case LLM__OP_EMBED: llm__embed(b, item); break;
     case LLM__OP_INPUT: llm__make_input(b, step, item, lane); break;
@@ -3930,16 +4115,13 @@ static void llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
     case LLM__OP_ATTEND: llm__attend(b, step, item, lane); break;
     default: llm__cap(b, item); break;
     }
+    return true;
 }
 
 /* ---- compiling the plan ---- */
 
 #define LLM__STEPS_PER_LAYER 10u
 #define LLM__ITEM_BYTES      16384u /* least weight bytes of a matmul item */
-
-static const float *llm__vector(const llm_model *m, uint32_t layer, uint32_t role) {
-    return (const float *)(const void *)llm__tensor_at(m, layer, role)->data;
-}
 
 static llm__step *llm__new_step(llm_batch *b, uint32_t op, uint32_t layer) {
     llm__step *step = &b->step[b->steps++];
@@ -4047,7 +4229,7 @@ static void llm__plan(llm_batch *b) {
         llm__new_step(b, LLM__OP_CAP, d->layers)->last = true;
     for (i = 0; i < b->steps; i++) { /* some eight items per lane, if they are large enough */
         step = &b->step[i];
-        if (step->op != LLM__OP_MATMUL) continue;
+        if (step->op != LLM__OP_MATMUL || m->read) continue; /* read little before a step can stop */
         groups = step->panels / (8 * b->lanes);
         if (groups > step->per_item) step->per_item = llm__up(groups, 2);
     }
@@ -4321,7 +4503,10 @@ static llm_result llm__continue(llm_batch *b, uint64_t deadline, uint32_t *cance
     b->run.stop = 0;
     llm__pool_run(b->pool, llm__run_lane, &b->run);
     if ((uint32_t)(b->run.cursor >> 32) < b->steps) {
-        if (!llm__load32(cancel)) return LLM_PENDING;
+        if (!llm__load32(cancel)) {
+            b->running = !b->run.failed; /* a failed evaluation begins again */
+            return b->running ? LLM_PENDING : LLM_ERROR_IO;
+        }
         llm__store32(cancel, 0);
         llm__drop_batch(b);
         return LLM_CANCELLED;
@@ -4606,6 +4791,7 @@ LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us) {
             return llm__fail(&s->error, LLM_CANCELLED, "step: cancelled at position %u",
                              (unsigned)s->position);
         }
+        if (r == LLM_ERROR_IO) s->error = s->own->error;
         if (r) return r;
         s->has_logits = s->position == s->fed;
         if (deadline && s->position < s->fed && llm__now() >= deadline) return LLM_PENDING;
@@ -4613,9 +4799,23 @@ LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us) {
     return LLM_OK;
 }
 
+/* Takes back what was fed from token number `fed` on. */
+static void llm__unfeed(llm_session *s, uint32_t fed) {
+    if (fed <= s->position) {
+        (void)llm_session_rewind(s, fed);
+    } else {
+        llm__drop_batch(s->own);
+        s->fed = fed;
+    }
+}
+
 LLM_API llm_result llm_eval(llm_session *session, const int32_t *tokens, size_t count) {
+    const uint32_t fed = session ? session->fed : 0;
     llm_result r = llm_session_feed(session, tokens, count);
-    return r ? r : llm_step(session, 0);
+    if (r) return r;
+    r = llm_step(session, 0);
+    if (r == LLM_ERROR_IO) llm__unfeed(session, fed);
+    return r;
 }
 
 LLM_API void llm_session_cancel(llm_session *session) { llm__store32(&session->cancel, 1); }
