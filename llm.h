@@ -52,7 +52,8 @@
        >>chat            all of the above for the usual case
      and in the implementation
        >>base >>file >>formats >>tokenizer-section >>numerics >>kernels >>runner >>forward >>cache
-       >>evaluate >>threads >>scalar >>avx2 >>avx512 >>dispatch
+       >>evaluate >>threads >>scalar >>avx2 >>avx512 >>simd128
+       >>dispatch
 
    CONFIGURATION (define before the #include that implements)
 
@@ -62,6 +63,7 @@
        LLM_NO_MMAP       no file mapping; models are opened from memory
        LLM_NO_AVX2       without the AVX2 kernels, and so without those for AVX-512
        LLM_NO_AVX512     without the AVX-512 kernels
+       LLM_NO_SIMD128    without the NEON or WebAssembly kernels
        LLM_NO_TEMPLATE   without chat templates, and so without llm_chat
        LLM_OPENMP        with -fopenmp: pools run on OpenMP's threads
 
@@ -13263,6 +13265,775 @@ static void llm__kernels_avx512(llm__kernels *k) {
 #endif
 #endif /* AVX-512 */
 
+/* ---- >>simd128: NEON and WebAssembly ------------------------------------------ */
+/* Registers of four floats or sixteen bytes: a line of a panel is four of them, four rows each. The
+   few operations come first, once for each machine; everything built of them is written once. The
+   sixteen virtual lanes are four registers. */
+#if defined(__aarch64__) && !defined(LLM_NO_SIMD128)
+#define LLM__HAVE_SIMD128 1
+#include <arm_neon.h>
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+typedef float32x4_t llm__f4;
+typedef int32x4_t llm__i4;
+typedef uint8x16_t llm__b16;
+typedef struct llm__acc4 { /* four dots */
+    int32x4_t sum;
+} llm__acc4;
+
+LLM__INLINE llm__f4 llm__f4_load(const float *p) { return vld1q_f32(p); }
+LLM__INLINE void llm__f4_store(float *p, llm__f4 x) { vst1q_f32(p, x); }
+LLM__INLINE llm__f4 llm__f4_all(float x) { return vdupq_n_f32(x); }
+LLM__INLINE llm__f4 llm__f4_mul(llm__f4 a, llm__f4 b) {
+    llm__f4 p = vmulq_f32(a, b);
+    LLM__PIN(p);
+    return p;
+}
+LLM__INLINE llm__f4 llm__f4_add(llm__f4 a, llm__f4 b) {
+    llm__f4 s = vaddq_f32(a, b);
+    LLM__PIN(s);
+    return s;
+}
+LLM__INLINE llm__f4 llm__f4_sub(llm__f4 a, llm__f4 b) {
+    llm__f4 s = vsubq_f32(a, b);
+    LLM__PIN(s);
+    return s;
+}
+/* a where a > b, else b. */
+LLM__INLINE llm__f4 llm__f4_larger(llm__f4 a, llm__f4 b) {
+    return vbslq_f32(vcgtq_f32(a, b), a, b);
+}
+LLM__INLINE llm__f4 llm__f4_smaller(llm__f4 a, llm__f4 b) {
+    return vbslq_f32(vcltq_f32(a, b), a, b);
+}
+LLM__INLINE llm__f4 llm__f4_of(llm__i4 x) { return vcvtq_f32_s32(x); }
+LLM__INLINE llm__f4 llm__f4_as(llm__i4 x) { return vreinterpretq_f32_s32(x); }
+LLM__INLINE llm__i4 llm__i4_as(llm__f4 x) { return vreinterpretq_s32_f32(x); }
+LLM__INLINE llm__i4 llm__i4_all(int32_t x) { return vdupq_n_s32(x); }
+LLM__INLINE llm__i4 llm__i4_load(const void *p) {
+    return vreinterpretq_s32_u8(vld1q_u8(LLM__CAST(const uint8_t *, p)));
+}
+LLM__INLINE void llm__i4_store(int32_t *p, llm__i4 x) { vst1q_s32(p, x); }
+LLM__INLINE llm__i4 llm__i4_add(llm__i4 a, llm__i4 b) { return vaddq_s32(a, b); }
+LLM__INLINE llm__i4 llm__i4_sub(llm__i4 a, llm__i4 b) { return vsubq_s32(a, b); }
+LLM__INLINE llm__i4 llm__i4_max(llm__i4 a, llm__i4 b) { return vmaxq_s32(a, b); }
+LLM__INLINE llm__i4 llm__i4_and(llm__i4 a, llm__i4 b) { return vandq_s32(a, b); }
+LLM__INLINE llm__i4 llm__i4_xor(llm__i4 a, llm__i4 b) { return veorq_s32(a, b); }
+/* Every bit set where a == b, a > b; a where the mask is set, else b. */
+LLM__INLINE llm__i4 llm__i4_equal(llm__i4 a, llm__i4 b) {
+    return vreinterpretq_s32_u32(vceqq_s32(a, b));
+}
+LLM__INLINE llm__i4 llm__i4_greater(llm__i4 a, llm__i4 b) {
+    return vreinterpretq_s32_u32(vcgtq_s32(a, b));
+}
+LLM__INLINE llm__i4 llm__i4_select(llm__i4 mask, llm__i4 a, llm__i4 b) {
+    return vbslq_s32(vreinterpretq_u32_s32(mask), a, b);
+}
+#define LLM__I4_LEFT(x, n) vshlq_n_s32(x, n)
+/* Lanes 1 0 3 2; lanes 2 3 0 1. */
+LLM__INLINE llm__f4 llm__f4_swap1(llm__f4 x) { return vrev64q_f32(x); }
+LLM__INLINE llm__f4 llm__f4_swap2(llm__f4 x) { return vextq_f32(x, x, 2); }
+LLM__INLINE llm__i4 llm__i4_widen(const uint16_t *p) { /* bf16 to the upper half */
+    return vreinterpretq_s32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
+LLM__INLINE llm__f4 llm__f4_halves(const uint16_t *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+/* Four integers that fit 16 bits. */
+LLM__INLINE void llm__i4_store16(int16_t *p, llm__i4 x) { vst1_s16(p, vmovn_s32(x)); }
+
+LLM__INLINE llm__b16 llm__b16_load(const void *p) { return vld1q_u8(LLM__CAST(const uint8_t *, p)); }
+LLM__INLINE void llm__b16_store(void *p, llm__b16 x) { vst1q_u8(LLM__CAST(uint8_t *, p), x); }
+LLM__INLINE llm__b16 llm__b16_all(uint8_t x) { return vdupq_n_u8(x); }
+LLM__INLINE llm__b16 llm__b16_four(const void *p) {
+    return vreinterpretq_u8_u32(vdupq_n_u32(llm__u32(p)));
+}
+LLM__INLINE llm__b16 llm__b16_look(llm__b16 table, llm__b16 at) { return vqtbl1q_u8(table, at); }
+LLM__INLINE llm__b16 llm__b16_and(llm__b16 a, llm__b16 b) { return vandq_u8(a, b); }
+LLM__INLINE llm__b16 llm__b16_or(llm__b16 a, llm__b16 b) { return vorrq_u8(a, b); }
+LLM__INLINE llm__b16 llm__b16_right(llm__b16 a, unsigned n) { /* bytes */
+    return vshlq_u8(a, vdupq_n_s8((int8_t)-(int)n));
+}
+LLM__INLINE llm__b16 llm__b16_left(llm__b16 a, unsigned n) {
+    return vshlq_u8(a, vdupq_n_s8((int8_t)n));
+}
+/* u * m - b by bytes; u * m is below 256. */
+LLM__INLINE llm__b16 llm__b16_value(llm__b16 u, llm__b16 m, llm__b16 b) {
+    return vsubq_u8(vmulq_u8(u, m), b);
+}
+/* Eight bytes: low nibbles, then high nibbles. */
+LLM__INLINE llm__b16 llm__b16_nibbles(const uint8_t *p) {
+    uint8x8_t x = vld1_u8(p);
+    return vcombine_u8(vand_u8(x, vdup_n_u8(15)), vshr_n_u8(x, 4));
+}
+
+#if defined(__clang__)
+#define LLM__NEON_DOT __attribute__((target("dotprod")))
+#else
+#define LLM__NEON_DOT __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+LLM__INLINE llm__acc4 llm__acc4_zero(void) {
+    llm__acc4 a;
+    a.sum = vdupq_n_s32(0);
+    return a;
+}
+/* a += w . x of four signed bytes each. Two products fit 16 bits: |w| and |x| are at most 127. */
+LLM__INLINE void llm__acc4_dot(bool dot, llm__acc4 *a, llm__b16 w, llm__b16 x) {
+    if (dot) {
+        __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(a->sum) : "w"(w), "w"(x));
+    } else {
+        int8x16_t v = vreinterpretq_s8_u8(w), y = vreinterpretq_s8_u8(x);
+        int16x8_t low = vmull_s8(vget_low_s8(v), vget_low_s8(y));
+        a->sum = vpadalq_s16(a->sum, vpaddq_s16(low, vmull_high_s8(v, y)));
+    }
+}
+LLM__INLINE llm__i4 llm__acc4_sum(llm__acc4 a) { return a.sum; }
+
+#elif defined(__wasm_simd128__) && !defined(LLM_NO_SIMD128)
+#define LLM__HAVE_SIMD128 1
+#include <wasm_simd128.h>
+
+typedef v128_t llm__f4;
+typedef v128_t llm__i4;
+typedef v128_t llm__b16;
+typedef struct llm__acc4 { /* pairs of rows 0 and 1, of rows 2 and 3 */
+    v128_t low, high;
+} llm__acc4;
+
+LLM__INLINE llm__f4 llm__f4_load(const float *p) { return wasm_v128_load(p); }
+LLM__INLINE void llm__f4_store(float *p, llm__f4 x) { wasm_v128_store(p, x); }
+LLM__INLINE llm__f4 llm__f4_all(float x) { return wasm_f32x4_splat(x); }
+LLM__INLINE llm__f4 llm__f4_mul(llm__f4 a, llm__f4 b) {
+    llm__f4 p = wasm_f32x4_mul(a, b);
+    LLM__PIN(p);
+    return p;
+}
+LLM__INLINE llm__f4 llm__f4_add(llm__f4 a, llm__f4 b) {
+    llm__f4 s = wasm_f32x4_add(a, b);
+    LLM__PIN(s);
+    return s;
+}
+LLM__INLINE llm__f4 llm__f4_sub(llm__f4 a, llm__f4 b) {
+    llm__f4 s = wasm_f32x4_sub(a, b);
+    LLM__PIN(s);
+    return s;
+}
+/* a where a > b, else b. */
+LLM__INLINE llm__f4 llm__f4_larger(llm__f4 a, llm__f4 b) {
+    return wasm_v128_bitselect(a, b, wasm_f32x4_gt(a, b));
+}
+LLM__INLINE llm__f4 llm__f4_smaller(llm__f4 a, llm__f4 b) {
+    return wasm_v128_bitselect(a, b, wasm_f32x4_lt(a, b));
+}
+LLM__INLINE llm__f4 llm__f4_of(llm__i4 x) { return wasm_f32x4_convert_i32x4(x); }
+LLM__INLINE llm__f4 llm__f4_as(llm__i4 x) { return x; }
+LLM__INLINE llm__i4 llm__i4_as(llm__f4 x) { return x; }
+LLM__INLINE llm__i4 llm__i4_all(int32_t x) { return wasm_i32x4_splat(x); }
+LLM__INLINE llm__i4 llm__i4_load(const void *p) { return wasm_v128_load(p); }
+LLM__INLINE void llm__i4_store(int32_t *p, llm__i4 x) { wasm_v128_store(p, x); }
+LLM__INLINE llm__i4 llm__i4_add(llm__i4 a, llm__i4 b) { return wasm_i32x4_add(a, b); }
+LLM__INLINE llm__i4 llm__i4_sub(llm__i4 a, llm__i4 b) { return wasm_i32x4_sub(a, b); }
+LLM__INLINE llm__i4 llm__i4_max(llm__i4 a, llm__i4 b) { return wasm_i32x4_max(a, b); }
+LLM__INLINE llm__i4 llm__i4_and(llm__i4 a, llm__i4 b) { return wasm_v128_and(a, b); }
+LLM__INLINE llm__i4 llm__i4_xor(llm__i4 a, llm__i4 b) { return wasm_v128_xor(a, b); }
+/* Every bit set where a == b, a > b; a where the mask is set, else b. */
+LLM__INLINE llm__i4 llm__i4_equal(llm__i4 a, llm__i4 b) { return wasm_i32x4_eq(a, b); }
+LLM__INLINE llm__i4 llm__i4_greater(llm__i4 a, llm__i4 b) { return wasm_i32x4_gt(a, b); }
+LLM__INLINE llm__i4 llm__i4_select(llm__i4 mask, llm__i4 a, llm__i4 b) {
+    return wasm_v128_bitselect(a, b, mask);
+}
+#define LLM__I4_LEFT(x, n) wasm_i32x4_shl(x, n)
+/* Lanes 1 0 3 2; lanes 2 3 0 1. */
+LLM__INLINE llm__f4 llm__f4_swap1(llm__f4 x) { return wasm_i32x4_shuffle(x, x, 1, 0, 3, 2); }
+LLM__INLINE llm__f4 llm__f4_swap2(llm__f4 x) { return wasm_i32x4_shuffle(x, x, 2, 3, 0, 1); }
+LLM__INLINE llm__i4 llm__i4_widen(const uint16_t *p) { /* bf16 to the upper half */
+    return wasm_i32x4_shl(wasm_u32x4_load16x4(p), 16);
+}
+/* Subnormal halves are scaled by a multiplication, the others moved; neither rounds. */
+LLM__INLINE llm__f4 llm__f4_halves(const uint16_t *p) {
+    const v128_t h = wasm_u32x4_load16x4(p);
+    const v128_t sign = wasm_i32x4_shl(wasm_v128_and(h, wasm_i32x4_splat(0x8000)), 16);
+    const v128_t bits = wasm_v128_and(h, wasm_i32x4_splat(0x7fff));
+    const v128_t small = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(bits),
+                                        wasm_f32x4_splat(5.9604644775390625e-8f));
+    v128_t x = wasm_i32x4_add(wasm_i32x4_shl(bits, 13), wasm_i32x4_splat(112 << 23));
+    const v128_t special = wasm_i32x4_gt(bits, wasm_i32x4_splat(0x7bff));
+    x = wasm_i32x4_add(x, wasm_v128_and(special, wasm_i32x4_splat(112 << 23)));
+    x = wasm_v128_bitselect(small, x, wasm_i32x4_lt(bits, wasm_i32x4_splat(0x400)));
+    return wasm_v128_or(x, sign);
+}
+/* Four integers that fit 16 bits. */
+LLM__INLINE void llm__i4_store16(int16_t *p, llm__i4 x) {
+    wasm_v128_store64_lane(p, wasm_i16x8_narrow_i32x4(x, x), 0);
+}
+
+LLM__INLINE llm__b16 llm__b16_load(const void *p) { return wasm_v128_load(p); }
+LLM__INLINE void llm__b16_store(void *p, llm__b16 x) { wasm_v128_store(p, x); }
+LLM__INLINE llm__b16 llm__b16_all(uint8_t x) { return wasm_u8x16_splat(x); }
+LLM__INLINE llm__b16 llm__b16_four(const void *p) { return wasm_v128_load32_splat(p); }
+LLM__INLINE llm__b16 llm__b16_look(llm__b16 table, llm__b16 at) {
+    return wasm_i8x16_swizzle(table, at);
+}
+LLM__INLINE llm__b16 llm__b16_and(llm__b16 a, llm__b16 b) { return wasm_v128_and(a, b); }
+LLM__INLINE llm__b16 llm__b16_or(llm__b16 a, llm__b16 b) { return wasm_v128_or(a, b); }
+LLM__INLINE llm__b16 llm__b16_right(llm__b16 a, unsigned n) { return wasm_u8x16_shr(a, n); }
+LLM__INLINE llm__b16 llm__b16_left(llm__b16 a, unsigned n) { return wasm_i8x16_shl(a, n); }
+/* u * m - b by bytes; u * m is below 256. */
+LLM__INLINE llm__b16 llm__b16_value(llm__b16 u, llm__b16 m, llm__b16 b) {
+    v128_t product =
+        wasm_u8x16_narrow_i16x8(wasm_u16x8_extmul_low_u8x16(u, m), wasm_u16x8_extmul_high_u8x16(u, m));
+    return wasm_i8x16_sub(product, b);
+}
+/* Eight bytes: low nibbles, then high nibbles. */
+LLM__INLINE llm__b16 llm__b16_nibbles(const uint8_t *p) {
+    v128_t x = wasm_v128_load64_zero(p), low = wasm_v128_and(x, wasm_u8x16_splat(15));
+    return wasm_i64x2_shuffle(low, wasm_u8x16_shr(x, 4), 0, 2);
+}
+
+LLM__INLINE llm__acc4 llm__acc4_zero(void) {
+    llm__acc4 a;
+    a.low = a.high = wasm_i32x4_splat(0);
+    return a;
+}
+/* a += w . x of four signed bytes each. */
+LLM__INLINE void llm__acc4_dot(bool dot, llm__acc4 *a, llm__b16 w, llm__b16 x) {
+    (void)dot;
+    a->low = wasm_i32x4_add(a->low,
+                            wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_extmul_low_i8x16(w, x)));
+    a->high = wasm_i32x4_add(a->high,
+                             wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_extmul_high_i8x16(w, x)));
+}
+LLM__INLINE llm__i4 llm__acc4_sum(llm__acc4 a) {
+    return wasm_i32x4_add(wasm_i32x4_shuffle(a.low, a.high, 0, 2, 4, 6),
+                          wasm_i32x4_shuffle(a.low, a.high, 1, 3, 5, 7));
+}
+#endif
+
+#ifdef LLM__HAVE_SIMD128
+
+/* The fixed tree, from the sixteen lanes. */
+LLM__INLINE float llm__tree4(const llm__f4 lane[4]) {
+    float x[4];
+    llm__f4 a = llm__f4_add(llm__f4_add(lane[0], lane[2]), llm__f4_add(lane[1], lane[3]));
+    a = llm__f4_add(a, llm__f4_swap2(a));
+    llm__f4_store(x, llm__f4_add(a, llm__f4_swap1(a)));
+    return x[0];
+}
+/* To the nearest integer, ties to even; |x| < 2^22. */
+LLM__INLINE llm__i4 llm__i4_round(llm__f4 x) {
+    const llm__f4 magic = llm__f4_all(12582912.0f);
+    return llm__i4_sub(llm__i4_as(llm__f4_add(x, magic)), llm__i4_as(magic));
+}
+
+LLM__INLINE llm__f4 llm__exp4(llm__f4 x) {
+    llm__f4 n, r, p;
+    llm__i4 i;
+    x = llm__f4_larger(x, llm__f4_all(LLM__EXP_LEAST));
+    x = llm__f4_smaller(x, llm__f4_all(LLM__EXP_MOST));
+    i = llm__i4_round(llm__f4_mul(x, llm__f4_all(LLM__LOG2E)));
+    n = llm__f4_of(i);
+    r = llm__f4_sub(x, llm__f4_mul(n, llm__f4_all(LLM__LN2_HI)));
+    r = llm__f4_sub(r, llm__f4_mul(n, llm__f4_all(LLM__LN2_LO)));
+    p = llm__f4_add(llm__f4_mul(llm__f4_all(1.9875691500e-4f), r), llm__f4_all(1.3981999507e-3f));
+    p = llm__f4_add(llm__f4_mul(p, r), llm__f4_all(8.3334519073e-3f));
+    p = llm__f4_add(llm__f4_mul(p, r), llm__f4_all(4.1665795894e-2f));
+    p = llm__f4_add(llm__f4_mul(p, r), llm__f4_all(1.6666665459e-1f));
+    p = llm__f4_add(llm__f4_mul(p, r), llm__f4_all(5.0000001201e-1f));
+    p = llm__f4_add(llm__f4_mul(llm__f4_mul(p, r), r), r);
+    p = llm__f4_add(p, llm__f4_all(1.0f));
+    return llm__f4_mul(p, llm__f4_as(LLM__I4_LEFT(llm__i4_add(i, llm__i4_all(127)), 23)));
+}
+LLM__INLINE llm__f4 llm__recip4(llm__f4 x) {
+    const llm__f4 two = llm__f4_all(2.0f);
+    llm__f4 y = llm__f4_as(llm__i4_sub(llm__i4_all(0x7ef311c3), llm__i4_as(x)));
+    y = llm__f4_mul(y, llm__f4_sub(two, llm__f4_mul(x, y)));
+    y = llm__f4_mul(y, llm__f4_sub(two, llm__f4_mul(x, y)));
+    return llm__f4_mul(y, llm__f4_sub(two, llm__f4_mul(x, y)));
+}
+LLM__INLINE llm__f4 llm__silu4(llm__f4 x) {
+    llm__f4 minus = llm__f4_as(llm__i4_xor(llm__i4_as(x), llm__i4_as(llm__f4_all(-0.0f))));
+    return llm__f4_mul(x, llm__recip4(llm__f4_add(llm__f4_all(1.0f), llm__exp4(minus))));
+}
+LLM__INLINE llm__f4 llm__gelu_tanh4(llm__f4 x) {
+    const llm__f4 one = llm__f4_all(1.0f), two = llm__f4_all(2.0f);
+    llm__f4 cube = llm__f4_mul(llm__f4_mul(x, x), x), u, e;
+    u = llm__f4_mul(llm__f4_all(0.7978845608f),
+                    llm__f4_add(x, llm__f4_mul(llm__f4_all(0.044715f), cube)));
+    e = llm__f4_add(llm__exp4(llm__f4_mul(two, u)), one);
+    u = llm__f4_sub(one, llm__f4_mul(two, llm__recip4(e)));
+    return llm__f4_mul(llm__f4_mul(llm__f4_all(0.5f), x), llm__f4_add(one, u));
+}
+
+static void llm__norm_simd128(float *y, const float *x, const float *gain, uint32_t n,
+                              float inverse_n, float epsilon) {
+    llm__f4 lane[4], r;
+    uint32_t i, j;
+    for (j = 0; j < 4; j++) lane[j] = llm__f4_all(0);
+    for (i = 0; i < n; i += 16)
+        for (j = 0; j < 4; j++) {
+            llm__f4 u = llm__f4_load(x + i + 4 * j);
+            lane[j] = llm__f4_add(lane[j], llm__f4_mul(u, u));
+        }
+    r = llm__f4_all(llm__rsqrt(llm__addf(llm__mulf(llm__tree4(lane), inverse_n), epsilon)));
+    for (i = 0; i < n; i += 4)
+        llm__f4_store(y + i,
+                      llm__f4_mul(llm__f4_mul(llm__f4_load(x + i), r), llm__f4_load(gain + i)));
+}
+
+static void llm__rotate_simd128(float *x, uint32_t n, uint32_t block) {
+    static const int32_t odd[4] = {0, INT32_MIN, 0, INT32_MIN},
+                         upper[4] = {0, 0, INT32_MIN, INT32_MIN};
+    const llm__i4 s1 = llm__i4_load(odd), s2 = llm__i4_load(upper);
+    const llm__f4 scale =
+        llm__f4_all(block == 64 ? 0.125f : block == 32 ? 0.17677669529f : 0.25f);
+    uint32_t i, j, h, vectors = block / 4;
+    for (i = 0; i < n; i += block) {
+        llm__f4 v[16];
+        for (j = 0; j < vectors; j++) {
+            llm__f4 t = llm__f4_load(x + i + 4 * j);
+            t = llm__f4_add(llm__f4_swap1(t), llm__f4_as(llm__i4_xor(llm__i4_as(t), s1)));
+            v[j] = llm__f4_add(llm__f4_swap2(t), llm__f4_as(llm__i4_xor(llm__i4_as(t), s2)));
+        }
+        for (h = 1; h < vectors; h *= 2)
+            for (j = 0; j < vectors; j++)
+                if (!(j & h)) {
+                    llm__f4 a = v[j], b = v[j + h];
+                    v[j] = llm__f4_add(a, b);
+                    v[j + h] = llm__f4_sub(a, b);
+                }
+        for (j = 0; j < vectors; j++) llm__f4_store(x + i + 4 * j, llm__f4_mul(v[j], scale));
+    }
+}
+
+/* Bits of the largest |x[i]|. */
+LLM__INLINE uint32_t llm__most_simd128(const float *x, uint32_t n) {
+    const llm__i4 mask = llm__i4_all(0x7fffffff);
+    llm__i4 most = llm__i4_all(0);
+    int32_t lane[4];
+    uint32_t i;
+    for (i = 0; i < n; i += 4)
+        most = llm__i4_max(most, llm__i4_and(llm__i4_as(llm__f4_load(x + i)), mask));
+    llm__i4_store(lane, most);
+    for (i = 1; i < 4; i++) lane[0] = lane[0] > lane[i] ? lane[0] : lane[i];
+    return (uint32_t)lane[0];
+}
+
+/* x[n] times factor, rounded; 0 if factor is. */
+LLM__INLINE void llm__round_simd128(const float *x, uint32_t n, float factor, int16_t *q) {
+    const llm__f4 f = llm__f4_all(factor);
+    uint32_t i;
+    for (i = 0; i < n; i += 4)
+        llm__i4_store16(q + i, factor == 0 ? llm__i4_all(0)
+                                           : llm__i4_round(llm__f4_mul(llm__f4_load(x + i), f)));
+}
+
+static void llm__quantize_simd128(const float *x, uint32_t n, uint32_t s, int8_t *q, int16_t *wide,
+                                  float *scale, int16_t *sums) {
+    uint32_t i, j, k;
+    for (i = 0; i < n; i += s) {
+        float factor = llm__scale_of(llm__most_simd128(x + i, s), LLM__INT8_MOST, LLM__INVERSE_127,
+                                     &scale[i / s]);
+        llm__round_simd128(x + i, s, factor, wide + i);
+        for (j = i; j < i + s; j += 16) {
+            int sum = 0;
+            for (k = j; k < j + 16; k++) q[k] = (int8_t)wide[k], sum += wide[k];
+            sums[j / 16] = (int16_t)sum;
+        }
+    }
+}
+static float llm__quantize_head_simd128(const float *x, uint32_t n, float limit, int16_t *q) {
+    float scale, factor = llm__scale_of(llm__most_simd128(x, n), limit,
+                                        limit > 128 ? LLM__INVERSE_16256 : LLM__INVERSE_127, &scale);
+    llm__round_simd128(x, n, factor, q);
+    return scale;
+}
+
+static void llm__rope_simd128(float *x, const float *turn, uint32_t half) {
+    uint32_t i;
+    for (i = 0; i + 4 <= half; i += 4) {
+        llm__f4 a = llm__f4_load(x + i), b = llm__f4_load(x + i + half);
+        llm__f4 c = llm__f4_load(turn + i), s = llm__f4_load(turn + i + half);
+        llm__f4_store(x + i, llm__f4_sub(llm__f4_mul(a, c), llm__f4_mul(b, s)));
+        llm__f4_store(x + i + half, llm__f4_add(llm__f4_mul(b, c), llm__f4_mul(a, s)));
+    }
+    for (; i < half; i++) {
+        float a = x[i], b = x[i + half], c = turn[i], s = turn[i + half];
+        x[i] = llm__subf(llm__mulf(a, c), llm__mulf(b, s));
+        x[i + half] = llm__addf(llm__mulf(b, c), llm__mulf(a, s));
+    }
+}
+
+static void llm__add_simd128(float *y, const float *x, float scale, uint32_t n) {
+    const llm__f4 f = llm__f4_all(scale);
+    uint32_t i;
+    for (i = 0; i < n; i += 4)
+        llm__f4_store(y + i,
+                      llm__f4_add(llm__f4_load(y + i), llm__f4_mul(llm__f4_load(x + i), f)));
+}
+static void llm__blend_simd128(float *y, float a, const float *x, float b, uint32_t n) {
+    const llm__f4 f = llm__f4_all(a), g = llm__f4_all(b);
+    uint32_t i;
+    for (i = 0; i < n; i += 4)
+        llm__f4_store(y + i, llm__f4_add(llm__f4_mul(llm__f4_load(y + i), f),
+                                         llm__f4_mul(llm__f4_load(x + i), g)));
+}
+
+static void llm__gate_simd128(float *y, const float *gate, const float *up, uint32_t n,
+                              uint32_t activation) {
+    uint32_t i;
+    if (activation == LLM__ACT_SILU)
+        for (i = 0; i < n; i += 4)
+            llm__f4_store(y + i,
+                          llm__f4_mul(llm__silu4(llm__f4_load(gate + i)), llm__f4_load(up + i)));
+    else if (activation == LLM__ACT_GELU_TANH)
+        for (i = 0; i < n; i += 4)
+            llm__f4_store(
+                y + i, llm__f4_mul(llm__gelu_tanh4(llm__f4_load(gate + i)), llm__f4_load(up + i)));
+    else
+        llm__gate_scalar(y, gate, up, n, activation);
+}
+
+static float llm__softmax_simd128(float *s, float most) {
+    const llm__i4 masked = llm__i4_as(llm__f4_all(LLM__MASKED));
+    const llm__f4 m = llm__f4_all(most);
+    llm__f4 lane[4];
+    uint32_t i;
+    for (i = 0; i < 4; i++) lane[i] = llm__f4_all(0);
+    for (i = 0; i < 16; i++) {
+        llm__f4 x = llm__f4_load(s + 4 * i), e = llm__exp4(llm__f4_sub(x, m));
+        llm__i4 out = llm__i4_equal(llm__i4_as(x), masked);
+        e = llm__f4_as(llm__i4_select(out, llm__i4_all(0), llm__i4_as(e)));
+        llm__f4_store(s + 4 * i, e);
+        lane[i % 4] = llm__f4_add(lane[i % 4], e);
+    }
+    return llm__tree4(lane);
+}
+
+static float llm__mask_simd128(float *s, const float *scale, float factor, uint32_t first,
+                               uint32_t last) {
+    static const int32_t count[4] = {0, 1, 2, 3};
+    const llm__f4 none = llm__f4_all(LLM__MASKED), f = llm__f4_all(factor);
+    const llm__i4 low = llm__i4_all((int32_t)first), high = llm__i4_all((int32_t)last);
+    llm__f4 most = none;
+    llm__i4 at = llm__i4_load(count);
+    float lane[4];
+    uint32_t i;
+    for (i = 0; i < 64; i += 4, at = llm__i4_add(at, llm__i4_all(4))) {
+        llm__f4 g = scale ? llm__f4_mul(f, llm__f4_load(scale + i)) : f;
+        llm__i4 x = llm__i4_as(llm__f4_mul(llm__f4_load(s + i), g));
+        x = llm__i4_select(llm__i4_greater(low, at), llm__i4_as(none), x);
+        x = llm__i4_select(llm__i4_greater(at, high), llm__i4_as(none), x);
+        llm__f4_store(s + i, llm__f4_as(x));
+        most = llm__f4_larger(most, llm__f4_as(x));
+    }
+    llm__f4_store(lane, most);
+    for (i = 1; i < 4; i++) lane[0] = lane[0] > lane[i] ? lane[0] : lane[i];
+    return lane[0];
+}
+
+static void llm__weigh_simd128(float *y, const float *p, const float *scale) {
+    const llm__i4 zero = llm__i4_all(0);
+    uint32_t i;
+    for (i = 0; i < 64; i += 4) {
+        llm__f4 x = llm__f4_load(p + i), w = llm__f4_mul(x, llm__f4_load(scale + i));
+        llm__i4 out = llm__i4_equal(llm__i4_as(x), zero);
+        llm__f4_store(y + i, llm__f4_as(llm__i4_select(out, zero, llm__i4_as(w))));
+    }
+}
+
+/* 15-bit integers as two digits, q = 128 high + low. */
+LLM__INLINE void llm__digits_simd128(const int16_t *q, uint32_t n, int8_t *high, int8_t *low) {
+    uint32_t i;
+    for (i = 0; i < n; i++) {
+        int h = (q[i] + 64) >> 7;
+        high[i] = (int8_t)h;
+        low[i] = (int8_t)(q[i] - 128 * h);
+    }
+}
+/* Sixteen dots of 4 x `lines` integers, given as digits, against lines of int8. */
+LLM__INLINE void llm__dot16_simd128(bool dot, float *out, const int8_t *w, const int8_t *high,
+                                    const int8_t *low, uint32_t lines) {
+    llm__acc4 h[4], l[4];
+    uint32_t g, i;
+    for (i = 0; i < 4; i++) h[i] = l[i] = llm__acc4_zero();
+    for (g = 0; g < lines; g++, w += 64) {
+        const llm__b16 x = llm__b16_four(high + 4 * g), y = llm__b16_four(low + 4 * g);
+        for (i = 0; i < 4; i++) {
+            const llm__b16 v = llm__b16_load(w + 16 * i);
+            llm__acc4_dot(dot, &h[i], v, x);
+            llm__acc4_dot(dot, &l[i], v, y);
+        }
+    }
+    for (i = 0; i < 4; i++)
+        llm__f4_store(out + 4 * i,
+                      llm__f4_of(llm__i4_add(LLM__I4_LEFT(llm__acc4_sum(h[i]), 7),
+                                             llm__acc4_sum(l[i]))));
+}
+LLM__INLINE void llm__scores_simd128(bool dot, float *out, const int16_t *q, const int8_t *k,
+                                     uint32_t n) {
+    int8_t high[512], low[512];
+    uint32_t t;
+    llm__digits_simd128(q, n, high, low);
+    for (t = 0; t < 64; t += 16, k += 16 * n)
+        llm__dot16_simd128(dot, out + t, k, high, low, n / 4);
+}
+LLM__INLINE void llm__values_simd128(bool dot, float *out, const int16_t *p, const int8_t *v,
+                                     uint32_t n) {
+    int8_t high[64], low[64];
+    uint32_t c;
+    llm__digits_simd128(p, 64, high, low);
+    for (c = 0; c < n; c += 16, v += 1024)
+        llm__dot16_simd128(dot, out + c, v, high, low, 16);
+}
+
+static void llm__scores_f16_simd128(float *out, const float *q, const uint16_t *k, uint32_t n) {
+    uint32_t t, c, i;
+    for (t = 0; t < 64; t += 16) {
+        llm__f4 a[4];
+        for (i = 0; i < 4; i++) a[i] = llm__f4_all(0);
+        for (c = 0; c < n; c++, k += 16) {
+            const llm__f4 x = llm__f4_all(q[c]);
+            for (i = 0; i < 4; i++)
+                a[i] = llm__f4_add(a[i], llm__f4_mul(x, llm__f4_halves(k + 4 * i)));
+        }
+        for (i = 0; i < 4; i++) llm__f4_store(out + t + 4 * i, a[i]);
+    }
+}
+static void llm__values_f16_simd128(float *out, const float *p, const uint16_t *v, uint32_t n,
+                                    uint32_t first, uint32_t last) {
+    uint32_t t, c;
+    for (c = 0; c < n; c += 4) {
+        llm__f4 a = llm__f4_all(0);
+        for (t = first; t <= last; t++)
+            a = llm__f4_add(a, llm__f4_mul(llm__f4_all(p[t]), llm__f4_halves(v + t * n + c)));
+        llm__f4_store(out + c, a);
+    }
+}
+
+/* ---- panels ---- */
+
+LLM__INLINE llm__f4 llm__weight4(uint32_t type, const uint8_t *p) {
+    if (type == LLM_F32) return llm__f4_as(llm__i4_load(p));
+    return llm__f4_as(llm__i4_widen((const uint16_t *)(const void *)p));
+}
+LLM__INLINE void llm__panel_float_simd128(uint32_t type, float *out, const uint8_t *panel,
+                                          uint32_t padded, const llm__input *in, uint32_t row,
+                                          uint32_t rows) {
+    const uint32_t size = llm__formats[type].size, s = llm__super_block(padded);
+    uint32_t m, k, i, end;
+    for (m = 0; m < rows; m++) {
+        const float *x = in->x + (size_t)(row + m) * in->stride;
+        const uint8_t *w = panel;
+        llm__f4 sum[4], part[4];
+        for (i = 0; i < 4; i++) sum[i] = llm__f4_all(0);
+        for (k = 0, end = s; end <= padded; end += s) {
+            for (i = 0; i < 4; i++) part[i] = llm__f4_all(0);
+            for (; k < end; k++, w += 16 * size) {
+                const llm__f4 u = llm__f4_all(x[k]);
+                for (i = 0; i < 4; i++)
+                    part[i] = llm__f4_add(
+                        part[i], llm__f4_mul(llm__weight4(type, w + 4 * i * size), u));
+            }
+            for (i = 0; i < 4; i++) sum[i] = llm__f4_add(sum[i], part[i]);
+        }
+        for (i = 0; i < 4; i++) llm__f4_store(out + m * 16 + 4 * i, sum[i]);
+    }
+}
+
+/* Codes of group g (0 .. 3) of block b (0 .. 3) of a record, rows 4 q to 4 q + 3, as U bytes. */
+LLM__INLINE llm__b16 llm__codes_simd128(uint32_t type, const uint8_t *record, uint32_t b,
+                                        uint32_t g, uint32_t q, llm__b16 u) {
+    const uint8_t *p = record + 16 * q;
+    llm__b16 v, h;
+    if (type == LLM_Q3) {
+        v = llm__b16_right(llm__b16_load(p + 128 + 64 * b), 2 * g);
+        h = llm__b16_right(llm__b16_load(p + 64 * (b / 2)), 4 * (b % 2) + g);
+        v = llm__b16_and(v, llm__b16_all(3));
+        h = llm__b16_left(llm__b16_and(h, llm__b16_all(1)), 2);
+        return llm__b16_look(u, llm__b16_or(v, h));
+    }
+    v = llm__b16_load(p + (llm__formats[type].bits - 4) * 128 + 64 * (2 * b + g / 2));
+    v = g % 2 ? llm__b16_right(v, 4) : llm__b16_and(v, llm__b16_all(15));
+    if (type == LLM_Q4) return llm__b16_look(u, v);
+    if (type == LLM_Q5) {
+        h = llm__b16_right(llm__b16_load(p + 64 * (b / 2)), 4 * (b % 2) + g);
+        return llm__b16_or(v, llm__b16_left(llm__b16_and(h, llm__b16_all(1)), 4));
+    }
+    h = llm__b16_right(llm__b16_load(p + 64 * b), 2 * g);
+    return llm__b16_or(v, llm__b16_left(llm__b16_and(h, llm__b16_all(3)), 4));
+}
+
+/* Four lines of values: block b (0 .. 3) of a record. */
+LLM__INLINE void llm__unpack_simd128(uint32_t type, int8_t (*line)[64], const uint8_t *record,
+                                     const uint8_t *parameters, uint32_t b) {
+    const llm__format *f = &llm__formats[type];
+    const llm__b16 u = llm__b16_load(f->u), p = llm__b16_nibbles(parameters);
+    const llm__b16 m16 = llm__b16_look(llm__b16_load(f->m), p);
+    const llm__b16 b16 = llm__b16_look(llm__b16_load(f->b), p);
+    static const uint8_t rows[4][16] = {{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3},
+                                        {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7},
+                                        {8, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 11},
+                                        {12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15}};
+    uint32_t q, g;
+    for (q = 0; q < 4; q++) {
+        const llm__b16 at = llm__b16_load(rows[q]);
+        const llm__b16 m = llm__b16_look(m16, at), o = llm__b16_look(b16, at);
+        for (g = 0; g < 4; g++)
+            llm__b16_store(line[g] + 16 * q,
+                           llm__b16_value(llm__codes_simd128(type, record, b, g, q, u), m, o));
+    }
+}
+
+/* Rows `row` to row + count - 1 (1 or 4) against `lines` lines of values. */
+LLM__INLINE void llm__lines_simd128(bool dot, uint32_t count, llm__acc4 (*acc)[4],
+                                    const int8_t *line, uint32_t lines, const int8_t *x,
+                                    uint32_t stride) {
+    uint32_t g, t, i;
+    for (g = 0; g < lines; g++, line += 64, x += 4) {
+        llm__b16 w[4];
+        for (i = 0; i < 4; i++) w[i] = llm__b16_load(line + 16 * i);
+        for (t = 0; t < count; t++) {
+            const llm__b16 y = llm__b16_four(x + t * stride);
+            for (i = 0; i < 4; i++) llm__acc4_dot(dot, &acc[t][i], w[i], y);
+        }
+    }
+}
+LLM__INLINE void llm__scaled_add_simd128(float *out, llm__acc4 *acc, const uint8_t *scales,
+                                         float a) {
+    uint32_t i;
+    for (i = 0; i < 4; i++) {
+        llm__f4 w = llm__f4_mul(llm__weight4(LLM_BF16, scales + 8 * i), llm__f4_all(a));
+        w = llm__f4_mul(llm__f4_of(llm__acc4_sum(acc[i])), w);
+        llm__f4_store(out + 4 * i, llm__f4_add(llm__f4_load(out + 4 * i), w));
+    }
+}
+LLM__INLINE void llm__rows_simd128(bool dot, uint32_t count, float *out, const int8_t *line,
+                                   uint32_t s, const llm__input *in, uint32_t row, uint32_t b,
+                                   const uint8_t *scales) {
+    llm__acc4 acc[4][4];
+    uint32_t t, i;
+    for (t = 0; t < count; t++)
+        for (i = 0; i < 4; i++) acc[t][i] = llm__acc4_zero();
+    llm__lines_simd128(dot, count, acc, line, s / 4,
+                       in->q + (size_t)row * in->stride + (size_t)b * s, in->stride);
+    for (t = 0; t < count; t++)
+        llm__scaled_add_simd128(out + 16 * t, acc[t], scales,
+                                in->scale[(size_t)(row + t) * (in->stride / 64) + b]);
+}
+
+/* A super-block is unpacked to values, then meets all rows. */
+LLM__INLINE void llm__panel_int_simd128(bool dot, uint32_t type, float *out, const uint8_t *panel,
+                                        uint32_t padded, const llm__input *in, uint32_t row,
+                                        uint32_t rows) {
+    const uint32_t s = llm__super_block(padded);
+    const uint8_t *parameters = panel + (size_t)padded / s * 32;
+    const uint8_t *codes = panel + llm__panel_header(type, padded);
+    int8_t tile[256 / 4][64];
+    uint32_t b, k, m;
+    memset(out, 0, sizeof(float) * 16 * rows);
+    for (b = 0; b < padded / s; b++, codes += s / 64 * llm__record_size(type)) {
+        const int8_t *line = type == LLM_Q8 ? (const int8_t *)codes : tile[0];
+        if (type != LLM_Q8)
+            for (k = 0; k < s; k += 16, parameters += 8)
+                llm__unpack_simd128(type, tile + k / 4, codes + k / 64 * llm__record_size(type),
+                                    parameters, k / 16 % 4);
+        for (m = 0; m + 4 <= rows; m += 4)
+            llm__rows_simd128(dot, 4, out + 16 * m, line, s, in, row + m, b, panel + b * 32);
+        for (; m < rows; m++)
+            llm__rows_simd128(dot, 1, out + 16 * m, line, s, in, row + m, b, panel + b * 32);
+    }
+}
+
+#define LLM__PANEL_SIMD128(isa, dot, target, name, type)                                      \
+    target static void llm__panel_##name##_##isa(float *out, const uint8_t *panel,            \
+                                                 uint32_t padded, const llm__input *in,       \
+                                                 uint32_t row, uint32_t rows) {               \
+        llm__panel_int_simd128(dot, type, out, panel, padded, in, row, rows);                 \
+    }
+#define LLM__INT_SIMD128(isa, dot, target)                                                    \
+    LLM__PANEL_SIMD128(isa, dot, target, q8, LLM_Q8)                                          \
+    LLM__PANEL_SIMD128(isa, dot, target, q6, LLM_Q6)                                          \
+    LLM__PANEL_SIMD128(isa, dot, target, q5, LLM_Q5)                                          \
+    LLM__PANEL_SIMD128(isa, dot, target, q4, LLM_Q4)                                          \
+    LLM__PANEL_SIMD128(isa, dot, target, q3, LLM_Q3)                                          \
+    target static void llm__scores_q8_##isa(float *out, const int16_t *q, const int8_t *k,    \
+                                            uint32_t n) {                                     \
+        llm__scores_simd128(dot, out, q, k, n);                                               \
+    }                                                                                         \
+    target static void llm__values_q8_##isa(float *out, const int16_t *p, const int8_t *v,    \
+                                            uint32_t n) {                                     \
+        llm__values_simd128(dot, out, p, v, n);                                               \
+    }                                                                                         \
+    static void llm__kernels_int_##isa(llm__kernels *k) {                                     \
+        k->scores_q8 = llm__scores_q8_##isa;                                                  \
+        k->values_q8 = llm__values_q8_##isa;                                                  \
+        k->panel[LLM_Q8] = llm__panel_q8_##isa;                                               \
+        k->panel[LLM_Q6] = llm__panel_q6_##isa;                                               \
+        k->panel[LLM_Q5] = llm__panel_q5_##isa;                                               \
+        k->panel[LLM_Q4] = llm__panel_q4_##isa;                                               \
+        k->panel[LLM_Q3] = llm__panel_q3_##isa;                                               \
+    }
+LLM__INT_SIMD128(simd128, false, LLM__UNUSED)
+#if defined(__aarch64__)
+LLM__INT_SIMD128(neon_dot, true, LLM__NEON_DOT)
+#endif
+
+static void llm__panel_f32_simd128(float *out, const uint8_t *panel, uint32_t padded,
+                                   const llm__input *in, uint32_t row, uint32_t rows) {
+    llm__panel_float_simd128(LLM_F32, out, panel, padded, in, row, rows);
+}
+static void llm__panel_bf16_simd128(float *out, const uint8_t *panel, uint32_t padded,
+                                    const llm__input *in, uint32_t row, uint32_t rows) {
+    llm__panel_float_simd128(LLM_BF16, out, panel, padded, in, row, rows);
+}
+
+static void llm__kernels_simd128(llm__kernels *k) {
+#if defined(__aarch64__)
+    k->name = "neon";
+#else
+    k->name = "simd128";
+#endif
+    k->norm = llm__norm_simd128;
+    k->rotate = llm__rotate_simd128;
+    k->quantize = llm__quantize_simd128;
+    k->quantize_head = llm__quantize_head_simd128;
+    k->rope = llm__rope_simd128;
+    k->add = llm__add_simd128;
+    k->blend = llm__blend_simd128;
+    k->gate = llm__gate_simd128;
+    k->softmax = llm__softmax_simd128;
+    k->mask = llm__mask_simd128;
+    k->weigh = llm__weigh_simd128;
+    k->scores_f16 = llm__scores_f16_simd128;
+    k->values_f16 = llm__values_f16_simd128;
+    k->panel[LLM_F32] = llm__panel_f32_simd128;
+    k->panel[LLM_BF16] = llm__panel_bf16_simd128;
+    llm__kernels_int_simd128(k);
+}
+
+#if defined(__aarch64__)
+/* The dot product instructions of ARMv8.2. */
+static bool llm__cpu_has_dot(void) {
+#if defined(__ARM_FEATURE_DOTPROD)
+    return true;
+#elif defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1;
+#elif defined(_WIN32)
+    return IsProcessorFeaturePresent(43) != 0; /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+#else
+    return false;
+#endif
+}
+static void llm__kernels_neon_dot(llm__kernels *k) {
+    llm__kernels_simd128(k);
+    llm__kernels_int_neon_dot(k);
+    k->name = "neon-dot";
+}
+#endif
+#endif /* SIMD128 */
+
 /* ---- >>dispatch: kernels by name ------------------------------------------ */
 
 /* Fills in the table of instruction set `index`, best first; false past the end. A function, and
@@ -13277,6 +14048,17 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
 #ifdef LLM__HAVE_AVX2
     if (!(llm__cpu() & LLM__CPU_AVX2)) index++;
     if (index == 0) llm__kernels_avx2(kernels);
+    if (index < 1) return true;
+    index--;
+#endif
+#if defined(LLM__HAVE_SIMD128) && defined(__aarch64__)
+    if (!llm__cpu_has_dot()) index++;
+    if (index == 0) llm__kernels_neon_dot(kernels);
+    if (index < 1) return true;
+    index--;
+#endif
+#ifdef LLM__HAVE_SIMD128
+    if (index == 0) llm__kernels_simd128(kernels);
     if (index < 1) return true;
     index--;
 #endif
