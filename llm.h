@@ -308,7 +308,7 @@ typedef struct llm_model llm_model;
    from several at once for different bytes: use pread, or a lock of your own. `size` is at most
    LLM_READ_MOST. It must not call the library with the model or with a session of it. */
 typedef bool (*llm_read)(void *user, uint64_t offset, void *to, size_t size);
-enum { LLM_READ_MOST = 262144 };
+#define LLM_READ_MOST 262144u
 
 /* Where the file is: exactly one of `path`, `data` and `read`. */
 typedef struct llm_model_desc {

@@ -401,6 +401,29 @@ static void test_verify(void) {
     }
 }
 
+/* A file inside a larger one, as in a game's archive: between other things, which are not looked at. */
+static void test_inside(void) {
+    const size_t before = 64 * 3, after = 1000, total = before + good.size + after;
+    image pak = {NULL, 0}, inside;
+    void *memory = NULL;
+    llm_error error;
+    if (posix_memalign(&memory, 64, total)) exit(1);
+    pak.data = (uint8_t *)memory, pak.size = total;
+    memset(pak.data, 0xa5, total);
+    memcpy(pak.data + before, good.data, good.size);
+    inside.data = pak.data + before, inside.size = good.size;
+    trying = true;
+    CHECK(open_image(&inside, true, &error) == LLM_OK, "%s", error.text);
+    trying = false;
+    inside.size += 64; /* the archive's index and the file do not agree */
+    CHECK(open_image(&inside, true, &error) == LLM_ERROR_FORMAT && strstr(error.text, "file_size"), "%s", error.text);
+    memmove(pak.data + before + 32, pak.data + before, good.size);
+    inside.data += 32, inside.size = good.size;
+    CHECK(open_image(&inside, true, &error) == LLM_ERROR_ARGUMENT &&
+              !strcmp(error.text, "model: data is 32 bytes past a multiple of 64, must be at one"), "%s", error.text);
+    free(pak.data);
+}
+
 static void test_arguments(void) {
     llm_model_desc desc;
     llm_error error;
@@ -411,9 +434,13 @@ static void test_arguments(void) {
     CHECK(llm_model_open(NULL, &desc) == LLM_ERROR_ARGUMENT, "no model");
     CHECK(llm_model_open(&model, NULL) == LLM_ERROR_ARGUMENT, "no descriptor");
     CHECK(llm_model_open(&model, &desc) == LLM_ERROR_ARGUMENT &&
-              !strcmp(error.text, "model: neither a path nor data aligned to 64 bytes was given"), "%s", error.text);
+              !strcmp(error.text, "model: want exactly one of path, data and read"), "%s", error.text);
     desc.data = good.data + 4, desc.size = good.size - 4;
-    CHECK(llm_model_open(&model, &desc) == LLM_ERROR_ARGUMENT, "%s", error.text);
+    CHECK(llm_model_open(&model, &desc) == LLM_ERROR_ARGUMENT &&
+              !strcmp(error.text, "model: data is 4 bytes past a multiple of 64, must be at one"), "%s", error.text);
+    desc.path = "x";
+    CHECK(llm_model_open(&model, &desc) == LLM_ERROR_ARGUMENT &&
+              !strcmp(error.text, "model: want exactly one of path, data and read"), "%s", error.text);
     desc.data = NULL;
     desc.path = "build/tests/there is no such file.llm";
     CHECK(llm_model_open(&model, &desc) == LLM_ERROR_IO &&
@@ -449,6 +476,7 @@ static void test_info(void) {
 int main(int count, char **arguments) {
     fixture_arguments(count, arguments);
     good.data = (uint8_t *)fixture_read(fixture_model_path("llama-tied", "q8"), &good.size);
+    test_inside();
     test_arguments();
     test_info();
     test_header();
