@@ -325,6 +325,12 @@ typedef struct llm_model_desc {
     llm_error *error;        /* says why opening failed; may be NULL */
 } llm_model_desc;
 
+/* The file, or the bytes, must stay as they are until the model is closed: they are checked once
+   and then used in place. A file that is truncated under the map ends the process (SIGBUS; on
+   Windows the truncation fails): replace a model by renaming a new file over it, never by writing
+   into it. A file that was damaged before it is opened is found: a cut one by its size, and a byte
+   changed in any section by `verify`. */
+
 /* Opens a model. *model is NULL unless the result is LLM_OK. Without `verify`, touches only the
    header, description, directory and the head of the tokenizer; every offset in them is proved to
    be in bounds. LLM_ERROR_IO, _FORMAT, _VERSION, _UNSUPPORTED, _CHECKSUM, _MEMORY, _ARGUMENT.
@@ -1058,8 +1064,41 @@ LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0
        +--------+-------+---------------+---------------+----------------------+
 
    The header's checksum covers the table. "DESC", "LAYR" and "TDIR" are verified when a model is
-   opened; "TOKN", "TMPL", "META" and the tensors in "DATA" only on request, so that opening
-   touches a few pages. Checksums are XXH64 (seed 0). */
+   opened; all other sections and every tensor of "DATA" only on request, so that opening touches a
+   few pages. Checksums are XXH64 (seed 0).
+
+   A reader takes a file if all of this holds, with offsets and sizes as 64-bit numbers that no sum
+   may pass; it refuses it otherwise. Fields called `zero` are written as 0 and not looked at.
+
+   Header and table. file_size is the size of the file. There are 1 .. 64 sections, the table lies
+   in the file and has the header's checksum. Every section, also of an unknown kind, starts at a
+   multiple of 4096 and ends within the file, and no kind stands twice. A section of size 0 is as
+   good as none, and then its checksum is not looked at. Sections and tensors may overlap.
+
+   DESC has at least 128 bytes; what comes after is for later versions. Every field is in the range
+   that stands beside it. Valid but not in this version, and so refused: experts, LLM__NORM_LAYER,
+   any flag, LLM__ACT_GELU.
+
+   LAYR has exactly 16 bytes per layer; rope is LLM__NONE or below `ropes`.
+
+   TDIR has at most 2^24 bytes, a multiple of 64. Of every tensor:
+   - role is one of LLM__ROLES, and not POSITIONS, ROUTER or a bias of a norm: not in this version
+   - layer is LLM__NONE for EMBEDDING, OUT_NORM, HEAD and HEAD_BIAS, the number (below `ropes`) of a
+     ROPE, and below `layers` for everything else; no role stands twice in a layer
+   - expert is LLM__NONE
+   - type is an llm_type; LLM_F32 for vectors and ROPE
+   - rows and cols are those of its role, see LLM__ROLES; cols at most 2^18
+   - rotation is 0 (none) or 16, 32, 64, and 0 for vectors, ROPE, f32 and bf16
+   - row_rotation is the same, 0 for all but V, and divides value_size
+   - offset is a multiple of 64; offset and offset + size lie within DATA, and so does in the file
+     what is left of the last 64-byte line (readers load vectors by whole lines; zeros stand there)
+   - size is that of the panels, see >>formats; 4 cols for a vector, 8 cols for ROPE
+   There must be EMBEDDING, OUT_NORM, every ROPE below `ropes`, and in every layer ATTN_NORM, Q, K,
+   V, ATTN_OUT, FFN_NORM, GATE_UP and DOWN. Of Q, K and V in a layer, those that are neither f32
+   nor bf16 have the same rotation. Without HEAD the embedding is the head.
+
+   TOKN, if there is one, is as >>tokenizer-section says. TMPL and META are not looked at. With
+   `verify` the checksums of all sections (of a size above 0) and of all tensors must be right. */
 
 #define LLM__MAGIC "llm.h\r\n\x1a" /* 8 bytes; survives no text-mode transfer unnoticed */
 #define LLM__VERSION 1u
@@ -1070,7 +1109,7 @@ LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0
 enum {
     LLM__SECTION_DESC = 0x43534544, /* "DESC" llm__file_desc */
     LLM__SECTION_LAYR = 0x5259414c, /* "LAYR" llm__file_layer[layers] */
-    LLM__SECTION_TDIR = 0x52494454, /* "TDIR" llm__file_tensor[] */
+    LLM__SECTION_TDIR = 0x52494454, /* "TDIR" llm__file_tensor[], the directory */
     LLM__SECTION_TOKN = 0x4e4b4f54, /* "TOKN" tokenizer tables, see >>tokenizer */
     LLM__SECTION_TMPL = 0x4c504d54, /* "TMPL" chat template, UTF-8 */
     LLM__SECTION_META = 0x4154454d, /* "META" "key=value\n" lines for people, UTF-8 */
@@ -1114,25 +1153,25 @@ typedef struct llm__file_desc { /* 128 bytes */
     uint32_t vocab;          /* tokens; 1 .. 2^22 */
     uint32_t width;          /* residual stream; 1 .. 2^16 */
     uint32_t layers;         /* 1 .. 1024 */
-    uint32_t context;        /* positions that the model was trained for */
-    uint32_t heads;          /* query heads */
+    uint32_t context;        /* positions that the model was trained for; 1 .. 2^28 */
+    uint32_t heads;          /* query heads; 1 .. 1024 */
     uint32_t kv_heads;       /* divides heads */
-    uint32_t head_size;      /* of queries and keys; even, at most 512 */
-    uint32_t value_size;     /* of values, per head; at most 512 */
-    uint32_t ffn;            /* hidden width of the feed-forward */
+    uint32_t head_size;      /* of queries and keys; even, 2 .. 512 */
+    uint32_t value_size;     /* of values, per head; 1 .. 512 */
+    uint32_t ffn;            /* hidden width of the feed-forward; 1 .. 2^18 */
     uint32_t norm;           /* LLM__NORM_… */
     uint32_t activation;     /* LLM__ACT_… */
     uint32_t flags;          /* LLM__FLAG_… */
-    float norm_epsilon;      /* > 0 */
+    float norm_epsilon;      /* finite, as all that follow; > 0 */
     float query_scale;       /* scores are (query_scale * q) . k */
     float embedding_scale;   /* multiplies the looked-up embedding */
     float residual_scale;    /* multiplies what a block adds to the stream */
     float logit_scale;       /* multiplies the logits */
-    float attention_softcap; /* cap * tanh(score / cap), 0 = off */
+    float attention_softcap; /* cap * tanh(score / cap), 1e-30 .. 1e30; 0 = off */
     float logit_softcap;     /* the same for logits */
-    uint32_t ropes;          /* number of ROPE tensors, at most 8 */
+    uint32_t ropes;          /* number of ROPE tensors, 0 .. 8 */
     uint32_t experts;        /* mixture of experts: routed experts per layer, 0 = dense */
-    uint32_t experts_used;   /* … and how many of them each token takes */
+    uint32_t experts_used;   /* … and how many of them each token takes; any if dense */
     uint32_t zero[6];
 } llm__file_desc;
 
@@ -1145,7 +1184,17 @@ typedef struct llm__file_layer { /* 16 bytes */
 #define LLM__NONE 0xffffffffu
 
 /* Roles of tensors. X(NAME, "name", shape): `V` a plain f32 vector [cols], `M` a matrix in
-   panels [rows][cols], `R` rope frequencies: u64 [cols], turns per position times 2^64. */
+   panels [rows][cols], `R` rope frequencies: u64 [cols], turns per position times 2^64. Roles are
+   numbered from 0 in this order. rows x cols, where they are not 1 x width (vectors have 1 row):
+
+       EMBEDDING, HEAD   vocab x width                HEAD_BIAS     1 x vocab
+       ROPE              1 x (1 .. head_size / 2)     Q_NORM, K_NORM     1 x head_size
+       Q                 heads head_size x width      Q_BIAS        1 x heads head_size
+       K                 kv_heads head_size x width   K_BIAS        1 x kv_heads head_size
+       V                 kv_heads value_size x width  V_BIAS        1 x kv_heads value_size
+       ATTN_OUT          width x heads value_size     GATE_UP_BIAS  1 x 2 (ffn rounded up to 16)
+       GATE_UP           2 (ffn rounded up to 16) x width, see llm__file_tensor
+       DOWN              width x ffn */
 #define LLM__ROLES(X)                             \
     X(EMBEDDING, "embedding", M)                  \
     X(POSITIONS, "positions", M)                  \
@@ -1348,7 +1397,8 @@ static uint64_t llm__xxh64(const void *data, size_t size) {
 /* ======================================================================== */
 /*
    One section holds one vocabulary, ready to use in place. All numbers are little-endian u32 (or
-   u64 where said), every table starts at a multiple of 64 bytes from the section's start.
+   u64 where said), every table starts at a multiple of 64 bytes from the section's start, behind
+   the header, and ends within the section.
 
     byte 0    header, 256 bytes: llm__tok_header
          .    TOKENS  (vocab + 1) x 24 bytes: llm__tok_token; the last one only ends the text
@@ -1378,11 +1428,16 @@ static uint64_t llm__xxh64(const void *data, size_t size) {
     bit 63..42 | 41..21   | 20..0
         rank   | right id | left id      rank 1 merges first
 
+   A reader takes a section whose header holds what stands beside its fields, whose tables lie in
+   the section, are of their size (BYTES 256 elements, STARTS 2 of 32 bytes, JOINS 8192 bytes;
+   TOKENS and KINDS by the vocabulary), with at most 0xFFFF00 nodes in a trie and at least one
+   bucket.
+
    Nothing in here is trusted: the header's extents are checked once, every number read later where
    it is used. Wrong tables give wrong ids, never a read outside the section or a loop without end.
 */
 enum {
-    LLM__TOK_MAGIC = 0x4B4F544C, /* "LTOK" */
+    LLM__TOK_MAGIC = 0x4B4F544C, /* the bytes "LTOK" */
     LLM__TOK_VERSION = 1,
     LLM__TOK_MAX_VOCAB = 1 << 21,
     LLM__TOK_MAX_RANK = (1 << 22) - 1,
@@ -1425,12 +1480,17 @@ typedef struct llm__tok_table {
 } llm__tok_table;
 
 typedef struct llm__tok_header {
-    uint32_t magic, version, size, pre, flags, vocab;
-    uint32_t longest; /* bytes of the longest token */
-    uint32_t reach;   /* most buckets that a search for a pair looks at */
-    uint32_t bos, eos, eot, unknown, padding, reserved[3]; /* ids; ~0: none */
-    llm__tok_table table[LLM__TOK_TABLES];
-    uint32_t zero[28];
+    uint32_t magic, version;
+    uint32_t size;    /* bytes in use, at most the section's */
+    uint32_t pre;     /* LLM__PRE_… */
+    uint32_t flags;   /* LLM__TOK_…; further bits are not looked at */
+    uint32_t vocab;   /* 1 .. 2^21, at most the model's */
+    uint32_t longest; /* bytes of the longest token, at most 65535 */
+    uint32_t reach;   /* most buckets that a search for a pair looks at, at most 64 */
+    uint32_t bos, eos, eot, unknown, padding; /* ids below vocab; ~0: none */
+    uint32_t reserved[3];                     /* not looked at */
+    llm__tok_table table[LLM__TOK_TABLES];    /* in the order above */
+    uint32_t zero[28];                        /* not looked at */
 } llm__tok_header;
 
 /* How a token comes about when its own bytes are merged: the last merge joins `left` and `right`
@@ -2650,11 +2710,42 @@ static llm__file_section llm__section(const llm_model *m, uint32_t kind) {
     return section;
 }
 
+/* The four letters of a section's kind; '?' for what is none. */
+typedef struct llm__kind_name {
+    char text[5];
+} llm__kind_name;
+static llm__kind_name llm__name_kind(uint32_t kind) {
+    llm__kind_name name;
+    int i;
+    for (i = 0; i < 4; i++, kind >>= 8)
+        name.text[i] = (kind & 255) > 32 && (kind & 255) < 127 ? (char)(kind & 255) : '?';
+    name.text[4] = 0;
+    return name;
+}
+
+static llm_result llm__check_section(const llm_model *m, uint32_t index, llm_error *error) {
+    const uint8_t *table = m->file + sizeof(llm__file_header);
+    llm__file_section section;
+    uint32_t i;
+    memcpy(&section, table + index * sizeof section, sizeof section);
+    if (section.offset % LLM__PAGE || section.offset > m->size ||
+        section.size > m->size - section.offset)
+        LLM__REFUSE("section %s: offset 0x%llx + %llu bytes is unaligned or passes the end of the "
+                    "file",
+                    llm__name_kind(section.kind).text, (unsigned long long)section.offset,
+                    (unsigned long long)section.size);
+    for (i = 0; i < index; i++)
+        if (llm__u32(table + i * sizeof section) == section.kind)
+            LLM__REFUSE("section %s: stands twice in the table",
+                        llm__name_kind(section.kind).text);
+    return LLM_OK;
+}
+
 static llm_result llm__check_header(const llm_model *m, llm_error *error) {
     const uint16_t probe = 1;
     llm__file_header header;
-    llm__file_section section;
-    size_t table, i;
+    size_t table;
+    uint32_t i;
     uint8_t little;
     llm_result r;
     memcpy(&little, &probe, 1);
@@ -2675,7 +2766,7 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
     if (header.file_size != m->size)
         LLM__REFUSE("header: file_size %llu, but the file has %zu bytes",
                     (unsigned long long)header.file_size, m->size);
-    table = header.section_count * sizeof section;
+    table = header.section_count * sizeof(llm__file_section);
     if (table > m->size - sizeof header)
         LLM__REFUSE("header: the section table passes the end of the file");
     if ((r = llm__need(m, m->file + sizeof header, table, error)) != LLM_OK) return r;
@@ -2683,14 +2774,8 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
         return llm__fail(error, LLM_ERROR_CHECKSUM,
                          "header: the section table does not match its checksum");
     for (i = 0; i < header.section_count; i++) {
-        memcpy(&section, m->file + sizeof header + i * sizeof section, sizeof section);
-        if (section.offset % LLM__PAGE || section.offset > m->size ||
-            section.size > m->size - section.offset)
-            LLM__REFUSE(
-                "section %.4s: offset 0x%llx + %llu bytes is unaligned or passes the end of the "
-                "file",
-                (const char *)&section.kind, (unsigned long long)section.offset,
-                (unsigned long long)section.size);
+        llm_result r = llm__check_section(m, i, error);
+        if (r) return r;
     }
     return LLM_OK;
 }
@@ -2700,8 +2785,8 @@ static llm_result llm__check_sum(const llm_model *m, uint32_t kind, llm_error *e
     llm_result r = llm__need(m, m->file + s.offset, (size_t)s.size, error);
     if (r) return r;
     if (s.size && llm__xxh64(m->file + s.offset, (size_t)s.size) != s.checksum)
-        return llm__fail(error, LLM_ERROR_CHECKSUM, "section %.4s: does not match its checksum",
-                         (const char *)&kind);
+        return llm__fail(error, LLM_ERROR_CHECKSUM, "section %s: does not match its checksum",
+                         llm__name_kind(kind).text);
     return LLM_OK;
 }
 
@@ -2712,7 +2797,12 @@ static llm_result llm__range(const char *field, uint32_t value, uint32_t least, 
                      (unsigned)value, (unsigned)least, (unsigned)most);
 }
 
-/* 0, or a cap too small to be meant, is never reached by arithmetic on hostile descriptions. */
+/* 0, or far from where the reciprocal of a float ends. */
+LLM__INLINE bool llm__is_softcap(float cap) {
+    const uint32_t bits = llm__bits(cap);
+    return !(bits & 0x7fffffffu) || (bits >= llm__bits(1e-30f) && bits <= llm__bits(1e30f));
+}
+
 static llm_result llm__check_desc(const llm__file_desc *d, llm_error *error) {
     const struct {
         const char *field;
@@ -2747,8 +2837,10 @@ static llm_result llm__check_desc(const llm__file_desc *d, llm_error *error) {
         if (!llm__finite(floats[i].value))
             LLM__REFUSE("description: %s is not finite", floats[i].field);
     if (!(d->norm_epsilon > 0)) LLM__REFUSE("description: norm_epsilon is not above 0");
-    if (d->attention_softcap < 0 || d->logit_softcap < 0)
-        LLM__REFUSE("description: a softcap is below 0");
+    if (!llm__is_softcap(d->attention_softcap) || !llm__is_softcap(d->logit_softcap))
+        LLM__REFUSE("description: softcaps are %g for attention and %g for logits, not 0 or in "
+                    "1e-30 .. 1e30",
+                    (double)d->attention_softcap, (double)d->logit_softcap);
     if (d->heads % d->kv_heads)
         LLM__REFUSE("description: kv_heads %u does not divide heads %u", (unsigned)d->kv_heads,
                     (unsigned)d->heads);
@@ -2803,6 +2895,23 @@ static uint64_t llm__tensor_size(const llm__file_tensor *t) {
     return ((uint64_t)t->rows + 15) / 16 * llm__panel_size(t->type, llm__padded(t->cols));
 }
 
+/* Roles that a later version may give a meaning: without it, it is another model. */
+static bool llm__role_unused(uint32_t role) {
+    return role == LLM__POSITIONS || role == LLM__ROUTER || role == LLM__ATTN_NORM_BIAS ||
+           role == LLM__FFN_NORM_BIAS || role == LLM__OUT_NORM_BIAS;
+}
+
+static bool llm__layer_fits(const llm__file_desc *d, uint32_t role, uint32_t layer) {
+    switch (role) {
+    case LLM__ROPE: return layer < d->ropes;
+    case LLM__EMBEDDING:
+    case LLM__OUT_NORM:
+    case LLM__HEAD:
+    case LLM__HEAD_BIAS: return layer == LLM__NONE;
+    default: return layer < d->layers;
+    }
+}
+
 static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *t,
                                     llm_error *error) {
     char name[64];
@@ -2813,9 +2922,11 @@ static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *
                          "directory: a tensor has role %u, not in 0 .. %d", (unsigned)t->role,
                          LLM__ROLE_COUNT - 1);
     llm__tensor_name(name, t->role, t->layer);
-    if (t->role == LLM__ROPE ? t->layer >= m->desc->ropes
-                             : t->layer != LLM__NONE && t->layer >= m->desc->layers)
-        LLM__REFUSE("tensor %s: no such layer", name);
+    if (llm__role_unused(t->role))
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tensor %s: not in this version", name);
+    if (!llm__layer_fits(m->desc, t->role, t->layer))
+        LLM__REFUSE("tensor %s: has no place among %u layers and %u ropes", name,
+                    (unsigned)m->desc->layers, (unsigned)m->desc->ropes);
     if (t->expert != LLM__NONE)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tensor %s: experts are not in this version",
                          name);
@@ -2880,7 +2991,7 @@ static llm_result llm__check_model(const llm_model *m, llm_error *error) {
     static const uint32_t needed[] = {LLM__ATTN_NORM, LLM__Q,        LLM__K,       LLM__V,
                                       LLM__ATTN_OUT,  LLM__FFN_NORM, LLM__GATE_UP, LLM__DOWN};
     char name[64];
-    uint32_t layer, i;
+    uint32_t layer, i, first;
     if (!llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING)->data)
         LLM__REFUSE("tensor embedding is missing");
     if (!llm__tensor_at(m, LLM__NONE, LLM__OUT_NORM)->data)
@@ -2896,23 +3007,25 @@ static llm_result llm__check_model(const llm_model *m, llm_error *error) {
         if (rope != LLM__NONE && rope >= m->desc->ropes)
             LLM__REFUSE("layer %u: rope %u, there are %u", (unsigned)layer, (unsigned)rope,
                         (unsigned)m->desc->ropes);
-        for (i = LLM__K; i <= LLM__V; i++)
-            if (!llm__formats[row[i].type].size && !llm__formats[row[LLM__Q].type].size &&
-                row[i].rotation != row[LLM__Q].rotation)
-                LLM__REFUSE("tensor %s: rotation %u, but attn_q has %u",
+        first = LLM__ROLE_COUNT; /* one input, quantised once, serves all three */
+        for (i = LLM__Q; i <= LLM__V; i++) {
+            if (llm__formats[row[i].type].size) continue;
+            if (first == LLM__ROLE_COUNT) first = i;
+            if (row[i].rotation != row[first].rotation)
+                LLM__REFUSE("tensor %s: rotation %u, but %s has %u",
                             llm__tensor_name(name, i, layer), (unsigned)row[i].rotation,
-                            (unsigned)row[LLM__Q].rotation);
+                            llm__role_name(first), (unsigned)row[first].rotation);
+        }
     }
     return LLM_OK;
 }
 
+/* Tensors before sections: of DATA, they say more precisely what is wrong. */
 static llm_result llm__verify(const llm_model *m, llm_error *error) {
-    static const uint32_t kinds[] = {LLM__SECTION_TOKN, LLM__SECTION_TMPL, LLM__SECTION_META};
+    const uint32_t sections = llm__u32(m->file + offsetof(llm__file_header, section_count));
     char name[64];
     llm_result r;
     uint32_t i;
-    for (i = 0; i < 3; i++)
-        if ((r = llm__check_sum(m, kinds[i], error)) != LLM_OK) return r;
     for (i = 0; i < m->tensors; i++) {
         const llm__file_tensor *t = &m->directory[i];
         r = llm__need(m, m->file + t->offset, (size_t)t->size, error);
@@ -2920,6 +3033,10 @@ static llm_result llm__verify(const llm_model *m, llm_error *error) {
         if (llm__xxh64(m->file + t->offset, (size_t)t->size) != t->checksum)
             return llm__fail(error, LLM_ERROR_CHECKSUM, "tensor %s: does not match its checksum",
                              llm__tensor_name(name, t->role, t->layer));
+    }
+    for (i = 0; i < sections; i++) {
+        const uint8_t *entry = m->file + sizeof(llm__file_header) + i * sizeof(llm__file_section);
+        if ((r = llm__check_sum(m, llm__u32(entry), error)) != LLM_OK) return r;
     }
     return LLM_OK;
 }

@@ -182,6 +182,9 @@ static void test_sections(void) {
         free(f.data);
     }
     BAD_FORMAT(section_of(&f, LLM__SECTION_DESC)->kind = 1, "section DESC: 0 bytes, needs 128");
+    BAD_FORMAT(section_of(&f, LLM__SECTION_META)->kind = LLM__SECTION_TOKN, "section TOKN: stands twice in the table");
+    BAD_FORMAT((section_of(&f, LLM__SECTION_META)->offset++, section_of(&f, LLM__SECTION_META)->kind = 0xff41001b),
+               "section ??A?: offset 0x4001 + 121 bytes is unaligned or passes the end of the file");
 }
 
 #define DESC_RANGE(field, value, least, most)            \
@@ -193,6 +196,11 @@ static void test_sections(void) {
     DESC_FLOAT(field, 0x7f800000u, "is not finite"); \
     DESC_FLOAT(field, 0x7fc00001u, "is not finite"); \
     DESC_FLOAT(field, 0xff800000u, "is not finite")
+
+#define SOFTCAPS(attention, logit, first, second)                                                       \
+    BAD_FORMAT((desc_of(&f)->attention_softcap = attention, desc_of(&f)->logit_softcap = logit),        \
+               "description: softcaps are " first " for attention and " second " for logits, not 0 or " \
+               "in 1e-30 .. 1e30")
 
 static void test_description(void) {
     DESC_RANGE(vocab, 0, 1, 4194304);
@@ -228,8 +236,10 @@ static void test_description(void) {
     NOT_FINITE(logit_softcap);
     DESC_FLOAT(norm_epsilon, 0, "is not above 0");
     DESC_FLOAT(norm_epsilon, 0xb727c5acu, "is not above 0");
-    BAD_FORMAT(desc_of(&f)->logit_softcap = -1, "description: a softcap is below 0");
-    BAD_FORMAT(desc_of(&f)->attention_softcap = -1, "description: a softcap is below 0");
+    SOFTCAPS(-1.0f, 0.0f, "-1", "0");
+    SOFTCAPS(0.0f, -30.0f, "0", "-30");
+    SOFTCAPS(0.0f, 1e-31f, "0", "1e-31");
+    SOFTCAPS(2e30f, 30.0f, "2e+30", "30");
     MUTATED(desc_of(&f)->experts = 8, LLM_ERROR_UNSUPPORTED,
             "description: experts 8, norm 0, flags 0x0, activation 0: not in this version");
     MUTATED(desc_of(&f)->flags = 0x10, LLM_ERROR_UNSUPPORTED,
@@ -245,10 +255,14 @@ static void test_description(void) {
         message)
 
 static void test_directory(void) {
+    static const struct { uint32_t role; const char *name; } unused[] = {
+        {LLM__POSITIONS, "positions"}, {LLM__ROUTER, "ffn_router"}, {LLM__ATTN_NORM_BIAS, "attn_norm_bias"},
+        {LLM__FFN_NORM_BIAS, "ffn_norm_bias"}, {LLM__OUT_NORM_BIAS, "out_norm_bias"}};
     char message[200];
+    size_t i;
     const llm__file_tensor *q = tensor_of(&good, LLM__Q, 1);
-    BAD_TENSOR(LLM__Q, 1, t->layer = 2, "tensor blk.2.attn_q: no such layer");
-    BAD_TENSOR(LLM__ROPE, 0, t->layer = 1, "tensor blk.1.rope: no such layer");
+    BAD_TENSOR(LLM__Q, 1, t->layer = 2, "tensor blk.2.attn_q: has no place among 2 layers and 1 ropes");
+    BAD_TENSOR(LLM__ROPE, 0, t->layer = 1, "tensor blk.1.rope: has no place among 2 layers and 1 ropes");
     BAD_TENSOR(LLM__Q, 1, t->type = 7, "tensor blk.1.attn_q: type 7 does not fit its role");
     BAD_TENSOR(LLM__ATTN_NORM, 0, t->type = LLM_Q8, "tensor blk.0.attn_norm: type 2 does not fit its role");
     BAD_TENSOR(LLM__Q, 0, t->rows = 0, "tensor blk.0.attn_q: shape 0 x 64 is out of range");
@@ -275,13 +289,21 @@ static void test_directory(void) {
     MUTATED(tensor_of(&f, LLM__Q, 1)->role = 99, LLM_ERROR_UNSUPPORTED, "directory: a tensor has role 99, not in 0 .. 27");
     MUTATED(tensor_of(&f, LLM__Q, 1)->expert = 3, LLM_ERROR_UNSUPPORTED, "tensor blk.1.attn_q: experts are not in this version");
     BAD_FORMAT(layers_of(&f)[1].rope = 1, "layer 1: rope 1, there are 1");
+    /* With q as floats, k and v still share an input. */
+    BAD_FORMAT((tensor_of(&f, LLM__Q, 0)->rotation = 0, tensor_of(&f, LLM__Q, 0)->type = LLM_BF16,
+                tensor_of(&f, LLM__Q, 0)->size = 64 * 64 * 2, tensor_of(&f, LLM__K, 0)->rotation = 16),
+               "tensor blk.0.attn_v: rotation 64, but attn_k has 16");
+    for (i = 0; i < sizeof unused / sizeof *unused; i++) {
+        (void)snprintf(message, sizeof message, "tensor blk.1.%s: not in this version", unused[i].name);
+        MUTATED(tensor_of(&f, LLM__Q, 1)->role = unused[i].role, LLM_ERROR_UNSUPPORTED, message);
+    }
 }
 
 /* Roles that belong to no layer given one, and the other way round, must not pass unseen. */
 static void test_misplaced(void) {
-    BAD_TENSOR(LLM__EMBEDDING, LLM__NONE, t->layer = 0, "tensor embedding is missing");
-    BAD_TENSOR(LLM__OUT_NORM, LLM__NONE, t->layer = 1, "tensor out_norm is missing");
-    BAD_TENSOR(LLM__DOWN, 1, t->layer = LLM__NONE, "tensor blk.1.ffn_down is missing");
+    BAD_TENSOR(LLM__EMBEDDING, LLM__NONE, t->layer = 0, "tensor blk.0.embedding: has no place among 2 layers and 1 ropes");
+    BAD_TENSOR(LLM__OUT_NORM, LLM__NONE, t->layer = 1, "tensor blk.1.out_norm: has no place among 2 layers and 1 ropes");
+    BAD_TENSOR(LLM__DOWN, 1, t->layer = LLM__NONE, "tensor ffn_down: has no place among 2 layers and 1 ropes");
 }
 
 /* ---- whole files ---- */

@@ -122,6 +122,7 @@ static llm_result check_section(inspection *f, const llm__file_section *s, bool 
 
 static llm_result check_tensor(const inspection *f, size_t index, bool verify, llm_error *error) {
     const llm__file_tensor *t = &f->tensors[index];
+    char name[64];
     uint64_t size;
     if (t->role >= LLM__ROLE_COUNT || t->type >= LLM_TYPE_COUNT || t->cols < 1 ||
         t->cols > 1u << 20 || t->rows < 1 || t->rows > 1u << 24)
@@ -142,8 +143,8 @@ static llm_result check_tensor(const inspection *f, size_t index, bool verify, l
                          role_names[t->role], (unsigned long long)t->offset,
                          (unsigned long long)t->size);
     if (verify && llm__xxh64(f->map.data + t->offset, (size_t)t->size) != t->checksum)
-        return llm__fail(error, LLM_ERROR_CHECKSUM, "tensor %zu (%s, layer %d): does not match its "
-                         "checksum", index, role_names[t->role], (int)t->layer);
+        return llm__fail(error, LLM_ERROR_CHECKSUM, "tensor %s: does not match its checksum",
+                         llm__tensor_name(name, t->role, t->layer));
     return LLM_OK;
 }
 
@@ -164,6 +165,20 @@ static llm_result check(inspection *f, bool verify, llm_error *error) {
     if (result == LLM_OK && verify &&
         llm__xxh64(f->map.data + f->data.offset, (size_t)f->data.size) != f->data.checksum)
         result = llm__fail(error, LLM_ERROR_CHECKSUM, "section DATA: does not match its checksum");
+    return result;
+}
+
+/* What the library would refuse is not sound either. */
+static llm_result check_opens(const inspection *f, llm_error *error) {
+    llm_model_desc desc;
+    llm_model *model;
+    llm_result result;
+    memset(&desc, 0, sizeof desc);
+    desc.data = f->map.data;
+    desc.size = f->map.size;
+    desc.error = error;
+    result = llm_model_open(&model, &desc);
+    llm_model_close(model);
     return result;
 }
 
@@ -290,6 +305,7 @@ static llm_result inspect(const char *path, bool tensors, bool verify, llm_error
     memset(&f, 0, sizeof f);
     result = map_open(&f.map, path, error);
     if (result == LLM_OK) result = check(&f, verify, error);
+    if (result == LLM_OK) result = check_opens(&f, error);
     if (result == LLM_OK) {
         printf("file             %s, %zu bytes\n", path, f.map.size);
         print_description(&f);
