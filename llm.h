@@ -367,7 +367,14 @@ LLM_API llm_text llm_model_meta(const llm_model *model);                  /* "ke
 /* ---- >>pool -------------------------------------------------------------- */
 
 /* Threads that evaluate. A pool serves one evaluation at a time; a session that finds it busy
-   evaluates on its own thread alone, with the same bits. */
+   evaluates on its own thread alone, with the same bits. Any number of sessions and threads may
+   share one.
+   Its threads have stacks of 256 KB (more where the host's thread-local variables need it), and
+   the signal mask of the thread that creates the pool. No call of this library needs more than
+   64 KB of stack, on any thread.
+   fork(): the child has none of the threads. There a pool runs everything on the calling thread,
+   with the same bits, and can be destroyed; a parallel_for is called as ever. As with every object,
+   what another thread was using at the moment of the fork must not be touched in the child. */
 typedef struct llm_pool llm_pool;
 
 /* The host's own job system: call `work(context, i)` for every i in 0 .. count - 1, on any
@@ -388,7 +395,8 @@ typedef struct llm_pool_desc {
    an evaluation and sleep between evaluations. */
 LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc);
 
-/* After the last evaluation with it. NULL is allowed. */
+/* After the last evaluation with it; sessions and batches made with it may still be destroyed, read
+   and rewound. NULL is allowed. */
 LLM_API void llm_pool_destroy(llm_pool *pool);
 
 LLM_API uint32_t llm_pool_threads(const llm_pool *pool);
@@ -400,7 +408,9 @@ LLM_API const char *llm_isa_name(uint32_t index);
 /* ---- >>session ------------------------------------------------------------- */
 
 /* One timeline: the tokens so far and their keys and values. Used by one thread at a time;
-   only llm_session_cancel may come from another. */
+   only llm_session_cancel may come from another. Different sessions are independent, also forks
+   that share pages. After fork() both processes may go on with it, each with a copy of its own,
+   unless another thread was in a call with it, or with one that shares its pages. */
 typedef struct llm_session llm_session;
 
 typedef enum llm_kv {
@@ -927,6 +937,7 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #include <sys/stat.h>
 #endif
 #if !defined(LLM_NO_THREADS)
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #endif
@@ -939,8 +950,12 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 
 #if defined(__GNUC__) || defined(__clang__)
 #define LLM__PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define LLM__INLINE       static inline __attribute__((always_inline, unused))
 #define LLM__UNUSED       __attribute__((unused))
+#if defined(__OPTIMIZE__)
+#define LLM__INLINE static inline __attribute__((always_inline, unused))
+#else /* under -O0 each inlined call would keep its own place on the stack: frames of 230 KB */
+#define LLM__INLINE static inline LLM__UNUSED
+#endif
 #else
 #define LLM__PRINTF(f, a)
 #define LLM__INLINE static inline
@@ -2630,10 +2645,16 @@ static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error)
 }
 static void llm__unmap(const uint8_t *file, size_t size) { (void)file, (void)size; }
 #else
+/* A pipe must not make the host wait, a terminal not become its own, no child inherit the file. */
+#if defined(O_CLOEXEC)
+#define LLM__OPEN_FLAGS (O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+#else
+#define LLM__OPEN_FLAGS (O_RDONLY | O_NONBLOCK | O_NOCTTY)
+#endif
 static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error) {
     struct stat about;
     void *view = MAP_FAILED;
-    int file = open(path, O_RDONLY);
+    int file = open(path, LLM__OPEN_FLAGS);
     if (file < 0) {
         llm__fail(error, LLM_ERROR_IO, "%s: cannot be opened (errno %d)", path, errno);
         return NULL;
@@ -11486,6 +11507,7 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat) { return &chat->er
 
 #define LLM__MOST_LANES         256u
 #define LLM__SPINS_BEFORE_SLEEP 3000u /* of a pause each: some 50 microseconds */
+#define LLM__WORKER_STACK       ((size_t)1 << 18)
 
 #if defined(LLM_OPENMP) && !defined(LLM_NO_THREADS)
 #define LLM_NO_THREADS /* of our own */
@@ -11525,6 +11547,9 @@ struct llm_pool {
     llm_parallel_for parallel_for;
     void *user;
     uint32_t taken; /* 1 while an evaluation uses the pool */
+#if !defined(_WIN32)
+    pid_t process; /* that its threads belong to */
+#endif
     /* What to run: odd generations are running. Changed by the owner of `taken` only. */
     uint32_t generation, running, sleepers, quit;
     llm__lane work;
@@ -11579,7 +11604,7 @@ static DWORD WINAPI llm__worker_start(void *worker) {
     return 0;
 }
 static bool llm__start(llm__worker *w) {
-    w->thread = CreateThread(NULL, 1 << 18, llm__worker_start, w, 0, NULL);
+    w->thread = CreateThread(NULL, LLM__WORKER_STACK, llm__worker_start, w, 0, NULL);
     return w->thread != NULL;
 }
 static void llm__join(llm__worker *w) {
@@ -11592,7 +11617,16 @@ static void *llm__worker_start(void *worker) {
     return NULL;
 }
 static bool llm__start(llm__worker *w) {
-    return pthread_create(&w->thread, NULL, llm__worker_start, w) == 0;
+    pthread_attr_t small;
+    int failed = EINVAL;
+    if (pthread_attr_init(&small) == 0) {
+        if (pthread_attr_setstacksize(&small, LLM__WORKER_STACK) == 0)
+            failed = pthread_create(&w->thread, &small, llm__worker_start, w);
+        (void)pthread_attr_destroy(&small);
+    }
+    if (failed == EINVAL) /* the host's thread-local variables need more */
+        failed = pthread_create(&w->thread, NULL, llm__worker_start, w);
+    return failed == 0;
 }
 static void llm__join(llm__worker *w) { (void)pthread_join(w->thread, NULL); }
 #endif
@@ -11605,13 +11639,39 @@ static void llm__stop_workers(llm_pool *pool) {
     pool->started = 0;
 }
 
+static bool llm__make_locks(llm_pool *pool) {
+#if defined(_WIN32)
+    InitializeSRWLock(&pool->mutex);
+    InitializeConditionVariable(&pool->wake);
+#else
+    if (pthread_mutex_init(&pool->mutex, NULL)) return false;
+    if (pthread_cond_init(&pool->wake, NULL)) {
+        (void)pthread_mutex_destroy(&pool->mutex);
+        return false;
+    }
+#endif
+    return true;
+}
+
+static void llm__drop_locks(llm_pool *pool) {
+#if defined(_WIN32)
+    (void)pool;
+#else
+    (void)pthread_cond_destroy(&pool->wake);
+    (void)pthread_mutex_destroy(&pool->mutex);
+#endif
+}
+
 static llm_result llm__start_workers(llm_pool *pool, llm_error *error) {
     uint32_t i;
+    if (!llm__make_locks(pool))
+        return llm__fail(error, LLM_ERROR_THREAD, "pool: no mutex to be had");
     for (i = 0; i + 1 < pool->threads; i++) {
         pool->worker[i].pool = pool;
         pool->worker[i].lane = i + 1;
         if (!llm__start(&pool->worker[i])) {
             llm__stop_workers(pool);
+            llm__drop_locks(pool);
             return llm__fail(error, LLM_ERROR_THREAD, "pool: thread %u of %u did not start",
                              (unsigned)i + 2, (unsigned)pool->threads);
         }
@@ -11654,17 +11714,11 @@ LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc) {
     memset(p, 0, size);
     p->allocator = desc->allocator, p->memory = size, p->threads = threads;
     p->parallel_for = desc->parallel_for, p->user = desc->user;
+#if !defined(_WIN32)
+    p->process = getpid();
+#endif
 #if !defined(LLM_NO_THREADS)
     if (!p->parallel_for && threads > 1) {
-#if defined(_WIN32)
-        InitializeSRWLock(&p->mutex);
-        InitializeConditionVariable(&p->wake);
-#else
-        if (pthread_mutex_init(&p->mutex, NULL) || pthread_cond_init(&p->wake, NULL)) {
-            llm__release(&desc->allocator, p, size);
-            return llm__fail(desc->error, LLM_ERROR_THREAD, "pool: no mutex to be had");
-        }
-#endif
         if (llm__start_workers(p, desc->error)) {
             llm__release(&desc->allocator, p, size);
             return LLM_ERROR_THREAD;
@@ -11675,16 +11729,22 @@ LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc) {
     return LLM_OK;
 }
 
+/* In a child of fork() the threads do not exist, and what they left of the locks is unknown. */
+static bool llm__has_threads(const llm_pool *pool) {
+#if defined(_WIN32)
+    return !pool->parallel_for && pool->threads > 1;
+#else
+    return !pool->parallel_for && pool->threads > 1 && pool->process == getpid();
+#endif
+}
+
 LLM_API void llm_pool_destroy(llm_pool *pool) {
     llm_allocator allocator;
     if (!pool) return;
 #if !defined(LLM_NO_THREADS)
-    if (!pool->parallel_for && pool->threads > 1) {
+    if (llm__has_threads(pool)) {
         llm__stop_workers(pool);
-#if !defined(_WIN32)
-        (void)pthread_cond_destroy(&pool->wake);
-        (void)pthread_mutex_destroy(&pool->mutex);
-#endif
+        llm__drop_locks(pool);
     }
 #endif
     allocator = pool->allocator;
@@ -11695,7 +11755,8 @@ LLM_API uint32_t llm_pool_threads(const llm_pool *pool) { return pool ? pool->th
 
 /* Runs work(context, lane) on this thread as lane 0 and on what the pool can spare. */
 static void llm__pool_run(llm_pool *pool, llm__lane work, void *context) {
-    if (!pool || pool->threads < 2 || llm__exchange32(&pool->taken, 1)) {
+    if (!pool || pool->threads < 2 || (!pool->parallel_for && !llm__has_threads(pool)) ||
+        llm__exchange32(&pool->taken, 1)) {
         work(context, 0);
         return;
     }
@@ -11708,12 +11769,16 @@ static void llm__pool_run(llm_pool *pool, llm__lane work, void *context) {
 #pragma omp parallel for num_threads(lanes) schedule(static, 1)
         for (i = 0; i < lanes; i++) work(context, (uint32_t)i);
 #elif !defined(LLM_NO_THREADS)
+        uint32_t spins;
         pool->work = work;
         pool->context = context;
         llm__store32(&pool->running, pool->threads - 1);
         llm__announce(pool);
         work(context, 0);
-        while (llm__load32(&pool->running)) llm__relax();
+        for (spins = 1; llm__load32(&pool->running); spins++) {
+            if (spins % 2000 == 0) llm__yield(); /* somebody else has a worker's core */
+            llm__relax();
+        }
 #endif
     }
     llm__store32(&pool->taken, 0);
@@ -12010,9 +12075,8 @@ static void llm__kernels_scalar(llm__kernels *k) {
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
-#define LLM__AVX2 __attribute__((target("avx2,f16c")))
-#define LLM__AVX2_INLINE \
-    static inline __attribute__((always_inline, unused, target("avx2,f16c")))
+#define LLM__AVX2        __attribute__((target("avx2,f16c")))
+#define LLM__AVX2_INLINE LLM__INLINE LLM__AVX2
 #define LLM__PREFETCH(p) __builtin_prefetch(p, 0, 3)
 #else
 #define LLM__AVX2

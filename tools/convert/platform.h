@@ -30,7 +30,7 @@ static void map_close(map_file *map) {
 static llm_result map_open(map_file *map, const char *path, llm_error *error) {
     struct stat status;
     void *memory;
-    int file = open(path, O_RDONLY);
+    int file = open(path, O_RDONLY | O_NONBLOCK); /* a pipe is refused, not waited for */
     map->data = NULL;
     map->size = 0;
     if (file < 0) return llm__fail(error, LLM_ERROR_IO, "%s: %s", path, strerror(errno));
