@@ -2795,7 +2795,7 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
         return llm__fail(error, LLM_ERROR_CHECKSUM,
                          "header: the section table does not match its checksum");
     for (i = 0; i < header.section_count; i++) {
-        llm_result r = llm__check_section(m, i, error);
+        r = llm__check_section(m, i, error);
         if (r) return r;
     }
     return LLM_OK;
