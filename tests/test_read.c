@@ -1,7 +1,18 @@
 /* Models that are read in pieces through a callback: the same bits as from a map, no piece read
    twice, none read before it is needed, and reads that fail cost nothing but a retry. */
-#ifndef _POSIX_C_SOURCE
-#define _POSIX_C_SOURCE 200809L
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE 1
+#endif
+#include <sys/mman.h>
+#include <sys/resource.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+/* Sanitizers make these do nothing. */
+static int lock_really(const void *from, size_t size) { return (int)syscall(SYS_mlock, from, size); }
+static int unlock_really(const void *from, size_t size) { return (int)syscall(SYS_munlock, from, size); }
+#define mlock lock_really
+#define munlock unlock_really
 #endif
 #ifdef LLM_DEV_HEADER
 #include LLM_DEV_HEADER
@@ -356,7 +367,7 @@ static void test_open(source *s) {
     llm_model *model;
     llm_error error;
     uint8_t *data = (uint8_t *)(uintptr_t)s->data;
-    size_t damaged;
+    size_t damaged, whole = s->size;
     restart(s);
     CHECK(!open_source(&model, s, true, &error), "%s", error.text);
     most_memory = 0;
@@ -376,11 +387,98 @@ static void test_open(source *s) {
     CHECK(open_source(&model, s, false, &error) == LLM_ERROR_FORMAT, "63 bytes: %s", error.text);
     s->size = SIZE_MAX;
     CHECK(open_source(&model, s, false, &error) == LLM_ERROR_MEMORY, "SIZE_MAX bytes: %s", error.text);
+    s->size = whole;
     memset(&d, 0, sizeof d);
     d.error = &error;
     CHECK(llm_model_open(&model, &d) == LLM_ERROR_ARGUMENT, "nothing was given");
     d.read = read_source, d.read_user = s, d.path = "x";
     CHECK(llm_model_open(&model, &d) == LLM_ERROR_ARGUMENT && strstr(error.text, "exactly one"), "%s", error.text);
+}
+
+/* ---- bringing it all in beforehand ---- */
+
+typedef struct watch {
+    size_t calls, last, stop_at;
+} watch;
+static bool watching(void *user, size_t done, size_t size) {
+    watch *w = (watch *)user;
+    CHECK(done > w->last && done <= size, "%zu after %zu of %zu", done, w->last, size);
+    w->calls++, w->last = done;
+    return !w->stop_at || done < w->stop_at;
+}
+
+/* With a limit of 0 and no privilege, nothing can be locked. */
+static void test_lock(llm_model *model, size_t size) {
+    const uid_t user = geteuid();
+    struct rlimit old, none;
+    llm_prefetch_desc d;
+    llm_error error;
+    size_t position = 0;
+    llm_result r;
+    memset(&d, 0, sizeof d);
+    d.lock = true, d.position = &position, d.error = &error;
+    (void)getrlimit(RLIMIT_MEMLOCK, &old);
+    none = old, none.rlim_cur = 0;
+    if ((user == 0 && seteuid(65534)) || setrlimit(RLIMIT_MEMLOCK, &none)) {
+        SKIP("the limit on locked memory cannot be lowered");
+    } else {
+        r = llm_model_prefetch(model, &d);
+        CHECK(r == LLM_ERROR_LIMIT && error.code == r && strstr(error.text, "may lock 0 bytes (RLIMIT_MEMLOCK)") &&
+                  position == 0, "%s \"%s\"", llm_result_name(r), error.text);
+    }
+    (void)setrlimit(RLIMIT_MEMLOCK, &old);
+    if (user == 0) CHECK(!seteuid(0), "privileges");
+    r = llm_model_prefetch(model, &d);
+    if (r == LLM_ERROR_LIMIT) SKIP("%s", error.text);
+    else CHECK(r == LLM_OK && position == size, "%s \"%s\"", llm_result_name(r), error.text);
+}
+
+static void test_prefetch(source *s) {
+    llm_model *model;
+    llm_model_desc open;
+    llm_session *session;
+    llm_error error;
+    llm_prefetch_desc d;
+    watch w;
+    size_t position = 0, steps = 0;
+    llm_result r = LLM_PENDING;
+    restart(s);
+    CHECK(!open_source(&model, s, false, &error), "%s", error.text);
+    memset(&d, 0, sizeof d), memset(&w, 0, sizeof w);
+    CHECK(llm_model_prefetch(NULL, &d) == LLM_ERROR_ARGUMENT && llm_model_prefetch(model, NULL) == LLM_ERROR_ARGUMENT,
+          "nothing given");
+    d.error = &error, d.progress = watching, d.user = &w, d.position = &position, d.huge = true;
+    w.stop_at = s->size / 2;
+    CHECK(llm_model_prefetch(model, &d) == LLM_CANCELLED && position >= s->size / 2 && position < s->size / 2 + LLM_READ_MOST,
+          "cancelled at %zu", position);
+    w.stop_at = 0, s->fail_all = true;
+    CHECK(llm_model_prefetch(model, &d) == LLM_ERROR_IO && strstr(error.text, "at offset"), "%s", error.text);
+    s->fail_all = false, d.budget_us = 1;
+    for (; r == LLM_PENDING; steps++) r = llm_model_prefetch(model, &d);
+    CHECK(r == LLM_OK && position == s->size && w.last == s->size, "%s at %zu", llm_result_name(r), position);
+    CHECK(w.calls == llm__pieces(s->size) && pieces_read(s) == w.calls && most_reads(s) == 1 && steps > 1,
+          "%zu calls, %zu steps", w.calls, steps);
+    position = s->size + 1;
+    CHECK(llm_model_prefetch(model, &d) == LLM_ERROR_ARGUMENT && strstr(error.text, "position"), "%s", error.text);
+    s->fail_all = true;
+    session = session_of(model, NULL);
+    CHECK(!llm_eval(session, ids, TOKENS), "an evaluation reads what was brought in");
+    check_bits(session, "brought in");
+    llm_session_destroy(session);
+    test_lock(model, s->size);
+    llm_model_close(model);
+    memset(&open, 0, sizeof open);
+    open.data = s->data, open.size = s->size;
+    CHECK(!llm_model_open(&model, &open), "memory");
+    memset(&d, 0, sizeof d);
+    d.huge = true;
+    CHECK(!llm_model_prefetch(model, &d), "memory");
+    test_lock(model, s->size);
+    llm_model_close(model);
+    model = fixture_open("llama-tied", "q8"); /* a map */
+    CHECK(!llm_model_prefetch(model, &d), "a map");
+    test_lock(model, model->size);
+    llm_model_close(model);
 }
 
 int main(int count, char **arguments) {
@@ -402,6 +500,7 @@ int main(int count, char **arguments) {
         test_batch(&s);
         test_two_threads(&s);
         test_open(&s);
+        test_prefetch(&s);
         free((void *)(uintptr_t)s.data), free(want);
     }
     llm_pool_destroy(pool);
