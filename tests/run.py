@@ -50,6 +50,8 @@ REAL = ("real models", [PYTHON, "tests/real/run.py"], ["numpy", "gguf", "tokeniz
 # Longest first. Tests that are not named here come last; a time limit holds for all.
 LONG = ["test_bits", "test_template", "test_tokenizer", "test_kernels"]
 C_LIMIT = 300
+# These run a second time under a thread sanitizer.
+RACES = ["test_session.c", "test_threads.c"]
 COUNTS = re.compile(r"^(.*): (\d+) passed, (\d+) failed, (\d+) skipped$", re.MULTILINE)
 
 
@@ -185,12 +187,10 @@ def collect(compiler, required, wanted):
     scripts = SCRIPTS + (LONG_SCRIPTS if required else [])
     jobs = [(name, lambda s=script: script_test(*s, required)) for script in scripts for name in [script[0]]]
     jobs += [(os.path.basename(p)[:-2], lambda p=p: plain(p)) for p in paths]
-    session = [p for p in paths if p.endswith("test_session.c")]
-    if can.thread:
-        jobs += [("test_session, races", lambda p=p: races(p, ", races")) for p in session]
-    else:
-        jobs.append(("test_session, races", lambda: Result("test_session, races", 0, 0, 1,
-                                                           "SKIP -fsanitize=thread does not work here\n")))
+    for p in (p for p in paths if os.path.basename(p) in RACES):
+        name = os.path.basename(p)[:-2] + ", races"
+        jobs.append((name, lambda p=p: races(p, ", races")) if can.thread else
+                    (name, lambda name=name: Result(name, 0, 0, 1, "SKIP -fsanitize=thread does not work here\n")))
     return [(n, f) for n, f in jobs if not wanted or any(w in n for w in wanted)]
 
 
