@@ -1550,6 +1550,14 @@ static const uint8_t llm__tok_table_size[LLM__TOK_TABLES] = {24, 1, 1, 8, 8, 64,
 static llm_result llm__tok_check_tables(const llm__tok_header *h, size_t size, llm_error *error) {
     static const char names[LLM__TOK_TABLES][8] = {"tokens", "kinds", "text", "trie", "added",
                                                        "pairs", "bytes", "starts", "joins", "ends"};
+    const struct {
+        const char *what;
+        uint32_t value, least, most;
+    } ranges[] = {{"nodes of trie", h->table[LLM__TOK_TRIE].count, 0, LLM__TOK_MAX_NODES},
+                  {"nodes of added", h->table[LLM__TOK_ADDED].count, 0, LLM__TOK_MAX_NODES},
+                  {"buckets of pairs", h->table[LLM__TOK_PAIRS].count, 1, UINT32_MAX},
+                  {"reach", h->reach, 0, LLM__TOK_MAX_REACH},
+                  {"longest", h->longest, 0, LLM__TOK_MAX_LENGTH}};
     uint32_t exact[LLM__TOK_TABLES];
     uint32_t i;
     for (i = 0; i < LLM__TOK_TABLES; i++) exact[i] = h->table[i].count;
@@ -1569,10 +1577,11 @@ static llm_result llm__tok_check_tables(const llm__tok_header *h, size_t size, l
             return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: table %s has %u elements, not %u",
                              names[i], (unsigned)h->table[i].count, (unsigned)exact[i]);
     }
-    if (h->table[LLM__TOK_TRIE].count > LLM__TOK_MAX_NODES ||
-        h->table[LLM__TOK_ADDED].count > LLM__TOK_MAX_NODES || !h->table[LLM__TOK_PAIRS].count ||
-        h->reach > LLM__TOK_MAX_REACH || h->longest > LLM__TOK_MAX_LENGTH)
-        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: a table's size is out of range");
+    for (i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (ranges[i].value < ranges[i].least || ranges[i].value > ranges[i].most)
+            return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: %s: %u, not in %u .. %u",
+                             ranges[i].what, (unsigned)ranges[i].value, (unsigned)ranges[i].least,
+                             (unsigned)ranges[i].most);
     return LLM_OK;
 }
 
@@ -3160,7 +3169,7 @@ static llm_result llm__section_text(const llm_model *m, uint32_t kind, llm_text 
 }
 
 /* Description, layers and directory; then the table of tensors is allocated behind the model. */
-static llm_result llm__load(llm_model **model, llm_error *error) {
+static llm_result llm__load(llm_model **model, bool verify, llm_error *error) {
     llm_model *m = *model, *whole;
     llm__file_section desc, layers, tensors, tokens;
     llm_result r;
@@ -3200,6 +3209,7 @@ static llm_result llm__load(llm_model **model, llm_error *error) {
     m->tensor = (llm__tensor *)(void *)(m + 1);
     if ((r = llm__load_directory(m, error)) != LLM_OK) return r;
     if ((r = llm__check_model(m, error)) != LLM_OK) return r;
+    if (verify && (r = llm__verify(m, error)) != LLM_OK) return r;
     tokens = llm__section(m, LLM__SECTION_TOKN);
     if (tokens.size) {
         r = llm__need(m, m->file + tokens.offset, (size_t)tokens.size, error);
@@ -3253,8 +3263,7 @@ LLM_API llm_result llm_model_open(llm_model **model, const llm_model_desc *desc)
     *model = NULL;
     if (!desc) return LLM_ERROR_ARGUMENT;
     if ((r = llm__find_file(&start, desc)) != LLM_OK) return r;
-    r = llm__load(&m, desc->error);
-    if (r == LLM_OK && desc->verify) r = llm__verify(m, desc->error);
+    r = llm__load(&m, desc->verify, desc->error);
     if (r != LLM_OK) {
         llm__drop_file(&start);
         if (m != &start) llm__release(&start.allocator, m, m->memory);

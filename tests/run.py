@@ -112,7 +112,7 @@ class Sanitizers:
     """Flags and environment for the C tests, as far as this machine can."""
 
     def __init__(self, compiler):
-        base = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        base = ["-fsanitize=address,undefined", "-fsanitize=float-cast-overflow", "-fno-sanitize-recover=all"]
         self.flags, self.environment = [], {}
         for environment in ({}, {"ASAN_OPTIONS": "detect_leaks=0"}):
             if probe(compiler, base, environment):

@@ -7,71 +7,9 @@
 #endif
 #include "check.h"
 #include "fixture.h"
-
-/* ---- a file that can be changed, with its checksums made right again ---- */
-
-typedef struct image {
-    uint8_t *data;
-    size_t size;
-} image;
+#include "image.h"
 
 static image good; /* llama-tied in q8: two layers, an embedding that is also the head */
-
-static image copy_of(const image *from) {
-    image to;
-    void *data = NULL;
-    to.size = from->size;
-    if (posix_memalign(&data, 64, to.size)) exit(1);
-    to.data = (uint8_t *)data;
-    memcpy(to.data, from->data, to.size);
-    return to;
-}
-
-static llm__file_header *header_of(const image *f) { return (llm__file_header *)(void *)f->data; }
-
-static llm__file_section *find_section(const image *f, uint32_t kind) {
-    llm__file_section *s = (llm__file_section *)(void *)(f->data + sizeof(llm__file_header));
-    uint32_t i;
-    for (i = 0; i < header_of(f)->section_count; i++)
-        if (s[i].kind == kind) return &s[i];
-    return NULL;
-}
-
-static llm__file_section *section_of(const image *f, uint32_t kind) {
-    llm__file_section *s = find_section(f, kind);
-    if (s) return s;
-    printf("FAIL the fixture has no section %08x\n", (unsigned)kind);
-    exit(1);
-}
-
-static llm__file_desc *desc_of(const image *f) {
-    return (llm__file_desc *)(void *)(f->data + section_of(f, LLM__SECTION_DESC)->offset);
-}
-static llm__file_layer *layers_of(const image *f) {
-    return (llm__file_layer *)(void *)(f->data + section_of(f, LLM__SECTION_LAYR)->offset);
-}
-
-static llm__file_tensor *tensor_of(const image *f, uint32_t role, uint32_t layer) {
-    llm__file_section *s = section_of(f, LLM__SECTION_TDIR);
-    llm__file_tensor *t = (llm__file_tensor *)(void *)(f->data + s->offset);
-    size_t i;
-    for (i = 0; i < s->size / sizeof *t; i++)
-        if (t[i].role == role && t[i].layer == layer) return &t[i];
-    printf("FAIL the fixture has no tensor of role %u\n", (unsigned)role);
-    exit(1);
-}
-
-static void seal(image *f) {
-    static const uint32_t kinds[] = {LLM__SECTION_DESC, LLM__SECTION_LAYR, LLM__SECTION_TDIR};
-    size_t i;
-    for (i = 0; i < 3; i++) {
-        llm__file_section *s = find_section(f, kinds[i]);
-        if (s && s->offset <= f->size && s->size <= f->size - s->offset)
-            s->checksum = llm__xxh64(f->data + s->offset, (size_t)s->size);
-    }
-    header_of(f)->checksum = llm__xxh64(f->data + sizeof(llm__file_header),
-                                        header_of(f)->section_count * sizeof(llm__file_section));
-}
 
 /* Two tokens with every instruction set: whatever the model is now, nothing may break. */
 static void try_out(const llm_model *model, llm_kv kv) {

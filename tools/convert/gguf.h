@@ -359,12 +359,9 @@ static llm_result gguf_parse(source_file *s, gguf_file *file, llm_error *error) 
     return c.failed ? LLM_ERROR_FORMAT : LLM_OK;
 }
 
-/* Opens a file. After an error nothing is left to close. */
-static llm_result gguf_open(source_file *s, const char *path, llm_error *error) {
-    gguf_file *file = (gguf_file *)calloc(1, sizeof *file);
-    llm_result result;
+/* A source that is to be read from `file`. */
+static void gguf_source(source_file *s, gguf_file *file) {
     memset(s, 0, sizeof *s);
-    if (!file) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
     s->self = file;
     s->format = "GGUF";
     s->value = gguf_value;
@@ -372,6 +369,14 @@ static llm_result gguf_open(source_file *s, const char *path, llm_error *error) 
     s->entry = gguf_entry;
     s->row = gguf_row;
     s->close = gguf_close;
+}
+
+/* Opens a file. After an error nothing is left to close. */
+static llm_result gguf_open(source_file *s, const char *path, llm_error *error) {
+    gguf_file *file = (gguf_file *)calloc(1, sizeof *file);
+    llm_result result;
+    if (!file) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+    gguf_source(s, file);
     result = map_open(&file->map, path, error);
     if (result == LLM_OK) result = gguf_parse(s, file, error);
     if (result != LLM_OK) gguf_close(s);
