@@ -142,6 +142,7 @@ static source spread(const char *name, const char *type) {
         at += ((size_t)tensor[i].size + 63) / 64 * 64 + gap;
     }
     data->size = at - data->offset;
+    data->checksum = llm__xxh64(to + data->offset, (size_t)data->size);
     directory->checksum = llm__xxh64(tensor, (size_t)directory->size);
     header.file_size = s.size;
     header.checksum = llm__xxh64(table, header.section_count * sizeof *table);
