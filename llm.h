@@ -973,8 +973,17 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #include <emmintrin.h>
 #endif
 
+/* The old C library of Windows does not know %zu, which mingw's own function does. */
+#if defined(__MINGW32__)
+#define llm__vsnprintf __mingw_vsnprintf
+#define LLM__PRINTF_AS gnu_printf
+#else
+#define llm__vsnprintf vsnprintf
+#define LLM__PRINTF_AS printf
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
-#define LLM__PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define LLM__PRINTF(f, a) __attribute__((format(LLM__PRINTF_AS, f, a)))
 #define LLM__UNUSED       __attribute__((unused))
 #if defined(__OPTIMIZE__)
 #define LLM__INLINE static inline __attribute__((always_inline, unused))
@@ -1015,7 +1024,7 @@ static llm_result llm__fail(llm_error *error, llm_result code, const char *forma
         va_list args;
         va_start(args, format);
         error->code = code;
-        (void)vsnprintf(error->text, sizeof error->text, format, args);
+        (void)llm__vsnprintf(error->text, sizeof error->text, format, args);
         va_end(args);
     }
     return code;
@@ -6805,7 +6814,7 @@ static void llm__tpl_fail(llm__tpl *t, llm_result code, const char *format, ...)
         if (t->src[i] == '\n') line++, column = 1;
     }
     va_start(args, format);
-    (void)vsnprintf(text, sizeof text, format, args);
+    (void)llm__vsnprintf(text, sizeof text, format, args);
     va_end(args);
     t->result = llm__fail(t->desc->error, code, "chat template, line %u, column %u: %s",
                           (unsigned)line, (unsigned)column, text);
