@@ -116,8 +116,8 @@ static llm_session *make_session(const llm_model *model, llm_pool *pool) {
     return session;
 }
 
-static FILE *open_file(const char *path, const char *mode) {
-    FILE *file = path ? fopen(path, mode) : NULL;
+static FILE *open_if_given(const char *path, const char *mode) {
+    FILE *file = path ? open_file(path, mode) : NULL;
     if (path && !file) fail(EXIT_FAILED, "%s: %s: %s", self.name, path, strerror(errno));
     return file;
 }
@@ -167,8 +167,8 @@ int main(int argc, char **argv) {
              (unsigned long)count, (unsigned)context);
     if (limit && windows > limit) windows = limit;
     memset(&s, 0, sizeof s);
-    s.logits = open_file(logits_path, "wb");
-    s.against = open_file(against_path, "rb");
+    s.logits = open_if_given(logits_path, "wb");
+    s.against = open_if_given(against_path, "rb");
     s.other = (float *)malloc(info.vocab * sizeof(float));
     if (!s.other) fail(EXIT_FAILED, "%s: no memory", self.name);
     pool = make_pool(threads);

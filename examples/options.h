@@ -15,6 +15,7 @@
 #if defined(_WIN32)
 #include <fcntl.h>
 #include <io.h>
+#include <shellapi.h>
 #define isatty _isatty
 #define fileno _fileno
 #else
@@ -118,12 +119,45 @@ static const option *find_option(const program *p, const char *name, size_t size
     return NULL;
 }
 
+#if defined(_WIN32)
+/* The command line in UTF-8, for as long as the program runs. */
+static char **utf8_arguments(int *count) {
+    wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), count);
+    char **list = wide ? (char **)calloc((size_t)*count + 1, sizeof *list) : NULL;
+    int i;
+    for (i = 0; list && i < *count; i++) {
+        const int size = WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, NULL, 0, NULL, NULL);
+        list[i] = (char *)calloc((size_t)size + 1, 1);
+        if (!list[i]) break;
+        (void)WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, list[i], size, NULL, NULL);
+    }
+    if (!list || i < *count) fail(EXIT_FAILED, "no memory for the command line");
+    (void)LocalFree(wide);
+    return list;
+}
+#endif
+
+/* fopen, with a path in UTF-8. */
+OPTIONS_MAYBE static FILE *open_file(const char *path, const char *mode) {
+#if defined(_WIN32)
+    wchar_t wide[1024], wide_mode[8];
+    errno = EINVAL;
+    return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, 1024) &&
+                   MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, mode, -1, wide_mode, 8)
+               ? _wfopen(wide, wide_mode)
+               : NULL;
+#else
+    return fopen(path, mode);
+#endif
+}
+
 /* Reads the command line or ends the program. "--name value" and "--name=value" are the same. */
 OPTIONS_MAYBE static void parse_options(const program *p, int argc, char **argv) {
     int i, positions = 0;
     bool dashes = true;
     const option *o;
 #if defined(_WIN32)
+    argv = utf8_arguments(&argc);
     SetConsoleOutputCP(CP_UTF8);
     SetConsoleCP(CP_UTF8);
     (void)_setmode(_fileno(stdout), _O_BINARY);
@@ -166,7 +200,7 @@ OPTIONS_MAYBE static void parse_options(const program *p, int argc, char **argv)
 
 /* A whole file, "-" for standard input; from malloc, with a NUL behind it. */
 OPTIONS_MAYBE static char *read_all(const char *path, size_t *size) {
-    FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
+    FILE *file = strcmp(path, "-") ? open_file(path, "rb") : stdin;
     size_t capacity = 1 << 16, used = 0, got = 1;
     char *data = (char *)malloc(capacity);
     if (!file) fail(EXIT_FAILED, "%s: %s", path, strerror(errno));

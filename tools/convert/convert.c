@@ -323,7 +323,7 @@ static int parse_option(options *o, const char *name, const char *value) {
     } else if (strcmp(name, "--threads") == 0) {
         char *end;
         long threads = strtol(value, &end, 10);
-        if (*end || end == value || threads < 1 || threads > (long)PARALLEL_MOST)
+        if (*end || end == value || threads < 1 || threads > (long)LLM__MOST_LANES)
             return usage_error("--threads wants 1 .. 256, not", value);
         o->threads = (unsigned)threads;
     } else {
@@ -339,6 +339,7 @@ int main(int count, char **arguments) {
     memset(&o, 0, sizeof o);
     o.type = TYPE_AUTO;
     o.threads = core_count();
+    arguments = platform_arguments(&count, arguments);
     for (i = 1; i < count; i++) {
         const char *argument = arguments[i];
         if (strcmp(argument, "--help") == 0) return fputs(usage, stdout) < 0;

@@ -328,6 +328,7 @@ int main(int count, char **arguments) {
     bool tensors = false, verify = false;
     llm_error error;
     int i;
+    arguments = platform_arguments(&count, arguments);
     for (i = 1; i < count; i++) {
         if (strcmp(arguments[i], "--help") == 0) return fputs(usage, stdout) < 0;
         if (strcmp(arguments[i], "--tensors") == 0) {

@@ -1,17 +1,101 @@
 /* ======================================================================== */
 /* Platform: what the C library lacks                                        */
 /* ========================================================================
-   Files as memory, threads, and files that appear whole or not at all. POSIX; another system
-   needs these functions and nothing else. */
+   Files as memory, threads, and files that appear whole or not at all; paths and arguments are
+   UTF-8 everywhere. POSIX and Windows. Comes after llm.h with its implementation. */
 #ifndef CONVERT_PLATFORM_H
 #define CONVERT_PLATFORM_H
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
+#if defined(_WIN32)
+#include <io.h>
+#include <process.h>
+#include <shellapi.h>
+#else
+#include <sys/mman.h>
 #include <unistd.h>
+#endif
+
+/* ---- the system's calls under the names of POSIX, with UTF-8 ------------ */
+
+#if defined(_WIN32)
+/* From malloc; NULL: not UTF-8, or no memory. */
+static wchar_t *platform_wide(const char *text) {
+    const int size = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, NULL, 0);
+    wchar_t *wide = size ? (wchar_t *)malloc((size_t)size * sizeof *wide) : NULL;
+    if (wide) (void)MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, wide, size);
+    if (!wide) errno = EINVAL;
+    return wide;
+}
+
+/* The command line in UTF-8, for as long as the program runs; the given one if that fails. */
+static LLM__UNUSED char **platform_arguments(int *count, char **arguments) {
+    int given = 0, i;
+    wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), &given);
+    char **list = wide ? (char **)calloc((size_t)given + 1, sizeof *list) : NULL;
+    for (i = 0; list && i < given; i++) {
+        const int size = WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, NULL, 0, NULL, NULL);
+        list[i] = (char *)calloc((size_t)size + 1, 1);
+        if (!list[i]) return arguments;
+        (void)WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, list[i], size, NULL, NULL);
+    }
+    if (wide) (void)LocalFree(wide);
+    SetConsoleOutputCP(CP_UTF8);
+    if (list) *count = given;
+    return list ? list : arguments;
+}
+
+static int platform_create(const char *path) {
+    wchar_t *wide = platform_wide(path);
+    const int flags = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY;
+    const int handle = wide ? _wopen(wide, flags, _S_IREAD | _S_IWRITE) : -1;
+    free(wide);
+    return handle;
+}
+static bool platform_remove(const char *path) {
+    wchar_t *wide = platform_wide(path);
+    const bool good = wide && _wunlink(wide) == 0;
+    free(wide);
+    return good;
+}
+static bool platform_rename(const char *from, const char *to) {
+    wchar_t *old = platform_wide(from), *new_name = platform_wide(to);
+    const DWORD flags = MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH;
+    const bool good = old && new_name && MoveFileExW(old, new_name, flags);
+    if (!good) errno = EACCES;
+    free(old);
+    free(new_name);
+    return good;
+}
+static bool platform_sync(FILE *stream) { return _commit(_fileno(stream)) == 0; }
+static bool platform_seek(FILE *stream, uint64_t at) {
+    return _fseeki64(stream, (int64_t)at, SEEK_SET) == 0;
+}
+#define platform_fdopen _fdopen
+#define platform_close  _close
+#define platform_id     _getpid
+#else
+static LLM__UNUSED char **platform_arguments(int *count, char **arguments) {
+    (void)count;
+    return arguments;
+}
+static int platform_create(const char *path) {
+    return open(path, O_WRONLY | O_CREAT | O_EXCL, 0666);
+}
+static bool platform_remove(const char *path) { return unlink(path) == 0; }
+static bool platform_rename(const char *from, const char *to) { return rename(from, to) == 0; }
+static bool platform_sync(FILE *stream) { return fsync(fileno(stream)) == 0; }
+static bool platform_seek(FILE *stream, uint64_t at) {
+    return fseeko(stream, (off_t)at, SEEK_SET) == 0;
+}
+#define platform_fdopen fdopen
+#define platform_close  close
+#define platform_id     getpid
+#endif
+
+/* ---- files as memory ---------------------------------------------------- */
 
 /* A file as read-only memory. */
 typedef struct map_file {
@@ -20,42 +104,20 @@ typedef struct map_file {
 } map_file;
 
 static void map_close(map_file *map) {
-    union { const uint8_t *in; void *out; } address; /* munmap wants a pointer without const */
-    address.in = map->data;
-    if (map->data) (void)munmap(address.out, map->size);
+    if (map->data) llm__unmap(map->data, map->size);
     map->data = NULL;
     map->size = 0;
 }
 
 static llm_result map_open(map_file *map, const char *path, llm_error *error) {
-    struct stat status;
-    void *memory;
-    int file = open(path, O_RDONLY | O_NONBLOCK); /* a pipe is refused, not waited for */
-    map->data = NULL;
     map->size = 0;
-    if (file < 0) return llm__fail(error, LLM_ERROR_IO, "%s: %s", path, strerror(errno));
-    if (fstat(file, &status) != 0 || !S_ISREG(status.st_mode)) {
-        (void)close(file);
-        return llm__fail(error, LLM_ERROR_IO, "%s: not a regular file", path);
-    }
-    if (status.st_size <= 0 || (uint64_t)status.st_size > SIZE_MAX / 2) {
-        (void)close(file);
-        return llm__fail(error, LLM_ERROR_FORMAT, "%s: a file of %.0f bytes", path,
-                         (double)status.st_size);
-    }
-    memory = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, file, 0);
-    (void)close(file);
-    if (memory == MAP_FAILED)
-        return llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped: %s", path, strerror(errno));
-    map->data = (const uint8_t *)memory;
-    map->size = (size_t)status.st_size;
-    return LLM_OK;
+    map->data = llm__map(path, &map->size, error);
+    return map->data ? LLM_OK : error->code;
 }
 
-static LLM__UNUSED unsigned core_count(void) {
-    long count = sysconf(_SC_NPROCESSORS_ONLN);
-    return count < 1 ? 1u : count > 256 ? 256u : (unsigned)count;
-}
+/* ---- threads ------------------------------------------------------------ */
+
+static LLM__UNUSED unsigned core_count(void) { return llm__cores(); }
 
 /* Calls work(context, index, worker) for every index below count; worker < threads. */
 typedef void (*parallel_work)(void *context, size_t index, unsigned worker);
@@ -63,48 +125,32 @@ typedef void (*parallel_work)(void *context, size_t index, unsigned worker);
 typedef struct parallel_job {
     parallel_work work;
     void *context;
-    size_t next, count;
-    unsigned workers;
-    pthread_mutex_t mutex;
+    uint64_t next, count;
 } parallel_job;
 
-static void *parallel_worker(void *argument) {
-    parallel_job *job = (parallel_job *)argument;
-    unsigned worker;
-    size_t index;
-    (void)pthread_mutex_lock(&job->mutex);
-    worker = job->workers++;
-    while (job->next < job->count) {
-        index = job->next++;
-        (void)pthread_mutex_unlock(&job->mutex);
-        job->work(job->context, index, worker);
-        (void)pthread_mutex_lock(&job->mutex);
-    }
-    (void)pthread_mutex_unlock(&job->mutex);
-    return NULL;
+static void parallel_lane(void *context, uint32_t lane) {
+    parallel_job *job = (parallel_job *)context;
+    uint64_t index;
+    while ((index = llm__fetch_add64(&job->next, 1)) < job->count)
+        job->work(job->context, (size_t)index, lane);
 }
-
-#define PARALLEL_MOST 256u
 
 /* A thread that does not start is no error: the others do its share. */
 static LLM__UNUSED void parallel_for(unsigned threads, size_t count, parallel_work work,
                                      void *context) {
-    pthread_t handles[PARALLEL_MOST];
+    llm_pool_desc desc;
+    llm_pool *pool = NULL;
     parallel_job job;
-    unsigned started = 0, i;
-    job.work = work;
-    job.context = context;
-    job.next = 0;
-    job.count = count;
-    job.workers = 0;
-    (void)pthread_mutex_init(&job.mutex, NULL);
-    while (started + 1 < threads && started + 1 < PARALLEL_MOST && started + 1 < count &&
-           pthread_create(&handles[started], NULL, parallel_worker, &job) == 0)
-        started++;
-    (void)parallel_worker(&job);
-    for (i = 0; i < started; i++) (void)pthread_join(handles[i], NULL);
-    (void)pthread_mutex_destroy(&job.mutex);
+    memset(&desc, 0, sizeof desc);
+    desc.threads = count < threads ? (uint32_t)count : threads;
+    job.work = work, job.context = context;
+    job.next = 0, job.count = count;
+    if (desc.threads > 1) (void)llm_pool_create(&pool, &desc);
+    llm__pool_run(pool, parallel_lane, &job);
+    llm_pool_destroy(pool);
 }
+
+/* ---- new files ---------------------------------------------------------- */
 
 /* A file that is written under a temporary name beside its own and renamed when it is whole. */
 typedef struct new_file {
@@ -120,7 +166,7 @@ static llm_result new_file_fail(const new_file *file, const char *what, llm_erro
 /* Removes the temporary file, if it is still there. */
 static void new_file_abandon(new_file *file) {
     if (file->stream) (void)fclose(file->stream);
-    if (file->temporary) (void)unlink(file->temporary);
+    if (file->temporary) (void)platform_remove(file->temporary);
     free(file->temporary);
     file->stream = NULL;
     file->temporary = NULL;
@@ -133,14 +179,14 @@ static LLM__UNUSED llm_result new_file_open(new_file *file, const char *path, ll
     file->stream = NULL;
     file->temporary = (char *)malloc(size);
     if (!file->temporary) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
-    (void)snprintf(file->temporary, size, "%s.%ld.tmp", path, (long)getpid());
-    handle = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
-    if (handle >= 0) file->stream = fdopen(handle, "wb");
+    (void)snprintf(file->temporary, size, "%s.%ld.tmp", path, (long)platform_id());
+    handle = platform_create(file->temporary);
+    if (handle >= 0) file->stream = platform_fdopen(handle, "wb");
     if (!file->stream) {
         llm_result result = new_file_fail(file, "cannot be created", error);
         if (handle >= 0) {
-            (void)close(handle);
-            (void)unlink(file->temporary);
+            (void)platform_close(handle);
+            (void)platform_remove(file->temporary);
         }
         free(file->temporary);
         file->temporary = NULL;
@@ -156,16 +202,21 @@ static LLM__UNUSED llm_result new_file_write(new_file *file, const void *data, s
     return LLM_OK;
 }
 
+static LLM__UNUSED llm_result new_file_seek(new_file *file, uint64_t at, llm_error *error) {
+    if (platform_seek(file->stream, at)) return LLM_OK;
+    return new_file_fail(file, "writing failed", error);
+}
+
 /* Everything on the disk, then under its name: a killed conversion leaves no half file there. */
 static LLM__UNUSED llm_result new_file_commit(new_file *file, llm_error *error) {
     FILE *stream = file->stream;
-    bool synced = fflush(stream) == 0 && fsync(fileno(stream)) == 0;
+    bool synced = fflush(stream) == 0 && platform_sync(stream);
     llm_result result = LLM_OK;
     if (!synced) result = new_file_fail(file, "writing failed", error);
     file->stream = NULL;
     if (fclose(stream) != 0 && result == LLM_OK)
         result = new_file_fail(file, "writing failed", error);
-    if (result == LLM_OK && rename(file->temporary, file->path) != 0)
+    if (result == LLM_OK && !platform_rename(file->temporary, file->path))
         result = new_file_fail(file, "renaming failed", error);
     if (result == LLM_OK) {
         free(file->temporary);

@@ -399,13 +399,12 @@ static llm_result writer_tables(writer *w, const llm__file_tensor *directory) {
         llm__file_section *s = &w->sections[i];
         if (s->kind != LLM__SECTION_TDIR) continue;
         s->checksum = llm__xxh64(directory, (size_t)s->size);
-        if (fseek(w->file.stream, (long)s->offset, SEEK_SET) != 0)
-            return new_file_fail(&w->file, "writing failed", w->error);
+        result = new_file_seek(&w->file, s->offset, w->error);
+        if (result != LLM_OK) return result;
         result = new_file_write(&w->file, directory, (size_t)s->size, w->error);
     }
     header.checksum = llm__xxh64(w->sections, w->section_count * sizeof *w->sections);
-    if (result == LLM_OK && fseek(w->file.stream, 0, SEEK_SET) != 0)
-        result = new_file_fail(&w->file, "writing failed", w->error);
+    if (result == LLM_OK) result = new_file_seek(&w->file, 0, w->error);
     if (result == LLM_OK) result = new_file_write(&w->file, &header, sizeof header, w->error);
     if (result == LLM_OK)
         result = new_file_write(&w->file, w->sections, w->section_count * sizeof *w->sections,
