@@ -6776,8 +6776,8 @@ typedef struct llm__tpl_exits {
 typedef struct llm__tpl {
     const llm_template_desc *desc;
     llm_result result;
-    uint64_t steps, serial;
-    size_t memory, max_output;
+    uint64_t steps, serial, max_steps;
+    size_t memory, max_memory, max_output;
     /* memory */
     llm__tpl_chunk *chunks;
     char *arena;
@@ -6809,7 +6809,7 @@ static void llm__tpl_fail(llm__tpl *t, llm_result code, const char *format, ...)
     char text[192];
     va_list args;
     if (t->result != LLM_OK) return;
-    for (i = 0; i < t->where && i < t->n_src; i++) {
+    for (i = 0; i < t->where; i++) {
         column++;
         if (t->src[i] == '\n') line++, column = 1;
     }
@@ -6822,25 +6822,32 @@ static void llm__tpl_fail(llm__tpl *t, llm_result code, const char *format, ...)
     t->token.kind = 0;
 }
 
+/* One of the bounds that the caller may set. */
+static void llm__tpl_fail_limit(llm__tpl *t, const char *what, uint64_t limit, const char *unit) {
+    llm__tpl_fail(t, LLM_ERROR_LIMIT, "it needs more than %s, which is %llu %s", what,
+                  (unsigned long long)limit, unit);
+}
+
 static bool llm__tpl_charge(llm__tpl *t, size_t steps) {
     if (t->result != LLM_OK) return false;
     if (t->steps < steps) {
         t->steps = 0;
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_steps operations");
+        llm__tpl_fail_limit(t, "max_steps", t->max_steps, "operations");
         return false;
     }
     t->steps -= steps;
     return true;
 }
 
-static void *llm__tpl_block(llm__tpl *t, size_t size) {
+static void *llm__tpl_block(llm__tpl *t, size_t count, size_t item) {
     void *memory = NULL;
-    if (size > t->memory) {
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_memory bytes");
+    if (count > t->memory / item) {
+        llm__tpl_fail_limit(t, "max_memory", t->max_memory, "bytes");
     } else {
-        memory = llm__allocate(&t->desc->allocator, size);
-        if (memory) t->memory -= size;
-        else llm__tpl_fail(t, LLM_ERROR_MEMORY, "no memory for %lu bytes", (unsigned long)size);
+        memory = llm__allocate(&t->desc->allocator, count * item);
+        if (memory) t->memory -= count * item;
+        else llm__tpl_fail(t, LLM_ERROR_MEMORY, "no memory for %lu bytes",
+                           (unsigned long)(count * item));
     }
     return memory;
 }
@@ -6850,15 +6857,15 @@ static void *llm__tpl_alloc(llm__tpl *t, size_t count, size_t item) {
     size_t size, big;
     char *memory;
     if (t->result != LLM_OK) return NULL;
-    if (!llm__mul(count, item, &size) || size > LLM__TPL_MAX) {
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_memory bytes");
+    if (count > LLM__TPL_MAX / item) {
+        llm__tpl_fail_limit(t, "max_memory", t->max_memory, "bytes");
         return NULL;
     }
-    size = (size + 15) & ~(size_t)15;
+    size = (count * item + 15) & ~(size_t)15;
     if (size > t->arena_left) {
         size_t head = (sizeof(llm__tpl_chunk) + 15) & ~(size_t)15;
         big = size + head > 0x8000 ? size + head : 0x8000;
-        memory = LLM__CAST(char *, llm__tpl_block(t, big));
+        memory = LLM__CAST(char *, llm__tpl_block(t, big, 1));
         if (!memory) return NULL;
         {
             llm__tpl_chunk chunk;
@@ -6881,17 +6888,16 @@ static void *llm__tpl_alloc(llm__tpl *t, size_t count, size_t item) {
 
 /* Makes room for `more` items in an array; `two` parallel planes for the output. */
 static bool llm__tpl_reserve(llm__tpl *t, llm__tpl_array *a, size_t more, size_t item, bool two) {
-    size_t capacity = a->capacity ? a->capacity : 64, bytes, planes = two ? 2 : 1;
+    size_t capacity = a->capacity ? a->capacity : 64, planes = two ? 2 : 1;
     void *data;
     if (t->result != LLM_OK) return false;
     if (more <= a->capacity - a->n) return true;
-    if (more > LLM__TPL_MAX || a->n > LLM__TPL_MAX - more) {
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_memory bytes");
+    if (more > LLM__TPL_MAX - a->n) {
+        llm__tpl_fail_limit(t, "max_memory", t->max_memory, "bytes");
         return false;
     }
     while (capacity < a->n + more) capacity *= 2;
-    if (!llm__mul(capacity, item * planes, &bytes)) bytes = SIZE_MAX;
-    data = llm__tpl_block(t, bytes);
+    data = llm__tpl_block(t, capacity, item * planes);
     if (!data) return false;
     if (a->n) memcpy(data, a->data, a->n * item);
     if (two && a->n) {
@@ -7014,12 +7020,17 @@ static const char *llm__tpl_type_name(unsigned type) {
                                         "float",     "str",       "list",   "tuple",     "range",
                                         "dict view", "generator", "dict",   "Namespace", "loop",
                                         "macro",     "function",  "method", "mark"};
-    return type < sizeof names / sizeof names[0] ? names[type] : "?";
+    return names[type];
+}
+
+/* How much of a text a message shows. */
+static int llm__tpl_clip(size_t n) {
+    return n > 60 ? 60 : (int)n;
 }
 
 /* What jinja2 says when an undefined value is used. */
 static void llm__tpl_fail_undefined(llm__tpl *t, const llm__tval *v) {
-    int n = v->n > 80 ? 80 : (int)v->n;
+    int n = llm__tpl_clip(v->n);
     if (v->more) {
         llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s has no attribute '%.*s'",
                       llm__tpl_type_name(v->more), n, v->u.s);
@@ -7083,21 +7094,18 @@ static bool llm__tpl_line_char(uint32_t c) {
 }
 
 /* Control, format, separator, surrogate and private characters, which repr() escapes (and so it
-   does with unassigned ones; here they pass). */
+   does with unassigned ones; here they pass, as do bytes that are no UTF-8). */
 static bool llm__tpl_printable(uint32_t c) {
-    static const uint32_t ranges[][2] = {
-        {0x00, 0x1f},       {0x7f, 0xa0},       {0xad, 0xad},       {0x600, 0x605},
-        {0x61c, 0x61c},     {0x6dd, 0x6dd},     {0x70f, 0x70f},     {0x890, 0x891},
-        {0x8e2, 0x8e2},     {0x1680, 0x1680},   {0x180e, 0x180e},   {0x2000, 0x200f},
-        {0x2028, 0x202f},   {0x205f, 0x206f},   {0x3000, 0x3000},   {0xd800, 0xf8ff},
-        {0xfeff, 0xfeff},   {0xfff0, 0xfffb},   {0xfffe, 0xffff},   {0x110bd, 0x110bd},
-        {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
-        {0xe0000, 0xe00ff}, {0xe01f0, 0x10ffff}};
-    size_t i;
-    for (i = 0; i < sizeof ranges / sizeof ranges[0] && c >= ranges[i][0]; i++) {
-        if (c <= ranges[i][1]) return false;
-    }
-    return true;
+    static const uint32_t borders[] = { /* first of a range, first after it, and so on */
+        0x00,    0x20,    0x7f,    0xa1,    0xad,    0xae,    0x600,   0x606,   0x61c,   0x61d,
+        0x6dd,   0x6de,   0x70f,   0x710,   0x890,   0x892,   0x8e2,   0x8e3,   0x1680,  0x1681,
+        0x180e,  0x180f,  0x2000,  0x2010,  0x2028,  0x2030,  0x205f,  0x2070,  0x3000,  0x3001,
+        0xd800,  0xf900,  0xfeff,  0xff00,  0xfff0,  0xfffc,  0xfffe,  0x10000, 0x110bd, 0x110be,
+        0x110cd, 0x110ce, 0x13430, 0x13440, 0x1bca0, 0x1bca4, 0x1d173, 0x1d17b, 0xe0000, 0xe0100,
+        0xe01f0, 0x110000};
+    size_t i = sizeof borders / sizeof borders[0];
+    while (c < borders[i - 1]) i--;
+    return i % 2 == 0;
 }
 
 /* Upper and lower case of the common alphabets; 0 in `*known` for a character outside of them that
@@ -7165,8 +7173,8 @@ static void llm__tpl_put(llm__tpl *t, const char *s, size_t n, unsigned trust,
                          const uint8_t *mask) {
     uint8_t *origins;
     if (n == 0 || !llm__tpl_charge(t, n / 32)) return;
-    if (n > t->max_output || t->out.n > t->max_output - n) {
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than max_output bytes");
+    if (n > t->max_output - t->out.n) {
+        llm__tpl_fail_limit(t, "max_output", t->max_output, "bytes");
         return;
     }
     if (!llm__tpl_reserve(t, &t->out, n, 1, true)) return;
@@ -7227,7 +7235,12 @@ static llm__tval llm__tpl_cut(llm__tpl *t, size_t mark) {
     return v;
 }
 
-/* A natural number of up to 2,560 bits, for reading decimals exactly. */
+static bool llm__tpl_digit(char c) {
+    return (unsigned char)(c - '0') < 10;
+}
+
+/* A natural number of up to 2,560 bits, for reading decimals exactly: 10^400 times 64 digits,
+   shifted by 63 at most, has 1,605. */
 typedef struct llm__tpl_big {
     uint32_t word[80]; /* lowest first; those above `count` are 0 */
     int count;
@@ -7242,7 +7255,7 @@ static void llm__tpl_big_step(llm__tpl_big *a, uint32_t factor, uint32_t term) {
         a->word[i] = (uint32_t)carry;
         carry >>= 32;
     }
-    if (carry && a->count < 80) a->word[a->count++] = (uint32_t)carry;
+    if (carry) a->word[a->count++] = (uint32_t)carry;
 }
 
 static int llm__tpl_big_bits(const llm__tpl_big *a) {
@@ -7254,7 +7267,7 @@ static int llm__tpl_big_bits(const llm__tpl_big *a) {
 static void llm__tpl_big_shift(llm__tpl_big *a, int bits) { /* to the left */
     int i, words = bits / 32;
     for (i = 0; i < bits % 32; i++) llm__tpl_big_step(a, 2, 0);
-    if (words == 0 || a->count + words > 80) return;
+    if (words == 0) return;
     for (i = a->count - 1; i >= 0; i--) a->word[i + words] = a->word[i];
     for (i = 0; i < words; i++) a->word[i] = 0;
     a->count += words;
@@ -7318,7 +7331,7 @@ static double llm__tpl_decimal(const char *digits, uint32_t n, long exponent) {
 
 /* repr(float): the shortest digits that read back as the same number. Independent of the locale,
    as the point is never printed or read by the C library. */
-static void llm__tpl_put_float(llm__tpl *t, double f) {
+static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
     char text[40], digits[24], out[64];
     int p, i, n = 0, exponent = 0, k = 0;
     double size;
@@ -7327,23 +7340,23 @@ static void llm__tpl_put_float(llm__tpl *t, double f) {
     if (bits >> 63) out[k++] = '-';
     bits &= (uint64_t)INT64_MAX;
     if (bits >= (uint64_t)0x7ff << 52) {
-        llm__tpl_puts(t, bits > (uint64_t)0x7ff << 52 ? "nan" : k ? "-inf" : "inf", LLM__TRUSTED);
+        static const char names[2][2][9] = {{"inf", "nan"}, {"Infinity", "NaN"}};
+        const bool nan = bits > (uint64_t)0x7ff << 52;
+        if (k && !nan) llm__tpl_puts(t, "-", LLM__TRUSTED);
+        llm__tpl_puts(t, names[json][nan], LLM__TRUSTED);
         return;
     }
     memcpy(&size, &bits, sizeof size);
-    for (p = 0; p < 17; p++) {
+    for (p = 0;; p++) { /* to 17 digits at most: those name every double */
+        double back;
         (void)snprintf(text, sizeof text, "%.*e", p, size);
-        for (i = 0, n = 0; text[i] && text[i] != 'e'; i++) {
-            if (text[i] >= '0' && text[i] <= '9' && n < 20) digits[n++] = text[i];
+        for (i = 0, n = 0; text[i] != 'e'; i++) {
+            if (llm__tpl_digit(text[i])) digits[n++] = text[i];
         }
-        exponent = text[i] ? (int)strtol(text + i + 1, NULL, 10) : 0;
-        digits[n] = 0;
-        {
-            double back = llm__tpl_decimal(digits, (uint32_t)n, exponent - p);
-            if (memcmp(&back, &size, sizeof back) == 0) break;
-        }
+        exponent = (int)strtol(text + i + 1, NULL, 10);
+        back = llm__tpl_decimal(digits, (uint32_t)n, exponent - p);
+        if (memcmp(&back, &size, sizeof back) == 0) break;
     }
-    while (n > 1 && digits[n - 1] == '0') n--;
     if (exponent < -4 || exponent >= 16) {
         out[k++] = digits[0];
         if (n > 1) out[k++] = '.';
@@ -7359,32 +7372,34 @@ static void llm__tpl_put_float(llm__tpl *t, double f) {
     llm__tpl_puts(t, out, LLM__TRUSTED);
 }
 
-/* The bytes of "12", "1.5", "1e9" (no sign) at the beginning of s; 0: no number. */
-static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__tval *v) {
+/* The bytes of "12", "1.5", "1e9" (no sign) at the beginning of s; 0: no number. `loose`: also of
+   "1." and ".5". */
+static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__tval *v,
+                                bool loose) {
     char text[96];
     uint32_t i = 0, n = 0, j;
     int64_t whole = 0;
     long exponent = 0;
     bool big = false, real = false;
-    for (; i < size && s[i] >= '0' && s[i] <= '9'; i++) {
+    for (; i < size && llm__tpl_digit(s[i]); i++) {
         big = big || whole > (INT64_MAX - (s[i] - '0')) / 10;
         if (!big) whole = whole * 10 + (s[i] - '0');
         if (n < 64) text[n++] = s[i];
         else exponent++;
     }
-    if (i == 0) return 0;
-    if (i + 1 < size && s[i] == '.' && s[i + 1] >= '0' && s[i + 1] <= '9') {
+    if (i < size && s[i] == '.' &&
+        ((i && loose) || (i + 1 < size && llm__tpl_digit(s[i + 1]) && (i || loose)))) {
         real = true;
-        for (i++; i < size && s[i] >= '0' && s[i] <= '9'; i++) {
+        for (i++; i < size && llm__tpl_digit(s[i]); i++) {
             if (n < 64) text[n++] = s[i], exponent--;
         }
     }
-    if (i < size && (s[i] | 32) == 'e') {
+    if (i && i < size && (s[i] | 32) == 'e') {
         long e = 0;
         j = i + 1;
         if (j < size && (s[j] == '+' || s[j] == '-')) j++;
-        if (j < size && s[j] >= '0' && s[j] <= '9') {
-            for (real = true; j < size && s[j] >= '0' && s[j] <= '9'; j++) {
+        if (j < size && llm__tpl_digit(s[j])) {
+            for (real = true; j < size && llm__tpl_digit(s[j]); j++) {
                 if (e < 100000) e = e * 10 + (s[j] - '0');
             }
             exponent += s[i + 1] == '-' ? -e : e;
@@ -7430,8 +7445,8 @@ static void llm__tpl_put_quoted(llm__tpl *t, const llm__tval *v, const llm__tpl_
             (void)snprintf(text, sizeof text, "\\%c", letter[e - plain]);
         } else if (c == (unsigned char)quote) {
             (void)snprintf(text, sizeof text, "\\%c", quote);
-        } else if (c > 0x10ffff ||
-                   (json ? c >= 0x20 && (!json->ascii || c < 0x7f) : llm__tpl_printable(c))) {
+        } else if (json ? c > 0x10ffff || (c >= 0x20 && (!json->ascii || c < 0x7f))
+                        : llm__tpl_printable(c)) {
             continue;
         } else if (!json && c < 0x10000) {
             (void)snprintf(text, sizeof text, c < 0x100 ? "\\x%02x" : "\\u%04x", (unsigned)c);
@@ -7537,7 +7552,7 @@ static void llm__tpl_write(llm__tpl *t, const llm__tval *v, const llm__tpl_json 
         else llm__tpl_puts(t, v->u.i ? "True" : "False", LLM__TRUSTED);
         break;
     case LLM__T_INT: llm__tpl_put_int(t, v->u.i); break;
-    case LLM__T_FLOAT: llm__tpl_put_float(t, v->u.f); break;
+    case LLM__T_FLOAT: llm__tpl_put_float(t, v->u.f, json != NULL); break;
     case LLM__T_STRING: llm__tpl_put_quoted(t, v, json); break;
     case LLM__T_LIST: case LLM__T_TUPLE: llm__tpl_write_items(t, v, json, level); break;
     case LLM__T_DICT:
@@ -7611,7 +7626,7 @@ static bool llm__tpl_equal(llm__tpl *t, const llm__tval *a, const llm__tval *b, 
     case LLM__T_LIST: case LLM__T_TUPLE: case LLM__T_RANGE: case LLM__T_DICT:
         return llm__tpl_equal_items(t, a, b, level);
     case LLM__T_FUNCTION: return a->n == b->n;
-    default: return a->u.v == b->u.v && a->n == b->n;
+    default: return a->u.v == b->u.v;
     }
 }
 
@@ -8099,10 +8114,11 @@ static void llm__tpl_next(llm__tpl *t) {
             return;
         }
     }
-    n = llm__tpl_number(t, t->src + begin, t->n_src - begin, &t->token.value);
-    if (n && t->token.value.type == LLM__T_FLOAT && begin && t->src[begin - 1] == '.') { /* a.0.1 */
-        for (n = 0; t->src[begin + n] >= '0' && t->src[begin + n] <= '9';) n++;
-        (void)llm__tpl_number(t, t->src + begin, n, &t->token.value);
+    n = llm__tpl_number(t, t->src + begin, t->n_src - begin, &t->token.value,
+                        false);
+    if (n && t->token.value.type == LLM__T_FLOAT && t->src[begin - 1] == '.') { /* a.0.1 */
+        for (n = 0; llm__tpl_digit(t->src[begin + n]);) n++;
+        (void)llm__tpl_number(t, t->src + begin, n, &t->token.value, false);
     }
     if (n) {
         t->pos += n;
@@ -8138,7 +8154,7 @@ static bool llm__tpl_accept_name(llm__tpl *t, const char *name) {
 /* "unexpected X, expected Y" */
 static void llm__tpl_unexpected(llm__tpl *t, const char *expected) {
     const llm__tpl_token *k = &t->token;
-    int n = k->value.n > 40 ? 40 : (int)k->value.n;
+    int n = llm__tpl_clip(k->value.n);
     t->where = k->where;
     if (k->kind == LLM__K_EOF) {
         llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected end of the template, expected %s",
@@ -8578,7 +8594,7 @@ static void llm__tpl_binary(llm__tpl *t, int least);
 /* a < b <= c: each operand once, false as soon as one link is. */
 static void llm__tpl_comparison(llm__tpl *t, int code) {
     int32_t chain = -1, at;
-    while (t->result == LLM_OK) {
+    for (;;) {
         int this_code = code, prec;
         uint32_t where = t->token.where;
         llm__tpl_next(t);
@@ -8779,7 +8795,7 @@ static void llm__tpl_target(llm__tpl *t, bool attribute, bool closed) {
         if (llm__tpl_accept(t, '(')) {
             llm__tpl_target(t, false, true);
             llm__tpl_expect(t, ')', "')'");
-        } else if (t->token.kind == LLM__K_NAME && !llm__tpl_is_name(t, "in")) {
+        } else if (t->token.kind == LLM__K_NAME) {
             llm__tval name = t->token.value;
             uint32_t id = llm__tpl_intern(t, name.u.s, name.n);
             t->where = t->token.where;
@@ -8800,7 +8816,7 @@ static void llm__tpl_target(llm__tpl *t, bool attribute, bool closed) {
         tuple = true;
     }
     if (n == 0 && !closed) llm__tpl_unexpected(t, "a name to assign to");
-    if (tuple && t->result == LLM_OK) {
+    if ((tuple || n == 0) && t->result == LLM_OK) {
         llm__tpl_code(t)[head].code = LLM__O_UNPACK;
         llm__tpl_code(t)[head].c = n;
     }
@@ -9034,7 +9050,7 @@ static void llm__tpl_statement(llm__tpl *t) {
         llm__tpl_next(t);
     } else {
         llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the statement '%.*s' is not supported here",
-                      name.n > 40 ? 40 : (int)name.n, name.u.s);
+                      llm__tpl_clip(name.n), name.u.s);
     }
     llm__tpl_expect_end(t);
     t->depth--;
@@ -9066,6 +9082,12 @@ static void llm__tpl_body(llm__tpl *t, const char *const *ends) {
     }
     t->depth--;
 }
+
+/* The arguments of one call: `plain` values, then `named` pairs. */
+typedef struct llm__tpl_args {
+    const llm__tval *v;
+    uint32_t plain, named;
+} llm__tpl_args;
 
 /* ---- text functions -------------------------------------------------------------------------- */
 
@@ -9214,17 +9236,22 @@ static llm__tval llm__tpl_lines(llm__tpl *t, const llm__tval *v) {
     return list.v;
 }
 
+/* An indentation: a string as it is, or so many spaces. */
+static llm__tval llm__tpl_spaces(llm__tpl *t, const llm__tval *width, unsigned trust) {
+    size_t mark = t->out.n;
+    int64_t i;
+    if (width->type == LLM__T_STRING) return *width;
+    if (!llm__tpl_is_integer(width)) llm__tpl_fail_type(t, "cannot be an indentation", width);
+    for (i = 0; i < width->u.i && llm__tpl_charge(t, 1); i++) llm__tpl_puts(t, " ", trust);
+    return llm__tpl_cut(t, mark);
+}
+
 static llm__tval llm__tpl_indent(llm__tpl *t, const llm__tval *v, const llm__tval *width,
                                  bool first, bool blank) {
     llm__tval space = llm__tpl_string("    ", 4, LLM__TRUSTED), lines, line;
     size_t mark = t->out.n;
     int64_t i;
-    if (width->type == LLM__T_STRING) space = *width;
-    if (llm__tpl_is_integer(width)) {
-        for (i = 0; i < width->u.i && t->result == LLM_OK; i++) llm__tpl_puts(t, " ", LLM__TRUSTED);
-        space = llm__tpl_cut(t, mark);
-    }
-    mark = t->out.n;
+    if (width->type != LLM__T_MISSING) space = llm__tpl_spaces(t, width, LLM__TRUSTED);
     llm__tpl_put_string(t, v);
     llm__tpl_puts(t, "\n", LLM__TRUSTED);
     line = llm__tpl_cut(t, mark);
@@ -9239,38 +9266,40 @@ static llm__tval llm__tpl_indent(llm__tpl *t, const llm__tval *v, const llm__tva
 }
 
 /* '{} {0} {name}'.format(..): plain fields only. */
-static llm__tval llm__tpl_format(llm__tpl *t, const llm__tval *v, const llm__tval *args,
-                                 uint32_t plain, uint32_t named) {
+static llm__tval llm__tpl_format(llm__tpl *t, const llm__tval *v, llm__tpl_args args) {
     size_t mark = t->out.n;
-    uint32_t at = 0, end, k, next = 0;
+    uint32_t at = 0, end, k, next = 0, size;
+    int64_t number;
+    bool counted = false; /* {0}: then no {} */
     while (at < v->n && llm__tpl_charge(t, 1)) {
-        char c = v->u.s[at];
+        const char c = v->u.s[at], *name = v->u.s + at + 1;
         const llm__tval *value = NULL;
-        if ((c != '{' && c != '}') || (at + 1 < v->n && v->u.s[at + 1] == c)) {
+        if ((c != '{' && c != '}') || (at + 1 < v->n && *name == c)) {
             llm__tpl_put_sub(t, v, at, 1);
             at += c == '{' || c == '}' ? 2 : 1;
             continue;
         }
         for (end = at + 1; end < v->n && llm__tpl_name_char(v->u.s[end]);) end++;
+        size = end - at - 1;
         if (c == '}' || end >= v->n || v->u.s[end] != '}') {
-            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "this field in format() is not supported");
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED,
+                          "a field of format() at character %lu is not '{}', '{0}' or '{name}'",
+                          (unsigned long)at);
             break;
         }
-        if (end == at + 1) {
-            if (next < plain) value = &args[next];
-            next++;
-        } else if (v->u.s[at + 1] >= '0' && v->u.s[at + 1] <= '9') {
-            k = (uint32_t)(v->u.s[at + 1] - '0');
-            if (end == at + 2 && k < plain) value = &args[k];
-        } else {
-            for (k = 0; k < named; k++) {
-                const llm__tval *name = &args[plain + 2 * k];
-                if (name->n == end - at - 1 && memcmp(name->u.s, v->u.s + at + 1, name->n) == 0)
-                    value = name + 1;
-            }
+        for (k = 0, number = 0; k < size && llm__tpl_digit(name[k]) && number < args.plain; k++)
+            number = number * 10 + (name[k] - '0');
+        counted = counted || (size && llm__tpl_digit(*name));
+        if (!size && !counted) number = next++;
+        if (k == size && number < args.plain) value = &args.v[number];
+        for (k = 0; k < args.named; k++) {
+            const llm__tval *given = &args.v[args.plain + 2 * k];
+            if (given->n == size && memcmp(given->u.s, name, size) == 0) value = given + 1;
         }
+        if (counted && (!size || next)) value = NULL;
         if (value) llm__tpl_put_value(t, value);
-        else llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "format() has no argument for a field");
+        else llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "format() has no argument for '{%.*s}'",
+                           llm__tpl_clip(size), name);
         at = end + 1;
     }
     return llm__tpl_cut(t, mark);
@@ -9440,8 +9469,7 @@ static llm__tval llm__tpl_item(llm__tpl *t, const llm__tval *v, const llm__tval 
         if (i >= 0 && i < n && v->type != LLM__T_STRING) return v->u.v[i];
         if (i >= 0 && i < n) {
             uint32_t at = llm__tpl_offset(t, v, (uint32_t)i), size;
-            if (at < v->n) (void)llm__tpl_char(v->u.s + at, v->u.s + v->n, &size);
-            else size = 0;
+            (void)llm__tpl_char(v->u.s + at, v->u.s + v->n, &size);
             return llm__tpl_sub(v, at, at + size);
         }
     }
@@ -9455,7 +9483,7 @@ static int64_t llm__tpl_bound(llm__tpl *t, const llm__tval *v, int64_t none, int
     if (v->type == LLM__T_NONE) return none;
     if (!llm__tpl_is_integer(v)) llm__tpl_fail_type(t, "cannot be a bound of a slice", v);
     if (i < 0) i = i < -n ? low : i + n;
-    return i < low ? low : i > high ? high : i;
+    return i > high ? high : i;
 }
 
 static llm__tval llm__tpl_slice(llm__tpl *t, const llm__tval *v, const llm__tval *bounds) {
@@ -9507,7 +9535,7 @@ static llm__tval llm__tpl_path(llm__tpl *t, const llm__tval *v, const llm__tval 
     while (at <= path->n && t->result == LLM_OK) {
         for (end = at; end < path->n && path->u.s[end] != '.';) end++;
         part = llm__tpl_sub(path, at, end);
-        if (part.n && llm__tpl_number(t, part.u.s, part.n, &index) == part.n &&
+        if (part.n && llm__tpl_number(t, part.u.s, part.n, &index, false) == part.n &&
             index.type == LLM__T_INT)
             part = index;
         r = llm__tpl_item(t, &r, &part);
@@ -9563,7 +9591,7 @@ static llm__tval llm__tpl_repeat(llm__tpl *t, const llm__tval *v, int64_t count)
         r.more = v->more;
         return r;
     }
-    if (v->n && count > LLM__TPL_MAX / (int64_t)v->n) count = LLM__TPL_MAX / (int64_t)v->n;
+    if (count > LLM__TPL_MAX) count = LLM__TPL_MAX; /* beyond every bound */
     r = llm__tpl_seq(t, (llm__tpl_type)v->type, (size_t)count * v->n);
     for (i = 0; t->result == LLM_OK && i < count; i++) {
         memcpy(r.u.v + i * (int64_t)v->n, v->u.v, v->n * sizeof *v);
@@ -9583,9 +9611,9 @@ static bool llm__tpl_integer_op(int op, int64_t a, int64_t b, int64_t *r) {
         *r = (int64_t)(ua - ub);
         return b < 0 ? *r > a : *r <= a;
     case LLM__O_MUL:
-        if (a && b && ((a == -1 && b == INT64_MIN) || (b == -1 && a == INT64_MIN))) return false;
         *r = (int64_t)(ua * ub);
-        return a == 0 || (*r / a == b && !(*r % a));
+        if (a == -1) return b != INT64_MIN;
+        return a == 0 || *r / a == b;
     default: /* IDIV, MOD; b is not 0 */
         if (b == -1) {
             *r = op == LLM__O_MOD ? 0 : a == INT64_MIN ? 0 : -a;
@@ -9650,11 +9678,10 @@ static llm__tval llm__tpl_arithmetic(llm__tpl *t, int op, const llm__tval *a, co
         (a->type == LLM__T_STRING || a->type == LLM__T_LIST || a->type == LLM__T_TUPLE)) {
         return llm__tpl_repeat(t, a, b->u.i);
     }
-    if (a->type == LLM__T_UNDEFINED || b->type == LLM__T_UNDEFINED) {
-        if (op == LLM__O_MOD && a->type == LLM__T_STRING) a = b;
+    if (op == LLM__O_MOD && a->type == LLM__T_STRING) {
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%%' after a str is not supported");
+    } else if (a->type == LLM__T_UNDEFINED || b->type == LLM__T_UNDEFINED) {
         llm__tpl_fail_undefined(t, a->type == LLM__T_UNDEFINED ? a : b);
-    } else if (op == LLM__O_MOD && a->type == LLM__T_STRING) {
-        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%%' of a string is not supported");
     } else {
         llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s %s %s", llm__tpl_type_name(a->type),
                       names[op - LLM__O_ADD], llm__tpl_type_name(b->type));
@@ -9677,12 +9704,6 @@ static bool llm__tpl_compare(llm__tpl *t, int op, const llm__tval *a, const llm_
 
 /* ---- calls of natives ------------------------------------------------------------------------ */
 
-/* The arguments of one call: `plain` values, then `named` pairs. */
-typedef struct llm__tpl_args {
-    const llm__tval *v;
-    uint32_t plain, named;
-} llm__tpl_args;
-
 static llm__tval llm__tpl_native_call(llm__tpl *t, uint32_t id, const llm__tval *self,
                                       llm__tpl_args args);
 
@@ -9691,7 +9712,7 @@ static void llm__tpl_bind(llm__tpl *t, const llm__tpl_native *native, llm__tpl_a
                           llm__tval *out) {
     const char *p = native->parameters, *comma;
     uint32_t i, k = 0, n, used = 0;
-    for (; *p && k < 4; k++) {
+    for (; *p; k++) {
         comma = strchr(p, ',');
         n = (uint32_t)(comma ? (size_t)(comma - p) : strlen(p));
         out[k] = llm__tpl_value(LLM__T_MISSING);
@@ -9816,7 +9837,7 @@ static llm__tval llm__tpl_select(llm__tpl *t, const llm__tval *list, llm__tpl_ar
         id = llm__tpl_native_find('t', args.v[used].u.s, args.v[used].n);
         if (id == LLM__N_COUNT) {
             llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the test '%.*s' is not supported",
-                          args.v[used].n > 40 ? 40 : (int)args.v[used].n, args.v[used].u.s);
+                          llm__tpl_clip(args.v[used].n), args.v[used].u.s);
         }
         rest.v += used + 1;
         rest.plain -= used + 1;
@@ -9843,7 +9864,7 @@ static llm__tval llm__tpl_map(llm__tpl *t, const llm__tval *list, llm__tpl_args 
         rest.plain--;
         if (id == LLM__N_COUNT || llm__tpl_native_at(id).parameters[0] == '*') {
             llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the filter '%.*s' in map() is not supported",
-                          args.v[0].n > 40 ? 40 : (int)args.v[0].n, args.v[0].u.s);
+                          llm__tpl_clip(args.v[0].n), args.v[0].u.s);
         }
     } else {
         llm__tpl_bind(t, &by_name, args, a);
@@ -9864,24 +9885,14 @@ static llm__tval llm__tpl_map(llm__tpl *t, const llm__tval *list, llm__tpl_args 
 
 static llm__tval llm__tpl_tojson(llm__tpl *t, const llm__tval *v, const llm__tval *a) {
     llm__tpl_json json;
-    llm__tval spaces;
-    int64_t i;
     size_t mark = t->out.n;
+    memset(&json, 0, sizeof json);
     json.ascii = llm__tpl_truth(&a[0]);
     json.sort = llm__tpl_truth(&a[3]);
     json.pretty = a[1].type != LLM__T_MISSING && a[1].type != LLM__T_NONE;
     json.comma = llm__tpl_string(", ", json.pretty ? 1 : 2, LLM__UNTRUSTED);
     json.colon = llm__tpl_string(": ", 2, LLM__UNTRUSTED);
-    json.indent = llm__tpl_string("", 0, LLM__UNTRUSTED);
-    if (a[1].type == LLM__T_STRING) {
-        json.indent = a[1];
-    } else if (json.pretty) {
-        if (!llm__tpl_is_integer(&a[1]))
-            llm__tpl_fail_type(t, "cannot be the indent of JSON", &a[1]);
-        spaces = llm__tpl_string(" ", 1, LLM__UNTRUSTED);
-        for (i = 0; i < a[1].u.i && t->result == LLM_OK; i++) llm__tpl_put_string(t, &spaces);
-        json.indent = llm__tpl_cut(t, mark);
-    }
+    if (json.pretty) json.indent = llm__tpl_spaces(t, &a[1], LLM__UNTRUSTED);
     if (llm__tpl_is_seq(&a[2]) && a[2].n == 2 &&
         llm__tpl_need_string(t, "separators", &a[2].u.v[0]) &&
         llm__tpl_need_string(t, "separators", &a[2].u.v[1])) {
@@ -9890,9 +9901,19 @@ static llm__tval llm__tpl_tojson(llm__tpl *t, const llm__tval *v, const llm__tva
     } else if (a[2].type != LLM__T_MISSING && a[2].type != LLM__T_NONE) {
         llm__tpl_fail_type(t, "cannot be the separators of JSON", &a[2]);
     }
-    mark = t->out.n;
     llm__tpl_write(t, v, &json, 0);
     return llm__tpl_cut(t, mark);
+}
+
+/* What Python reads as a number and this does not: "inf", "nan", "1_000". */
+static bool llm__tpl_odd_number(const llm__tval *v) {
+    static const char names[][9] = {"inf", "nan", "infinity"};
+    size_t i, k;
+    for (i = 0; i < 3; i++) {
+        for (k = 0; k < v->n && (v->u.s[k] | 32) == names[i][k];) k++;
+        if (k == v->n && !names[i][k]) return true;
+    }
+    return llm__tpl_digit(*v->u.s) && memchr(v->u.s, '_', v->n);
 }
 
 /* The filters int and float. */
@@ -9910,7 +9931,11 @@ static llm__tval llm__tpl_to_number(llm__tpl *t, const llm__tval *v, const llm__
         sign = text.n && (text.u.s[0] == '-' || text.u.s[0] == '+');
         negative = sign && text.u.s[0] == '-';
         text = llm__tpl_sub(&text, sign, text.n);
-        if (!text.n || llm__tpl_number(t, text.u.s, text.n, &number) != text.n) return r;
+        if (text.n && llm__tpl_odd_number(&text)) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "a number written as '%.*s' is not supported",
+                          llm__tpl_clip(text.n), text.u.s);
+        }
+        if (!text.n || llm__tpl_number(t, text.u.s, text.n, &number, true) != text.n) return r;
         if (number.type == LLM__T_FLOAT && negative) number.u.f = -number.u.f;
         if (number.type == LLM__T_INT && negative) number.u.i = -number.u.i;
         r = number;
@@ -9922,9 +9947,8 @@ static llm__tval llm__tpl_to_number(llm__tpl *t, const llm__tval *v, const llm__
     }
     if (real) return llm__tpl_float(llm__tpl_real(&r));
     if (r.type == LLM__T_FLOAT) {
-        if (!(r.u.f > -9e18 && r.u.f < 9e18))
-            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
-        else return llm__tpl_int((int64_t)r.u.f);
+        if (r.u.f > -9e18 && r.u.f < 9e18) return llm__tpl_int((int64_t)r.u.f);
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
     }
     return r;
 }
@@ -9975,6 +9999,7 @@ static llm__tval llm__tpl_filter_items(llm__tpl *t, uint32_t id, const llm__tval
     case LLM__N_f_min: return llm__tpl_extreme(t, &list, a, -1);
     case LLM__N_f_sum:
         r = a[1].type == LLM__T_MISSING ? llm__tpl_int(0) : a[1];
+        if (r.type == LLM__T_STRING) llm__tpl_fail_type(t, "cannot be summed up: use 'join'", &r);
         for (i = 0; i < list.n && llm__tpl_charge(t, 1); i++) {
             llm__tval item =
                 a[0].type == LLM__T_MISSING ? list.u.v[i] : llm__tpl_path(t, &list.u.v[i], &a[0]);
@@ -10260,7 +10285,7 @@ static llm__tval llm__tpl_global_call(llm__tpl *t, uint32_t id, llm__tpl_args ar
     }
     if (id == LLM__N_g_raise) {
         r = llm__tpl_str(t, &a[0]);
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%.*s", r.n > 180 ? 180 : (int)r.n, r.u.s);
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%.*s", (int)r.n, r.u.s);
         return r;
     }
     if (args.plain > 1 || (args.plain && args.v[0].type != LLM__T_DICT)) {
@@ -10299,7 +10324,7 @@ static llm__tval llm__tpl_native_call(llm__tpl *t, uint32_t id, const llm__tval 
         }
         return llm__tpl_bool(llm__tpl_test_call(t, id, self, a));
     case 's':
-        if (id == LLM__N_s_format) return llm__tpl_format(t, self, args.v, args.plain, args.named);
+        if (id == LLM__N_s_format) return llm__tpl_format(t, self, args);
         return llm__tpl_string_call(t, id, self, a);
     case 'g': return llm__tpl_global_call(t, id, args, a);
     default: return llm__tpl_object_call(t, id, self, args, a);
@@ -10421,8 +10446,7 @@ static void llm__tpl_collect(llm__tpl *t, llm__tpl_type type, uint32_t n) {
 
 /* Drops what `break` or `continue` left behind: inner scopes, and output being captured. */
 static void llm__tpl_unwind(llm__tpl *t, const llm__tpl_loop *loop) {
-    if (t->sp > loop->sp && t->stack[loop->sp].type == LLM__T_MARK)
-        t->out.n = (size_t)t->stack[loop->sp].u.i;
+    if (t->sp > loop->sp) t->out.n = (size_t)t->stack[loop->sp].u.i; /* what CAPTURE left */
     t->sp = loop->sp;
     llm__tpl_pop_scopes(t, loop->scopes);
 }
@@ -10476,7 +10500,7 @@ static uint32_t llm__tpl_call_value(llm__tpl *t, uint32_t pc, uint32_t plain, ui
     if (callee.type != LLM__T_MACRO) {
         if (callee.type == LLM__T_UNDEFINED && callee.more > LLM__T_NONE) {
             llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the method '%.*s' of a %s is not supported",
-                          callee.n > 60 ? 60 : (int)callee.n, callee.u.s,
+                          llm__tpl_clip(callee.n), callee.u.s,
                           llm__tpl_type_name(callee.more));
         }
         llm__tpl_fail_type(t, "cannot be called", &callee);
@@ -10491,7 +10515,7 @@ static uint32_t llm__tpl_call_value(llm__tpl *t, uint32_t pc, uint32_t plain, ui
         llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than %d calls at once", (int)LLM__TPL_CALLS);
     } else if (plain > macro->n_params) {
         llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the macro '%.*s' takes at most %u arguments",
-                      macro->name.size > 60 ? 60 : (int)macro->name.size, macro->name.data,
+                      llm__tpl_clip(macro->name.size), macro->name.data,
                       (unsigned)macro->n_params);
     }
     if (t->result != LLM_OK) return pc;
@@ -10520,7 +10544,7 @@ static uint32_t llm__tpl_call_value(llm__tpl *t, uint32_t pc, uint32_t plain, ui
         if (i == macro->n_params) {
             llm__tpl_fail(t, LLM_ERROR_TEMPLATE,
                           "a macro got an argument '%.*s' that it does not take",
-                          given->n > 60 ? 60 : (int)given->n, given->u.s);
+                          llm__tpl_clip(given->n), given->u.s);
         }
     }
     t->sp = at - 1;
@@ -10556,7 +10580,7 @@ static void llm__tpl_apply(llm__tpl *t, const llm__tpl_op *op) {
         const llm__tval *name = LLM__CAST(const llm__tval *, t->consts.data) + (-1 - op->c);
         llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the %s '%.*s' is not supported",
                       op->code == LLM__O_FILTER ? "filter" : "test",
-                      name->n > 60 ? 60 : (int)name->n, name->u.s);
+                      llm__tpl_clip(name->n), name->u.s);
         return;
     }
     args.v = &t->stack[at];
@@ -10821,7 +10845,7 @@ static llm__tval llm__tpl_json_value(llm__tpl *t, llm__tpl_reader *r, int level)
         r->s += size;
         return i ? llm__tpl_bool(i == 1) : v;
     }
-    n = llm__tpl_number(t, r->s + sign, (uint32_t)left - sign, &v);
+    n = llm__tpl_number(t, r->s + sign, (uint32_t)left - sign, &v, false);
     if (n == 0 || (r->s[sign] == '0' && n > 1 && r->s[sign + 1] >= '0' && r->s[sign + 1] <= '9')) {
         llm__tpl_bad_json(t, r);
         return v;
@@ -10971,9 +10995,9 @@ static llm_result llm__tpl_check(const llm_template_desc *d) {
 static llm_result llm__tpl_render(llm__tpl *t, const llm_template_desc *desc) {
     memset(t, 0, sizeof *t);
     t->desc = desc;
-    t->steps = desc->max_steps ? desc->max_steps : 20000000;
+    t->steps = t->max_steps = desc->max_steps ? desc->max_steps : 20000000;
     t->max_output = desc->max_output ? desc->max_output : (size_t)16 << 20;
-    t->memory = desc->max_memory ? desc->max_memory : (size_t)128 << 20;
+    t->memory = t->max_memory = desc->max_memory ? desc->max_memory : (size_t)128 << 20;
     t->src = "";
     t->result = llm__tpl_check(desc);
     if (t->result != LLM_OK) return t->result;

@@ -233,7 +233,8 @@ static void test_fixture(const char *path, size_t least) {
               (unsigned long)counts.live);
         if (letter == 'X' && out.result == LLM_ERROR_UNSUPPORTED && f.base_variables) {
             unsupported++; /* a named gap: counted, and bounded below */
-            if (getenv("LLM_TEST_VERBOSE")) printf("%s\n", out.error.text);
+            if (getenv("LLM_TEST_VERBOSE"))
+                printf("%s: %.*s\n", out.error.text, (int)f.desc.text.size, f.desc.text.data);
             continue;
         }
         if (letter == 'X') {
