@@ -42,6 +42,7 @@ SCRIPTS = [
 # Only with --require-real, as SCRIPTS: what needs other tools, a real model or many minutes.
 LONG_SCRIPTS = [
     ("other machines", [PYTHON, "tests/platforms.py"], [], 900),
+    ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1200),
 ]
 # Only with --require-real, alone at the end: it fetches both models where they are not there, and takes a
 # quarter of an hour.

@@ -4,7 +4,15 @@
    "GGUF", u32 version, u64 tensors, u64 pairs; the pairs (key, type, value); the tensors (name,
    dimensions, type, offset); padding to the alignment; the data. A file is walked once and
    everything in it checked; after that values are read without further ado.
-   https://github.com/ggml-org/ggml/blob/master/docs/gguf.md */
+   https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+
+   What the specification leaves open, and where this is narrower or wider: keys have 1 .. 65535
+   bytes, tensors' names at least one, and none stands twice; texts may hold any bytes. There are no
+   arrays in arrays. Booleans are 0 or 1. general.architecture is a text of 1 .. 63 bytes without
+   NUL. general.alignment, where it is given, is a number of any type (true is 1), a power of two up
+   to 2^20. A tensor has 1 .. 4 dimensions, none of them 0, at most 2^56 elements, one of the types
+   of ggml_types, and rows of whole blocks; its offset is a multiple of the alignment, its data lie
+   in the file and may overlap others'. Without tensors there need be no padding. */
 #ifndef CONVERT_GGUF_H
 #define CONVERT_GGUF_H
 
@@ -81,6 +89,16 @@ static llm_text gguf_text(gguf_cursor *c, const char *what) {
     return text;
 }
 
+static void gguf_check_booleans(gguf_cursor *c, const gguf_pair *pair) {
+    uint64_t i;
+    if (c->failed || pair->type != GGUF_BOOL) return;
+    for (i = 0; i < pair->count; i++)
+        if (pair->data[i] > 1) {
+            gguf_refuse(c, "key %s: %u, expected 0 or 1", show(pair->key).text, pair->data[i]);
+            return;
+        }
+}
+
 static void gguf_read_pair(gguf_cursor *c, gguf_pair *pair) {
     char what[112];
     uint64_t i;
@@ -107,6 +125,7 @@ static void gguf_read_pair(gguf_cursor *c, gguf_pair *pair) {
                     (unsigned long long)pair->count);
     } else {
         (void)gguf_take(c, pair->count * gguf_sizes[pair->type], what);
+        gguf_check_booleans(c, pair);
     }
 }
 
