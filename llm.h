@@ -74,7 +74,8 @@
    flags. So a saved game can be a token log, and a bug report can be replayed. How: dots of
    quantised matrices are integers; every output row owns a lane, to which super-blocks are added
    in order; sums over a row use 16 virtual lanes and one tree; activations are quantised per token;
-   exp, sine and reciprocals are its own (see >>numerics).
+   exp, sine and reciprocals are its own (see >>numerics). That holds for damaged weights too: what
+   is not finite shows in the logits, and every NaN there has the same bits.
 
    A guest. It never aborts, exits, prints, reads the environment, installs handlers or keeps
    writable globals. Every failure is a code and a message on the object, which stays usable. All
@@ -2964,7 +2965,8 @@ static llm_result llm__check_desc(const llm__file_desc *d, llm_error *error) {
     for (i = 0; i < sizeof floats / sizeof *floats; i++)
         if (!llm__finite(floats[i].value))
             LLM__REFUSE("description: %s is not finite", floats[i].field);
-    if (!(d->norm_epsilon > 0)) LLM__REFUSE("description: norm_epsilon is not above 0");
+    if ((int32_t)llm__bits(d->norm_epsilon) <= 0) /* the host may take denormals for 0 */
+        LLM__REFUSE("description: norm_epsilon is not above 0");
     if (!llm__is_softcap(d->attention_softcap) || !llm__is_softcap(d->logit_softcap))
         LLM__REFUSE("description: softcaps are %g for attention and %g for logits, not 0 or in "
                     "1e-30 .. 1e30",
@@ -3496,9 +3498,10 @@ typedef struct llm__kernels {
     void (*gate)(float *y, const float *gate, const float *up, uint32_t n, uint32_t activation);
     /* s = exp(s - most), 0 where it is LLM__MASKED; the sum, over 64 positions */
     float (*softmax)(float *s, float most);
-    /* s = s * (factor * scale) for positions first .. last of 64, LLM__MASKED for the others; the
-       largest; scale f32 [64] or NULL for ones */
-    float (*mask)(float *s, const float *scale, float factor, uint32_t first, uint32_t last);
+    /* s = s * (factor * scale) for positions first .. last of 64, LLM__MASKED for the others, and
+       the largest; scale f32 [64] or NULL for ones. False: one of them is not finite */
+    bool (*mask)(float *s, const float *scale, float factor, uint32_t first, uint32_t last,
+                 float *most);
     /* y = p * scale, 0 where p is 0, over 64 positions */
     void (*weigh)(float *y, const float *p, const float *scale);
     /* dot[64] = q[n] . k for the 64 positions of a page, int8 or f16, in the cache's layout */
@@ -4082,6 +4085,19 @@ static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t 
     }
 }
 
+/* Every NaN has these bits in the end: its sign and payload depend on the hardware, and on the order
+   of operands, which compilers are free to change. */
+LLM__INLINE uint32_t llm__one_nan(uint32_t bits) {
+    return (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : bits;
+}
+static void llm__put_logits(float *to, const float *from, uint32_t n) {
+    uint32_t i, bits;
+    for (i = 0; i < n; i++) {
+        bits = llm__one_nan(llm__u32(from + i));
+        memcpy(to + i, &bits, sizeof bits);
+    }
+}
+
 /* Sixteen columns of `rows` rows to where the step wants them. */
 static void llm__put(const llm_batch *b, const llm__step *step, const llm__part *part,
                      uint32_t panel, const float *out, uint32_t row, uint32_t rows) {
@@ -4090,6 +4106,8 @@ static void llm__put(const llm_batch *b, const llm__step *step, const llm__part 
         float *to = step->out + (size_t)(row + i) * step->out_stride + column;
         if (step->to == LLM__TO_ADD)
             b->kernels.add(to, out + 16 * i, b->model->desc->residual_scale, 16);
+        else if (step->last)
+            llm__put_logits(to, out + 16 * i, 16);
         else
             memcpy(to, out + 16 * i, 16 * sizeof(float));
     }
@@ -4228,14 +4246,14 @@ static void llm__merge(const llm_batch *b, llm__softmax_sum *to, const float *su
     to->any = true;
 }
 
-/* Scores of one query head against a page. */
-static float llm__score_page(const llm_batch *b, const llm_session *s, const llm__unit *u,
-                             uint32_t row, uint32_t h, float *score, uint32_t first,
-                             uint32_t last) {
+/* Scores of one query head against a page, and the largest; false: one is not finite. */
+static bool llm__score_page(const llm_batch *b, const llm_session *s, const llm__unit *u,
+                            uint32_t row, uint32_t h, float *score, uint32_t first, uint32_t last,
+                            float *most) {
     const llm__file_desc *d = b->model->desc;
     const size_t at = (size_t)row * d->heads + h;
     const bool q8 = s->desc.kv == LLM_KV_Q8;
-    float factor = d->query_scale, most;
+    float factor = d->query_scale;
     uint32_t t;
     if (q8) {
         b->kernels.scores_q8(score, b->q16 + at * b->shape.head, (const int8_t *)u->k,
@@ -4247,22 +4265,26 @@ static float llm__score_page(const llm_batch *b, const llm_session *s, const llm
                        d->head_size, b->shape.head);
         b->kernels.scores_f16(score, head, (const uint16_t *)(const void *)u->k, b->shape.head);
     }
-    most = b->kernels.mask(score, q8 ? u->k_scale : NULL, factor, first, last);
+    if (!b->kernels.mask(score, q8 ? u->k_scale : NULL, factor, first, last, most)) return false;
     if (d->attention_softcap > 0) {
         const float inverse = llm__recip(d->attention_softcap);
         for (t = first; t <= last; t++)
             score[t] = llm__mulf(d->attention_softcap, llm__tanh(llm__mulf(score[t], inverse)));
-        most = llm__mulf(d->attention_softcap, llm__tanh(llm__mulf(most, inverse)));
+        *most = llm__mulf(d->attention_softcap, llm__tanh(llm__mulf(*most, inverse)));
     }
-    return most;
+    return true;
 }
 
 /* One page into a running sum. */
 static void llm__attend_page(const llm_batch *b, const llm_session *s, const llm__unit *u,
                              uint32_t row, uint32_t h, llm__softmax_sum *to, uint32_t first,
                              uint32_t last) {
-    float score[LLM__PAGE_POSITIONS], sum[512], factor = 1.0f, weight;
-    float most = llm__score_page(b, s, u, row, h, score, first, last);
+    float score[LLM__PAGE_POSITIONS], sum[512], factor = 1.0f, weight, most;
+    if (!llm__score_page(b, s, u, row, h, score, first, last, &most)) {
+        memset(sum, 0xff, sizeof sum); /* NaN: a comparison would lose it in one place or another */
+        llm__merge(b, to, sum, factor, LLM__MASKED, 0.0f);
+        return;
+    }
     weight = b->kernels.softmax(score, most);
     if (s->desc.kv == LLM_KV_Q8) {
         int16_t p[LLM__PAGE_POSITIONS];
@@ -4311,7 +4333,7 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
     }
 }
 
-/* Scales and caps a row of logits. */
+/* Scales and caps a row of logits. The cap would hide a NaN. */
 static void llm__cap(const llm_batch *b, uint32_t item) {
     const llm__file_desc *d = b->model->desc;
     float *logits = b->logits + (size_t)item * b->shape.vocab;
@@ -4319,8 +4341,9 @@ static void llm__cap(const llm_batch *b, uint32_t item) {
     uint32_t i;
     for (i = 0; i < d->vocab; i++) {
         float x = llm__mulf(logits[i], d->logit_scale);
-        if (d->logit_softcap > 0) x = llm__mulf(d->logit_softcap, llm__tanh(llm__mulf(x, inverse)));
-        logits[i] = x;
+        if (d->logit_softcap > 0 && (llm__bits(x) & 0x7fffffffu) <= 0x7f800000u)
+            x = llm__mulf(d->logit_softcap, llm__tanh(llm__mulf(x, inverse)));
+        llm__put_logits(&logits[i], &x, 1);
     }
 }
 
@@ -12065,7 +12088,8 @@ static void llm__blend_scalar(float *y, float a, const float *x, float b, uint32
 }
 
 static float llm__activate(float x, uint32_t activation) {
-    float r = x > 0 ? x : 0;
+    const uint32_t bits = llm__bits(x);
+    float r = bits >= 0x80000000u && bits <= 0xff800000u ? 0.0f : x; /* a NaN stays */
     switch (activation) {
     case LLM__ACT_SILU: return llm__silu(x);
     case LLM__ACT_GELU_TANH: return llm__gelu_tanh(x);
@@ -12090,16 +12114,18 @@ static float llm__softmax_scalar(float *s, float most) {
     return llm__tree(lane);
 }
 
-static float llm__mask_scalar(float *s, const float *scale, float factor, uint32_t first,
-                              uint32_t last) {
-    float most = LLM__MASKED;
+static bool llm__mask_scalar(float *s, const float *scale, float factor, uint32_t first,
+                             uint32_t last, float *most) {
+    bool finite = true;
     uint32_t i;
+    *most = LLM__MASKED;
     for (i = 0; i < 64; i++) {
         float f = scale ? llm__mulf(factor, scale[i]) : factor;
         s[i] = i < first || i > last ? LLM__MASKED : llm__mulf(s[i], f);
-        most = most > s[i] ? most : s[i];
+        *most = *most > s[i] ? *most : s[i];
+        finite = finite && llm__finite(s[i]);
     }
-    return most;
+    return finite;
 }
 
 static void llm__weigh_scalar(float *y, const float *p, const float *scale) {
@@ -12543,8 +12569,10 @@ LLM__AVX2 static float llm__softmax_avx2(float *s, float most) {
     return llm__tree8(lane[0], lane[1]);
 }
 
-LLM__AVX2 static float llm__mask_avx2(float *s, const float *scale, float factor, uint32_t first,
-                                      uint32_t last) {
+LLM__AVX2 static bool llm__mask_avx2(float *s, const float *scale, float factor, uint32_t first,
+                                     uint32_t last, float *most_of) {
+    const __m256i exponent = _mm256_set1_epi32(0x7f800000);
+    __m256i bad = _mm256_setzero_si256();
     const __m256 none = _mm256_set1_ps(LLM__MASKED);
     const __m256i low = _mm256_set1_epi32((int32_t)first), high = _mm256_set1_epi32((int32_t)last);
     __m256 most = none, f = _mm256_set1_ps(factor);
@@ -12558,11 +12586,14 @@ LLM__AVX2 static float llm__mask_avx2(float *s, const float *scale, float factor
         x = _mm256_blendv_ps(x, none, _mm256_castsi256_ps(out));
         _mm256_storeu_ps(s + i, x);
         most = _mm256_max_ps(most, x);
+        out = _mm256_and_si256(_mm256_castps_si256(x), exponent);
+        bad = _mm256_or_si256(bad, _mm256_cmpeq_epi32(out, exponent));
         at = _mm256_add_epi32(at, _mm256_set1_epi32(8));
     }
     half = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+    *most_of = _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+    return _mm256_testz_si256(bad, bad) != 0;
 }
 
 LLM__AVX2 static void llm__weigh_avx2(float *y, const float *p, const float *scale) {
@@ -14066,9 +14097,12 @@ static float llm__softmax_simd128(float *s, float most) {
     return llm__tree4(lane);
 }
 
-static float llm__mask_simd128(float *s, const float *scale, float factor, uint32_t first,
-                               uint32_t last) {
+static bool llm__mask_simd128(float *s, const float *scale, float factor, uint32_t first,
+                              uint32_t last, float *most_of) {
     static const int32_t count[4] = {0, 1, 2, 3};
+    const llm__i4 exponent = llm__i4_all(0x7f800000);
+    llm__i4 largest = llm__i4_all(0); /* exponent */
+    int32_t exponents[4];
     const llm__f4 none = llm__f4_all(LLM__MASKED), f = llm__f4_all(factor);
     const llm__i4 low = llm__i4_all((int32_t)first), high = llm__i4_all((int32_t)last);
     llm__f4 most = none;
@@ -14082,10 +14116,16 @@ static float llm__mask_simd128(float *s, const float *scale, float factor, uint3
         x = llm__i4_select(llm__i4_greater(at, high), llm__i4_as(none), x);
         llm__f4_store(s + i, llm__f4_as(x));
         most = llm__f4_larger(most, llm__f4_as(x));
+        largest = llm__i4_max(largest, llm__i4_and(x, exponent));
     }
     llm__f4_store(lane, most);
-    for (i = 1; i < 4; i++) lane[0] = lane[0] > lane[i] ? lane[0] : lane[i];
-    return lane[0];
+    memcpy(exponents, &largest, sizeof exponents);
+    for (i = 1; i < 4; i++) {
+        lane[0] = lane[0] > lane[i] ? lane[0] : lane[i];
+        if (exponents[i] > exponents[0]) exponents[0] = exponents[i];
+    }
+    *most_of = lane[0];
+    return exponents[0] != 0x7f800000;
 }
 
 static void llm__weigh_simd128(float *y, const float *p, const float *scale) {
