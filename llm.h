@@ -13295,6 +13295,115 @@ LLM__AVX512 static void llm__norm_avx512(float *y, const float *x, const float *
                                            _mm512_loadu_ps(gain + i)));
 }
 
+LLM__AVX512 static void llm__rotate_avx512(float *x, uint32_t n, uint32_t block) {
+    const __m512 sign = _mm512_set1_ps(-0.0f);
+    const __m512 scale =
+        _mm512_set1_ps(block == 64 ? 0.125f : block == 32 ? 0.17677669529f : 0.25f);
+    uint32_t i, j, h, vectors = block / 16;
+    for (i = 0; i < n; i += block) {
+        __m512 v[4];
+        for (j = 0; j < vectors; j++) {
+            __m512 t = _mm512_loadu_ps(x + i + 16 * j);
+            t = llm__add16(_mm512_permute_ps(t, 0xb1), _mm512_mask_xor_ps(t, 0xaaaa, t, sign));
+            t = llm__add16(_mm512_permute_ps(t, 0x4e), _mm512_mask_xor_ps(t, 0xcccc, t, sign));
+            t = llm__add16(_mm512_shuffle_f32x4(t, t, 0xb1),
+                           _mm512_mask_xor_ps(t, 0xf0f0, t, sign));
+            v[j] = llm__add16(_mm512_shuffle_f32x4(t, t, 0x4e),
+                              _mm512_mask_xor_ps(t, 0xff00, t, sign));
+        }
+        for (h = 1; h < vectors; h *= 2)
+            for (j = 0; j < vectors; j++)
+                if (!(j & h)) {
+                    __m512 a = v[j], b = v[j + h];
+                    v[j] = llm__add16(a, b);
+                    v[j + h] = llm__sub16(a, b);
+                }
+        for (j = 0; j < vectors; j++) _mm512_storeu_ps(x + i + 16 * j, llm__mul16(v[j], scale));
+    }
+}
+
+/* Bits of the largest |x[i]|. */
+LLM__AVX512_INLINE uint32_t llm__most_avx512(const float *x, uint32_t n) {
+    const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();
+    uint32_t i;
+    for (i = 0; i < n; i += 16)
+        most = _mm512_max_epi32(most, _mm512_and_si512(llm__load512(x + i), mask));
+    return (uint32_t)_mm512_reduce_max_epi32(most);
+}
+/* 16 floats times factor as integers; 0 if factor is. */
+LLM__AVX512_INLINE __m512i llm__round512(const float *x, float factor) {
+    const __m512 f = _mm512_set1_ps(factor);
+    return factor == 0 ? _mm512_setzero_si512()
+                       : _mm512_cvtps_epi32(llm__mul16(_mm512_loadu_ps(x), f));
+}
+LLM__AVX512 static void llm__quantize_avx512(const float *x, uint32_t n, uint32_t s, int8_t *q,
+                                             int16_t *wide, float *scale, int16_t *sums) {
+    uint32_t i, j;
+    for (i = 0; i < n; i += s) {
+        float factor = llm__scale_of(llm__most_avx512(x + i, s), LLM__INT8_MOST, LLM__INVERSE_127,
+                                     &scale[i / s]);
+        for (j = i; j < i + s; j += 16) {
+            __m512i v = llm__round512(x + j, factor);
+            _mm256_storeu_si256((__m256i *)(void *)(wide + j), _mm512_cvtepi32_epi16(v));
+            _mm_storeu_si128((__m128i *)(void *)(q + j), _mm512_cvtepi32_epi8(v));
+            sums[j / 16] = (int16_t)_mm512_reduce_add_epi32(v);
+        }
+    }
+}
+LLM__AVX512 static float llm__quantize_head_avx512(const float *x, uint32_t n, float limit,
+                                                   int16_t *q) {
+    float scale,
+        factor = llm__scale_of(llm__most_avx512(x, n), limit,
+                               limit > 128 ? LLM__INVERSE_16256 : LLM__INVERSE_127, &scale);
+    uint32_t i;
+    for (i = 0; i < n; i += 16)
+        _mm256_storeu_si256((__m256i *)(void *)(q + i),
+                            _mm512_cvtepi32_epi16(llm__round512(x + i, factor)));
+    return scale;
+}
+
+LLM__AVX512 static void llm__add_avx512(float *y, const float *x, float scale, uint32_t n) {
+    const __m512 f = _mm512_set1_ps(scale);
+    uint32_t i;
+    for (i = 0; i < n; i += 16)
+        _mm512_storeu_ps(
+            y + i, llm__add16(_mm512_loadu_ps(y + i), llm__mul16(_mm512_loadu_ps(x + i), f)));
+}
+LLM__AVX512 static void llm__blend_avx512(float *y, float a, const float *x, float b, uint32_t n) {
+    const __m512 f = _mm512_set1_ps(a), g = _mm512_set1_ps(b);
+    uint32_t i;
+    for (i = 0; i < n; i += 16)
+        _mm512_storeu_ps(y + i, llm__add16(llm__mul16(_mm512_loadu_ps(y + i), f),
+                                           llm__mul16(_mm512_loadu_ps(x + i), g)));
+}
+
+LLM__AVX512 static float llm__mask_avx512(float *s, const float *scale, float factor,
+                                          uint32_t first, uint32_t last) {
+    const uint64_t inside = ~(uint64_t)0 >> (63 - last) & ~(uint64_t)0 << first;
+    const __m512 none = _mm512_set1_ps(LLM__MASKED), f = _mm512_set1_ps(factor);
+    __m512 most = none;
+    uint32_t i;
+    for (i = 0; i < 64; i += 16) {
+        __m512 g = scale ? llm__mul16(f, _mm512_loadu_ps(scale + i)) : f;
+        __m512 x = llm__mul16(_mm512_loadu_ps(s + i), g);
+        x = _mm512_mask_mov_ps(none, (__mmask16)(inside >> i), x);
+        _mm512_storeu_ps(s + i, x);
+        most = _mm512_max_ps(most, x);
+    }
+    return _mm512_reduce_max_ps(most);
+}
+LLM__AVX512 static void llm__weigh_avx512(float *y, const float *p, const float *scale) {
+    uint32_t i;
+    for (i = 0; i < 64; i += 16) {
+        __m512 x = _mm512_loadu_ps(p + i);
+        __mmask16 some =
+            _mm512_cmpneq_epi32_mask(_mm512_castps_si512(x), _mm512_setzero_si512());
+        x = llm__mul16(x, _mm512_loadu_ps(scale + i));
+        _mm512_storeu_ps(y + i, _mm512_maskz_mov_ps(some, x));
+    }
+}
+
 /* ---- the cache: 15-bit integers as two digits, q = 128 high + low ---- */
 
 /* n (a multiple of 16) integers to digits, and 128 times their sum. */
@@ -13636,7 +13745,14 @@ static void llm__kernels_avx512(llm__kernels *k) {
     llm__kernels_avx2(k);
     k->name = "avx512";
     k->norm = llm__norm_avx512;
+    k->rotate = llm__rotate_avx512;
+    k->quantize = llm__quantize_avx512;
+    k->quantize_head = llm__quantize_head_avx512;
+    k->add = llm__add_avx512;
+    k->blend = llm__blend_avx512;
     k->gate = llm__gate_avx512;
+    k->mask = llm__mask_avx512;
+    k->weigh = llm__weigh_avx512;
     k->softmax = llm__softmax_avx512;
     k->scores_q8 = llm__scores_q8_avx512;
     k->values_q8 = llm__values_q8_avx512;
