@@ -174,14 +174,33 @@ typedef enum llm_result {
         LLM_RESULT_COUNT
 } llm_result;
 
-/* A code and a message that says what was wrong, and where. */
+/* A code and a message that says what was wrong, and where. docs/errors.md lists them. */
 typedef struct llm_error {
     llm_result code;
-    char text[252]; /* UTF-8, always terminated; cut at the end if too long */
+    char text[252]; /* one line of UTF-8, always terminated; cut at the end if too long */
 } llm_error;
 
+/* Arguments, in every function below.
+
+   A function that returns an llm_result refuses with LLM_ERROR_ARGUMENT: NULL for an object, a
+   descriptor or a place for the result, unless it says "may be NULL"; NULL for an array whose count
+   is not 0; a value outside the range that is stated where it is declared, NaN and infinities
+   included. Then nothing has happened, but that the results are NULL or 0. The message names the
+   argument, its value and the range. It stands in the descriptor's or the call's `error`, else on
+   the object (llm_session_error and the like); with neither at hand there is the code alone.
+   `error` may always be NULL, and is written only when a call fails.
+
+   All other functions take NULL for the object. Those that destroy, close, cancel, stop, reset or
+   reseed do nothing; the others say 0, -1, false, NULL or an empty text. The error of no object
+   (llm_session_error(NULL)) is a refusal, not NULL.
+
+   Undefined, as in C: pointers that are neither NULL nor what they should be; descriptors that were
+   not zeroed first; an object used by two threads at once, where that is not allowed; an object
+   used after it, or the model or pool that it was made with, is gone. */
+
 /* Memory comes from here and nowhere else. All zero means malloc and free.
-   `align` is a power of two, at most 64. `release` gets the size that was asked for. */
+   `align` is a power of two, at most 64. `release` gets the size that was asked for; it may be NULL,
+   for memory that is given back otherwise. */
 typedef struct llm_allocator {
     void *(*allocate)(void *user, size_t size, size_t align); /* NULL: no memory */
     void (*release)(void *user, void *memory, size_t size);
@@ -252,6 +271,7 @@ typedef struct llm_tokenizer_info {
     uint32_t end_count;
 } llm_tokenizer_info;
 
+/* No tokenizer: 0 and -1. */
 LLM_API void llm_tokenizer_describe(const llm_tokenizer *t, llm_tokenizer_info *info);
 
 typedef struct llm_tokenize_desc {
@@ -424,7 +444,7 @@ LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc);
    and rewound. NULL is allowed. */
 LLM_API void llm_pool_destroy(llm_pool *pool);
 
-LLM_API uint32_t llm_pool_threads(const llm_pool *pool);
+LLM_API uint32_t llm_pool_threads(const llm_pool *pool); /* without a pool: 1 */
 
 /* The instruction sets that this machine can run, best first: "avx512", "avx2", "scalar"; NULL
    past the end. */
@@ -1017,17 +1037,45 @@ LLM_API const char *llm_result_name(llm_result result) {
     }
 }
 
+static size_t llm__tok_utf8(const uint8_t *s, size_t n, uint32_t *scalar);
+
+/* What a file calls its parts, and a host its files, may be any bytes. A message is one line of
+   whole characters, none of which steers a terminal. */
+static void llm__clean(char *text, bool cut) {
+    uint8_t *s = LLM__CAST(uint8_t *, LLM__CAST(void *, text));
+    size_t n = strlen(text), i, size;
+    if (cut) { /* the last character may be a part of one */
+        while (n && (s[n - 1] & 0xC0) == 0x80) n--;
+        if (n && s[n - 1] >= 0xC0) n--;
+        s[n] = 0;
+    }
+    for (i = 0; i < n; i += size) {
+        uint32_t c = 0;
+        size = llm__tok_utf8(s + i, n - i, &c);
+        if (size && ((c >= 32 && c < 127) || c >= 160)) continue;
+        if (!size) size = 1;
+        memset(s + i, c == '\n' || c == '\t' ? ' ' : '?', size);
+    }
+}
+
 /* Fills `error` (may be NULL) and returns `code`, so that a refusal is one statement. */
+static llm_result llm__vfail(llm_error *error, llm_result code, const char *format, va_list args)
+    LLM__PRINTF(3, 0);
+static llm_result llm__vfail(llm_error *error, llm_result code, const char *format, va_list args) {
+    int size;
+    if (!error) return code;
+    error->code = code;
+    size = llm__vsnprintf(error->text, sizeof error->text, format, args);
+    llm__clean(error->text, size >= (int)sizeof error->text);
+    return code;
+}
 static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...)
     LLM__PRINTF(3, 4) LLM__UNUSED;
 static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...) {
-    if (error) {
-        va_list args;
-        va_start(args, format);
-        error->code = code;
-        (void)llm__vsnprintf(error->text, sizeof error->text, format, args);
-        va_end(args);
-    }
+    va_list args;
+    va_start(args, format);
+    (void)llm__vfail(error, code, format, args);
+    va_end(args);
     return code;
 }
 
@@ -1560,14 +1608,6 @@ static const uint8_t llm__tok_table_size[LLM__TOK_TABLES] = {24, 1, 1, 8, 8, 64,
 static llm_result llm__tok_check_tables(const llm__tok_header *h, size_t size, llm_error *error) {
     static const char names[LLM__TOK_TABLES][8] = {"tokens", "kinds", "text", "trie", "added",
                                                        "pairs", "bytes", "starts", "joins", "ends"};
-    const struct {
-        const char *what;
-        uint32_t value, least, most;
-    } ranges[] = {{"nodes of trie", h->table[LLM__TOK_TRIE].count, 0, LLM__TOK_MAX_NODES},
-                  {"nodes of added", h->table[LLM__TOK_ADDED].count, 0, LLM__TOK_MAX_NODES},
-                  {"buckets of pairs", h->table[LLM__TOK_PAIRS].count, 1, UINT32_MAX},
-                  {"reach", h->reach, 0, LLM__TOK_MAX_REACH},
-                  {"longest", h->longest, 0, LLM__TOK_MAX_LENGTH}};
     uint32_t exact[LLM__TOK_TABLES];
     uint32_t i;
     for (i = 0; i < LLM__TOK_TABLES; i++) exact[i] = h->table[i].count;
@@ -1578,7 +1618,11 @@ static llm_result llm__tok_check_tables(const llm__tok_header *h, size_t size, l
     exact[LLM__TOK_JOINS] = 8192;
     for (i = 0; i < LLM__TOK_TABLES; i++) {
         uint64_t end = h->table[i].at + (uint64_t)h->table[i].count * llm__tok_table_size[i];
-        if (h->table[i].at % 64 || h->table[i].at < sizeof *h || end > size)
+        if (h->table[i].at % 64 || h->table[i].at < sizeof *h)
+            return llm__fail(error, LLM_ERROR_FORMAT,
+                             "tokenizer: table %s at %u, not a multiple of 64 from %u on", names[i],
+                             (unsigned)h->table[i].at, (unsigned)sizeof *h);
+        if (end > size)
             return llm__fail(error, LLM_ERROR_FORMAT,
                              "tokenizer: table %s at %u, %u elements, passes the end of the section"
                              " of %lu bytes", names[i], (unsigned)h->table[i].at,
@@ -1587,37 +1631,62 @@ static llm_result llm__tok_check_tables(const llm__tok_header *h, size_t size, l
             return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: table %s has %u elements, not %u",
                              names[i], (unsigned)h->table[i].count, (unsigned)exact[i]);
     }
+    return LLM_OK;
+}
+
+static llm_result llm__tok_check_ranges(const llm__tok_header *h, uint32_t most_vocab,
+                                        llm_error *error) {
+    const struct {
+        const char *field;
+        uint32_t value, least, most;
+    } ranges[] = {{"vocab", h->vocab, 1, most_vocab},
+                  {"longest", h->longest, 0, LLM__TOK_MAX_LENGTH},
+                  {"reach", h->reach, 0, LLM__TOK_MAX_REACH},
+                  {"nodes of table trie", h->table[LLM__TOK_TRIE].count, 0, LLM__TOK_MAX_NODES},
+                  {"nodes of table added", h->table[LLM__TOK_ADDED].count, 0, LLM__TOK_MAX_NODES},
+                  {"buckets of table pairs", h->table[LLM__TOK_PAIRS].count, 1, 0xFFFFFFFFu}};
+    const struct {
+        const char *field;
+        uint32_t value;
+    } ids[] = {{"bos", h->bos},
+               {"eos", h->eos},
+               {"eot", h->eot},
+               {"unknown", h->unknown},
+               {"padding", h->padding}};
+    size_t i;
     for (i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (ranges[i].value < ranges[i].least || ranges[i].value > ranges[i].most)
-            return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: %s: %u, not in %u .. %u",
-                             ranges[i].what, (unsigned)ranges[i].value, (unsigned)ranges[i].least,
+            return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: %s is %u, not in %u .. %u",
+                             ranges[i].field, (unsigned)ranges[i].value, (unsigned)ranges[i].least,
                              (unsigned)ranges[i].most);
+    for (i = 0; i < sizeof ids / sizeof *ids; i++)
+        if (ids[i].value >= h->vocab && ids[i].value != 0xFFFFFFFFu)
+            return llm__fail(error, LLM_ERROR_FORMAT,
+                             "tokenizer: %s is token %u, not in 0 .. %u or 4294967295, none",
+                             ids[i].field, (unsigned)ids[i].value, (unsigned)h->vocab - 1);
     return LLM_OK;
 }
 
 static llm_result llm__tok_check_header(const llm__tok_header *h, size_t size, uint32_t model_vocab,
                                         llm_error *error) {
-    const uint32_t *ids = &h->bos;
-    int i;
+    uint32_t most_vocab = LLM__TOK_MAX_VOCAB;
+    llm_result result;
+    if (model_vocab && model_vocab < most_vocab) most_vocab = model_vocab;
     if (h->magic != LLM__TOK_MAGIC)
-        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: the section has no tokenizer header");
+        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: magic is 0x%08x, not 0x%08x",
+                         (unsigned)h->magic, (unsigned)LLM__TOK_MAGIC);
     if (h->version != LLM__TOK_VERSION)
         return llm__fail(error, LLM_ERROR_VERSION, "tokenizer: version %u, this library reads %d",
                          (unsigned)h->version, (int)LLM__TOK_VERSION);
     if (h->size > size)
-        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: %u bytes, but the section has %lu",
+        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: size is %u, the section has %lu bytes",
                          (unsigned)h->size, (unsigned long)size);
     if (h->pre >= LLM__PRE_COUNT)
-        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tokenizer: pre-tokenizer %u is not known",
-                         (unsigned)h->pre);
-    if (!h->vocab || h->vocab > LLM__TOK_MAX_VOCAB || (model_vocab && h->vocab > model_vocab))
-        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: %u tokens, the model has %u",
-                         (unsigned)h->vocab, (unsigned)model_vocab);
-    for (i = 0; i < 5; i++)
-        if (ids[i] >= h->vocab && ids[i] != 0xFFFFFFFFu)
-            return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: special id %u of %u tokens",
-                             (unsigned)ids[i], (unsigned)h->vocab);
-    return llm__tok_check_tables(h, size, error);
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED,
+                         "tokenizer: pre-tokenizer %u is not known, only 0 .. %d", (unsigned)h->pre,
+                         LLM__PRE_COUNT - 1);
+    result = llm__tok_check_ranges(h, most_vocab, error);
+    return result ? result : llm__tok_check_tables(h, size, error);
 }
 
 /* Looks at the section's header only. `section` is 8-byte aligned and outlives `t`; `model_vocab`,
@@ -1631,9 +1700,9 @@ static LLM__UNUSED llm_result llm__tokenizer_init(llm_tokenizer *t, const void *
     llm_result result;
     int i;
     memset(t, 0, sizeof *t);
-    if (!section || size < sizeof *h || (uintptr_t)section % 8)
-        return llm__fail(error, LLM_ERROR_FORMAT,
-                         "tokenizer: the section is too small or misplaced");
+    if (size < sizeof *h)
+        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: %lu bytes, a header has %u",
+                         (unsigned long)size, (unsigned)sizeof *h);
     result = llm__tok_check_header(h, size, model_vocab, error);
     if (result != LLM_OK) return result;
     for (i = 0; i < LLM__TOK_TABLES; i++) at[i] = base + h->table[i].at;
@@ -2360,13 +2429,9 @@ static size_t llm__tok_encode(llm__tok_run *run, const uint8_t *s, size_t n, boo
 
 /* Room for n bytes of text that stays where it is while up to n bytes are encoded. */
 static uint8_t *llm__tok_copy_room(llm__tok_run *run, size_t n) {
-    size_t total;
+    const size_t bits = llm__tok_bits_size(n); /* n is at most SIZE_MAX / 4 */
     if (n < LLM__TOK_SHORT) return run->copy;
-    if (!llm__add(llm__tok_bits_size(n), n, &total)) {
-        run->failed = true;
-        return NULL;
-    }
-    return llm__tok_reserve(run, total) ? run->memory + llm__tok_bits_size(n) : NULL;
+    return llm__tok_reserve(run, bits + n) ? run->memory + bits : NULL;
 }
 
 /* A word of a byte-level vocabulary. Bytes that it lacks are as if they were not there. */
@@ -2374,7 +2439,7 @@ static void llm__tok_word(llm__tok_run *run, const uint8_t *s, size_t n) {
     const size_t before = run->count;
     uint8_t *copy;
     size_t i, kept = 0;
-    if (llm__tok_encode(run, s, n, false) == n || run->failed) return;
+    if (llm__tok_encode(run, s, n, false) == n) return; /* n without memory, too */
     run->count = before;
     copy = llm__tok_copy_room(run, n);
     if (!copy) return;
@@ -2426,7 +2491,7 @@ static void llm__tok_segment_pieces(llm__tok_run *run, const uint8_t *s, size_t 
             if (!copy) return;
             k = 0;
             if (prefix) copy[k++] = ' ';
-            for (next = i; next < at && k < size;) copy[k++] = llm__tok_piece_byte(s, &next, n);
+            for (next = i; next < at;) copy[k++] = llm__tok_piece_byte(s, &next, n);
             (void)llm__tok_encode(run, copy, k, true);
         }
         prefix = false;
@@ -2469,10 +2534,19 @@ LLM_API llm_result llm_tokenize(const llm_tokenizer *t, const llm_tokenize_desc 
     llm__tok_run run;
     const llm__tok_header *h;
     if (count) *count = 0;
-    if (!t || !t->section || !desc || !count || (desc->size && !desc->text) ||
-        desc->size > SIZE_MAX / 4 || (capacity && !ids))
-        return llm__fail(desc ? desc->error : NULL, LLM_ERROR_ARGUMENT,
-                         "llm_tokenize: no tokenizer, text, buffer or place for the count");
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    if (!t || !t->section || !count || (desc->size && !desc->text) || (capacity && !ids))
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "llm_tokenize: %s is NULL",
+                         !t || !t->section ? "the tokenizer"
+                         : !count ? "count"
+                         : desc->size && !desc->text ? "text"
+                                                     : "ids");
+    if (desc->size > SIZE_MAX / 4)
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "llm_tokenize: size is %zu, not in 0 .. %zu",
+                         desc->size, SIZE_MAX / 4);
+    if (desc->bos < -1 || desc->bos > 1 || desc->eos < -1 || desc->eos > 1)
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
+                         "llm_tokenize: bos is %d and eos %d, not in -1 .. 1", desc->bos, desc->eos);
     h = llm__tok_head(t);
     run.t = t;
     run.allocator = &desc->allocator;
@@ -2529,7 +2603,7 @@ LLM_API int32_t llm_token_find(const llm_tokenizer *t, llm_text bytes) {
     const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, bytes.data));
     size_t size = 0;
     uint32_t id;
-    if (!t || !bytes.size || !s) return -1;
+    if (!t || !t->section || !bytes.size || !s) return -1;
     id = llm__tok_match_added(t, s, bytes.size, true, &size);
     if (id < t->vocab && size == bytes.size && llm__tok_length(t, id) == size) return (int32_t)id;
     (void)llm__tok_longest(t, s, bytes.size, &id);
@@ -2539,7 +2613,12 @@ LLM_API int32_t llm_token_find(const llm_tokenizer *t, llm_text bytes) {
 }
 
 LLM_API void llm_tokenizer_describe(const llm_tokenizer *t, llm_tokenizer_info *info) {
-    const llm__tok_header *h = llm__tok_head(t);
+    const llm__tok_header *h;
+    if (!info) return;
+    memset(info, 0, sizeof *info);
+    info->bos = info->eos = info->eot = info->unknown = info->padding = -1;
+    if (!t || !t->section) return;
+    h = llm__tok_head(t);
     info->vocab_size = t->vocab;
     info->bos = (int32_t)h->bos;
     info->eos = (int32_t)h->eos;
@@ -2557,17 +2636,21 @@ LLM_API llm_result llm_detokenize(const llm_tokenizer *t, const llm_detokenize_d
     size_t i, k, used = 0;
     bool strip;
     if (size) *size = 0;
-    if (!t || !t->section || !desc || !size || (desc->count && !desc->ids) || (capacity && !text))
-        return llm__fail(desc ? desc->error : NULL, LLM_ERROR_ARGUMENT,
-                         "llm_detokenize: no tokenizer, ids, buffer or place for the size");
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    if (!t || !t->section || !size || (desc->count && !desc->ids) || (capacity && !text))
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "llm_detokenize: %s is NULL",
+                         !t || !t->section ? "the tokenizer"
+                         : !size ? "size"
+                         : desc->count && !desc->ids ? "ids"
+                                                     : "text");
     strip = (llm__tok_head(t)->flags & LLM__TOK_SPACE_PREFIX) != 0;
     for (i = 0; i < desc->count; i++) {
         llm_text bytes = llm_token_bytes(t, desc->ids[i]);
         llm_token_kind kind = llm_token_kind_of(t, desc->ids[i]);
         if (desc->ids[i] < 0 || (uint32_t)desc->ids[i] >= t->vocab)
-            return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "llm_detokenize: id %ld at %lu, the"
-                             " vocabulary has %lu", (long)desc->ids[i], (unsigned long)i,
-                             (unsigned long)t->vocab);
+            return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
+                             "llm_detokenize: ids[%zu] is %ld, not in 0 .. %u", i,
+                             (long)desc->ids[i], (unsigned)t->vocab - 1);
         if (kind == LLM_TOKEN_CONTROL && !desc->special) continue;
         k = strip && bytes.size && bytes.data[0] == ' '; /* the space that tokenizing put there */
         strip = false;
@@ -2622,15 +2705,11 @@ LLM__INLINE llm__tensor *llm__tensor_at(const llm_model *m, uint32_t layer, uint
     return &m->tensor[(size_t)(layer == LLM__NONE ? 0 : layer + 1) * LLM__ROLE_COUNT + role];
 }
 
-static const char *llm__role_name(uint32_t role) {
-    switch (role) {
-#define LLM__ROLE(NAME, name, shape) \
-    case LLM__##NAME: return name;
-        LLM__ROLES(LLM__ROLE)
+static const char llm__role_names[LLM__ROLE_COUNT][20] = {
+#define LLM__ROLE(NAME, name, shape) name,
+    LLM__ROLES(LLM__ROLE)
 #undef LLM__ROLE
-    default: return "unknown";
-    }
-}
+};
 static const char llm__role_shapes[LLM__ROLE_COUNT] = {
 #define LLM__ROLE(NAME, name, shape) #shape[0],
     LLM__ROLES(LLM__ROLE)
@@ -2639,11 +2718,10 @@ static const char llm__role_shapes[LLM__ROLE_COUNT] = {
 
 /* "blk.3.attn_k", for messages. */
 static const char *llm__tensor_name(char text[64], uint32_t role, uint32_t layer) {
-    const char *name = llm__role_name(role);
     if (layer == LLM__NONE)
-        (void)snprintf(text, 64, "%s", name);
+        (void)snprintf(text, 64, "%s", llm__role_names[role]);
     else
-        (void)snprintf(text, 64, "blk.%u.%s", (unsigned)layer, name);
+        (void)snprintf(text, 64, "blk.%u.%s", (unsigned)layer, llm__role_names[role]);
     return text;
 }
 
@@ -2656,7 +2734,8 @@ static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error)
     LARGE_INTEGER length;
     void *view = NULL;
     if (!MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, 1024)) {
-        llm__fail(error, LLM_ERROR_ARGUMENT, "path is not UTF-8, or longer than 1023 characters");
+        llm__fail(error, LLM_ERROR_ARGUMENT, "%s: the path is not UTF-8 of at most 1023 characters",
+                  path);
         return NULL;
     }
     file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ, NULL, OPEN_EXISTING, 0, NULL);
@@ -2674,7 +2753,9 @@ static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error)
         }
     }
     CloseHandle(file);
-    if (!view) llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped (is it empty?)", path);
+    if (!view)
+        llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped (error %u)", path,
+                  (unsigned)GetLastError());
     *size = view ? (size_t)length.QuadPart : 0;
     return (const uint8_t *)view;
 }
@@ -2704,15 +2785,18 @@ static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error)
         llm__fail(error, LLM_ERROR_IO, "%s: cannot be opened (errno %d)", path, errno);
         return NULL;
     }
-    if (fstat(file, &about) == 0 && S_ISREG(about.st_mode) && about.st_size > 0 &&
-        (uint64_t)about.st_size <= SIZE_MAX)
+    if (fstat(file, &about) || !S_ISREG(about.st_mode)) {
+        llm__fail(error, LLM_ERROR_IO, "%s: is not a regular file", path);
+    } else if (about.st_size <= 0 || (uint64_t)about.st_size > SIZE_MAX) {
+        llm__fail(error, LLM_ERROR_IO, "%s: %llu bytes, not in 1 .. %zu", path,
+                  (unsigned long long)about.st_size, SIZE_MAX);
+    } else {
         view = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_SHARED, file, 0);
-    (void)close(file);
-    if (view == MAP_FAILED) {
-        llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped (is it an ordinary, non-empty file?)",
-                  path);
-        return NULL;
+        if (view == MAP_FAILED)
+            llm__fail(error, LLM_ERROR_IO, "%s: cannot be mapped (errno %d)", path, errno);
     }
+    (void)close(file);
+    if (view == MAP_FAILED) return NULL;
     *size = (size_t)about.st_size;
     return (const uint8_t *)view;
 }
@@ -2852,31 +2936,42 @@ static llm__kind_name llm__name_kind(uint32_t kind) {
     return name;
 }
 
+/* `what` names the bytes. */
+static llm_result llm__compare_sum(const llm_model *m, const void *data, size_t size,
+                                   uint64_t checksum, const char *what, const char *name,
+                                   llm_error *error) {
+    const llm_result r = llm__need(m, data, size, error);
+    const uint64_t sum = r ? 0 : llm__xxh64(data, size);
+    if (r || sum == checksum) return r;
+    return llm__fail(error, LLM_ERROR_CHECKSUM, "%s%s: its bytes sum to %016llx, not to %016llx",
+                     what, name, (unsigned long long)sum, (unsigned long long)checksum);
+}
+
 static llm_result llm__check_section(const llm_model *m, uint32_t index, llm_error *error) {
     const uint8_t *table = m->file + sizeof(llm__file_header);
-    llm__file_section section;
+    llm__file_section s;
     uint32_t i;
-    memcpy(&section, table + index * sizeof section, sizeof section);
-    if (section.offset % LLM__PAGE || section.offset > m->size ||
-        section.size > m->size - section.offset)
-        LLM__REFUSE("section %s: offset 0x%llx + %llu bytes is unaligned or passes the end of the "
-                    "file",
-                    llm__name_kind(section.kind).text, (unsigned long long)section.offset,
-                    (unsigned long long)section.size);
+    memcpy(&s, table + index * sizeof s, sizeof s);
+    if (s.offset % LLM__PAGE)
+        LLM__REFUSE("section %s: offset 0x%llx is not a multiple of 4096",
+                    llm__name_kind(s.kind).text, (unsigned long long)s.offset);
+    if (s.offset > m->size || s.size > m->size - s.offset)
+        LLM__REFUSE("section %s: offset 0x%llx + %llu bytes passes the end of the file of %zu",
+                    llm__name_kind(s.kind).text, (unsigned long long)s.offset,
+                    (unsigned long long)s.size, m->size);
     for (i = 0; i < index; i++)
-        if (llm__u32(table + i * sizeof section) == section.kind)
-            LLM__REFUSE("section %s: stands twice in the table",
-                        llm__name_kind(section.kind).text);
+        if (llm__u32(table + i * sizeof s) == s.kind)
+            LLM__REFUSE("section %s: stands twice in the table", llm__name_kind(s.kind).text);
     return LLM_OK;
 }
 
 static llm_result llm__check_header(const llm_model *m, llm_error *error) {
     const uint16_t probe = 1;
     llm__file_header header;
+    llm_result r;
     size_t table;
     uint32_t i;
     uint8_t little;
-    llm_result r;
     memcpy(&little, &probe, 1);
     if (!little)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
@@ -2886,37 +2981,33 @@ static llm_result llm__check_header(const llm_model *m, llm_error *error) {
     if ((r = llm__need(m, m->file, sizeof header, error)) != LLM_OK) return r;
     memcpy(&header, m->file, sizeof header);
     if (memcmp(header.magic, LLM__MAGIC, 8))
-        LLM__REFUSE("header: the magic is not that of a .llm file");
+        LLM__REFUSE("header: the file begins with \"%.8s\", a .llm file with \"llm.h\"",
+                    header.magic);
     if (header.version != LLM__VERSION)
         return llm__fail(error, LLM_ERROR_VERSION, "header: version %u, this library reads 1",
                          (unsigned)header.version);
     if (header.section_count < 1 || header.section_count > 64)
-        LLM__REFUSE("header: section_count %u is not in 1 .. 64", (unsigned)header.section_count);
+        LLM__REFUSE("header: section_count is %u, not in 1 .. 64", (unsigned)header.section_count);
     if (header.file_size != m->size)
-        LLM__REFUSE("header: file_size %llu, but the file has %zu bytes",
+        LLM__REFUSE("header: file_size is %llu, but the file has %zu bytes",
                     (unsigned long long)header.file_size, m->size);
     table = header.section_count * sizeof(llm__file_section);
     if (table > m->size - sizeof header)
-        LLM__REFUSE("header: the section table passes the end of the file");
-    if ((r = llm__need(m, m->file + sizeof header, table, error)) != LLM_OK) return r;
-    if (llm__xxh64(m->file + sizeof header, table) != header.checksum)
-        return llm__fail(error, LLM_ERROR_CHECKSUM,
-                         "header: the section table does not match its checksum");
-    for (i = 0; i < header.section_count; i++) {
+        LLM__REFUSE("header: %u sections pass the end of the file of %zu bytes",
+                    (unsigned)header.section_count, m->size);
+    r = llm__compare_sum(m, m->file + sizeof header, table, header.checksum, "header",
+                         ", table of sections", error);
+    for (i = 0; i < header.section_count && !r; i++) {
         r = llm__check_section(m, i, error);
-        if (r) return r;
     }
-    return LLM_OK;
+    return r;
 }
 
 static llm_result llm__check_sum(const llm_model *m, uint32_t kind, llm_error *error) {
     llm__file_section s = llm__section(m, kind);
-    llm_result r = llm__need(m, m->file + s.offset, (size_t)s.size, error);
-    if (r) return r;
-    if (s.size && llm__xxh64(m->file + s.offset, (size_t)s.size) != s.checksum)
-        return llm__fail(error, LLM_ERROR_CHECKSUM, "section %s: does not match its checksum",
-                         llm__name_kind(kind).text);
-    return LLM_OK;
+    if (!s.size) return LLM_OK;
+    return llm__compare_sum(m, m->file + s.offset, (size_t)s.size, s.checksum, "section ",
+                            llm__name_kind(kind).text, error);
 }
 
 static llm_result llm__range(const char *field, uint32_t value, uint32_t least, uint32_t most,
@@ -2930,6 +3021,25 @@ static llm_result llm__range(const char *field, uint32_t value, uint32_t least, 
 LLM__INLINE bool llm__is_softcap(float cap) {
     const uint32_t bits = llm__bits(cap);
     return !(bits & 0x7fffffffu) || (bits >= llm__bits(1e-30f) && bits <= llm__bits(1e30f));
+}
+
+/* What the format can say and this version of the library does not do. */
+static llm_result llm__check_supported(const llm__file_desc *d, llm_error *error) {
+    const struct {
+        const char *field, *supported;
+        uint32_t value;
+        bool missing;
+    } parts[] = {{"experts", "0", d->experts, d->experts > 0},
+                 {"norm", "0", d->norm, d->norm == LLM__NORM_LAYER},
+                 {"flags", "0", d->flags, d->flags != 0},
+                 {"activation", "0, 1, 3 and 4", d->activation, d->activation == LLM__ACT_GELU}};
+    size_t i;
+    for (i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i].missing)
+            return llm__fail(error, LLM_ERROR_UNSUPPORTED,
+                             "description: %s is %u, this version supports %s", parts[i].field,
+                             (unsigned)parts[i].value, parts[i].supported);
+    return LLM_OK;
 }
 
 static llm_result llm__check_desc(const llm__file_desc *d, llm_error *error) {
@@ -2964,23 +3074,20 @@ static llm_result llm__check_desc(const llm__file_desc *d, llm_error *error) {
     }
     for (i = 0; i < sizeof floats / sizeof *floats; i++)
         if (!llm__finite(floats[i].value))
-            LLM__REFUSE("description: %s is not finite", floats[i].field);
+            LLM__REFUSE("description: %s is %g, not a finite number", floats[i].field,
+                        (double)floats[i].value);
     if ((int32_t)llm__bits(d->norm_epsilon) <= 0) /* the host may take denormals for 0 */
-        LLM__REFUSE("description: norm_epsilon is not above 0");
-    if (!llm__is_softcap(d->attention_softcap) || !llm__is_softcap(d->logit_softcap))
-        LLM__REFUSE("description: softcaps are %g for attention and %g for logits, not 0 or in "
-                    "1e-30 .. 1e30",
-                    (double)d->attention_softcap, (double)d->logit_softcap);
+        LLM__REFUSE("description: norm_epsilon is %g, not above 0", (double)d->norm_epsilon);
+    for (i = 5; i < sizeof floats / sizeof *floats; i++)
+        if (!llm__is_softcap(floats[i].value))
+            LLM__REFUSE("description: %s is %g, not 0 or in 1e-30 .. 1e30", floats[i].field,
+                        (double)floats[i].value);
     if (d->heads % d->kv_heads)
         LLM__REFUSE("description: kv_heads %u does not divide heads %u", (unsigned)d->kv_heads,
                     (unsigned)d->heads);
-    if (d->head_size % 2) LLM__REFUSE("description: head_size %u is odd", (unsigned)d->head_size);
-    if (d->experts || d->norm == LLM__NORM_LAYER || d->flags || d->activation == LLM__ACT_GELU)
-        return llm__fail(
-            error, LLM_ERROR_UNSUPPORTED,
-            "description: experts %u, norm %u, flags 0x%x, activation %u: not in this version",
-            (unsigned)d->experts, (unsigned)d->norm, (unsigned)d->flags, (unsigned)d->activation);
-    return LLM_OK;
+    if (d->head_size % 2)
+        LLM__REFUSE("description: head_size is %u, not an even number", (unsigned)d->head_size);
+    return llm__check_supported(d, error);
 }
 
 /* rows and cols that a role must have by the description; 0 = any. */
@@ -2993,7 +3100,6 @@ static void llm__role_shape(const llm__file_desc *d, uint32_t role, uint32_t *ro
     switch (role) {
     case LLM__EMBEDDING:
     case LLM__HEAD: *rows = d->vocab; break;
-    case LLM__POSITIONS: *rows = 0; break;
     case LLM__ROPE: *cols = 0; break;
     case LLM__Q: *rows = q; break;
     case LLM__K: *rows = k; break;
@@ -3042,11 +3148,66 @@ static bool llm__layer_fits(const llm__file_desc *d, uint32_t role, uint32_t lay
     }
 }
 
+static llm_result llm__check_shape(const llm_model *m, const llm__file_tensor *t, const char *name,
+                                   llm_error *error) {
+    uint32_t rows, cols;
+    if (t->cols < 1 || t->cols > 1u << 18 || t->rows < 1 || t->rows > 1u << 22)
+        LLM__REFUSE("tensor %s: shape %u x %u, not in 1 .. 4194304 x 1 .. 262144", name,
+                    (unsigned)t->rows, (unsigned)t->cols);
+    llm__role_shape(m->desc, t->role, &rows, &cols);
+    if (t->rows != rows || (cols && t->cols != cols))
+        LLM__REFUSE("tensor %s: shape %u x %u, the description asks for %u x %u", name,
+                    (unsigned)t->rows, (unsigned)t->cols, (unsigned)rows,
+                    (unsigned)(cols ? cols : t->cols));
+    if (t->role == LLM__ROPE && t->cols * 2 > m->desc->head_size)
+        LLM__REFUSE("tensor %s: %u pairs do not fit a head of %u", name, (unsigned)t->cols,
+                    (unsigned)m->desc->head_size);
+    return LLM_OK;
+}
+
+/* Rows are rotated in blocks of a head of V, inputs where they are quantised. */
+static llm_result llm__check_rotations(const llm_model *m, const llm__file_tensor *t,
+                                       const char *name, llm_error *error) {
+    const bool rows = t->role == LLM__V, cols = !llm__formats[t->type].size;
+    if (t->rotation && (!cols || (t->rotation != 16 && t->rotation != 32 && t->rotation != 64)))
+        LLM__REFUSE("tensor %s: rotation is %u, not %s", name, (unsigned)t->rotation,
+                    cols ? "0, 16, 32 or 64" : "0");
+    if (t->row_rotation &&
+        (!rows || (t->row_rotation != 16 && t->row_rotation != 32 && t->row_rotation != 64)))
+        LLM__REFUSE("tensor %s: row_rotation is %u, not %s", name, (unsigned)t->row_rotation,
+                    rows ? "0, 16, 32 or 64" : "0");
+    if (t->row_rotation && m->desc->value_size % t->row_rotation)
+        LLM__REFUSE("tensor %s: row_rotation %u does not divide value_size %u", name,
+                    (unsigned)t->row_rotation, (unsigned)m->desc->value_size);
+    return LLM_OK;
+}
+
+static llm_result llm__check_place(const llm_model *m, const llm__file_tensor *t, const char *name,
+                                   llm_error *error) {
+    const llm__file_section data = llm__section(m, LLM__SECTION_DATA);
+    if (t->offset % 64)
+        LLM__REFUSE("tensor %s: offset 0x%llx is not a multiple of 64", name,
+                    (unsigned long long)t->offset);
+    if (t->offset < data.offset || t->offset - data.offset > data.size ||
+        t->size > data.size - (t->offset - data.offset))
+        LLM__REFUSE("tensor %s: offset 0x%llx + %llu bytes is outside section DATA, 0x%llx + %llu",
+                    name, (unsigned long long)t->offset, (unsigned long long)t->size,
+                    (unsigned long long)data.offset, (unsigned long long)data.size);
+    if ((m->size - t->offset) / 64 < (t->size + 63) / 64) /* a vector's last line is read whole */
+        LLM__REFUSE("tensor %s: offset 0x%llx + %llu bytes, rounded up to 64, passes the end of the "
+                    "file of %zu", name, (unsigned long long)t->offset, (unsigned long long)t->size,
+                    m->size);
+    if (t->size != llm__tensor_size(t))
+        LLM__REFUSE("tensor %s: %llu bytes, its shape asks for %llu", name,
+                    (unsigned long long)t->size, (unsigned long long)llm__tensor_size(t));
+    return LLM_OK;
+}
+
 static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *t,
                                     llm_error *error) {
     char name[64];
-    llm__file_section data = llm__section(m, LLM__SECTION_DATA);
-    uint32_t rows, cols;
+    uint32_t types;
+    llm_result r;
     if (t->role >= LLM__ROLE_COUNT)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
                          "directory: a tensor has role %u, not in 0 .. %d", (unsigned)t->role,
@@ -3058,38 +3219,16 @@ static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *
         LLM__REFUSE("tensor %s: has no place among %u layers and %u ropes", name,
                     (unsigned)m->desc->layers, (unsigned)m->desc->ropes);
     if (t->expert != LLM__NONE)
-        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tensor %s: experts are not in this version",
-                         name);
-    if (t->type >= LLM_TYPE_COUNT || (llm__role_shapes[t->role] != 'M' && t->type != LLM_F32))
-        LLM__REFUSE("tensor %s: type %u does not fit its role", name, (unsigned)t->type);
-    if (t->cols < 1 || t->cols > 1u << 18 || t->rows < 1 || t->rows > 1u << 22)
-        LLM__REFUSE("tensor %s: shape %u x %u is out of range", name, (unsigned)t->rows,
-                    (unsigned)t->cols);
-    llm__role_shape(m->desc, t->role, &rows, &cols);
-    if ((rows && t->rows != rows) || (cols && t->cols != cols))
-        LLM__REFUSE("tensor %s: shape %u x %u, the description asks for %u x %u", name,
-                    (unsigned)t->rows, (unsigned)t->cols, (unsigned)rows, (unsigned)cols);
-    if (t->role == LLM__ROPE && t->cols * 2 > m->desc->head_size)
-        LLM__REFUSE("tensor %s: %u pairs do not fit a head of %u", name, (unsigned)t->cols,
-                    (unsigned)m->desc->head_size);
-    if ((t->rotation && t->rotation != 16 && t->rotation != 32 && t->rotation != 64) ||
-        (t->row_rotation && t->row_rotation != 16 && t->row_rotation != 32 &&
-         t->row_rotation != 64) ||
-        (t->row_rotation && (t->role != LLM__V || m->desc->value_size % t->row_rotation)) ||
-        (t->rotation && llm__formats[t->type].size))
-        LLM__REFUSE("tensor %s: rotation %u, rows %u: not 0, 16, 32 or 64, or it does not fit",
-                    name, (unsigned)t->rotation, (unsigned)t->row_rotation);
-    if (t->offset % 64 || t->offset < data.offset || t->offset - data.offset > data.size ||
-        t->size > data.size - (t->offset - data.offset) ||
-        (m->size - t->offset) / 64 <
-            (t->size + 63) / 64) /* leaves may read a vector's last line whole */
-        LLM__REFUSE(
-            "tensor %s: offset 0x%llx + %llu bytes is unaligned or passes the end of the data",
-            name, (unsigned long long)t->offset, (unsigned long long)t->size);
-    if (t->size != llm__tensor_size(t))
-        LLM__REFUSE("tensor %s: %llu bytes, its shape asks for %llu", name,
-                    (unsigned long long)t->size, (unsigned long long)llm__tensor_size(t));
-    return LLM_OK;
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED,
+                         "tensor %s: expert %u, this version supports none (4294967295)", name,
+                         (unsigned)t->expert);
+    types = llm__role_shapes[t->role] == 'M' ? LLM_TYPE_COUNT : 1; /* vectors are f32 */
+    if (t->type >= types)
+        LLM__REFUSE("tensor %s: type is %u, not in 0 .. %u", name, (unsigned)t->type,
+                    (unsigned)types - 1);
+    if ((r = llm__check_shape(m, t, name, error)) != LLM_OK) return r;
+    if ((r = llm__check_rotations(m, t, name, error)) != LLM_OK) return r;
+    return llm__check_place(m, t, name, error);
 }
 
 /* Fills the table of tensors. */
@@ -3135,7 +3274,7 @@ static llm_result llm__check_model(const llm_model *m, llm_error *error) {
             if (!row[needed[i]].data)
                 LLM__REFUSE("tensor %s is missing", llm__tensor_name(name, needed[i], layer));
         if (rope != LLM__NONE && rope >= m->desc->ropes)
-            LLM__REFUSE("layer %u: rope %u, there are %u", (unsigned)layer, (unsigned)rope,
+            LLM__REFUSE("layer %u: rope %u, the description has %u", (unsigned)layer, (unsigned)rope,
                         (unsigned)m->desc->ropes);
         first = LLM__ROLE_COUNT; /* one input, quantised once, serves all three */
         for (i = LLM__Q; i <= LLM__V; i++) {
@@ -3144,7 +3283,7 @@ static llm_result llm__check_model(const llm_model *m, llm_error *error) {
             if (row[i].rotation != row[first].rotation)
                 LLM__REFUSE("tensor %s: rotation %u, but %s has %u",
                             llm__tensor_name(name, i, layer), (unsigned)row[i].rotation,
-                            llm__role_name(first), (unsigned)row[first].rotation);
+                            llm__role_names[first], (unsigned)row[first].rotation);
         }
     }
     return LLM_OK;
@@ -3158,11 +3297,9 @@ static llm_result llm__verify(const llm_model *m, llm_error *error) {
     uint32_t i;
     for (i = 0; i < m->tensors; i++) {
         const llm__file_tensor *t = &m->directory[i];
-        r = llm__need(m, m->file + t->offset, (size_t)t->size, error);
+        r = llm__compare_sum(m, m->file + t->offset, (size_t)t->size, t->checksum, "tensor ",
+                             llm__tensor_name(name, t->role, t->layer), error);
         if (r) return r;
-        if (llm__xxh64(m->file + t->offset, (size_t)t->size) != t->checksum)
-            return llm__fail(error, LLM_ERROR_CHECKSUM, "tensor %s: does not match its checksum",
-                             llm__tensor_name(name, t->role, t->layer));
     }
     for (i = 0; i < sections; i++) {
         const uint8_t *entry = m->file + sizeof(llm__file_header) + i * sizeof(llm__file_section);
@@ -3193,7 +3330,7 @@ static llm_result llm__load(llm_model **model, bool verify, llm_error *error) {
     layers = llm__section(m, LLM__SECTION_LAYR);
     tensors = llm__section(m, LLM__SECTION_TDIR);
     if (desc.size < sizeof(llm__file_desc))
-        LLM__REFUSE("section DESC: %llu bytes, needs %zu", (unsigned long long)desc.size,
+        LLM__REFUSE("section DESC: %llu bytes, not %zu or more", (unsigned long long)desc.size,
                     sizeof(llm__file_desc));
     m->desc = (const llm__file_desc *)(const void *)(m->file + desc.offset);
     if ((r = llm__check_desc(m->desc, error)) != LLM_OK) return r;
@@ -3202,7 +3339,7 @@ static llm_result llm__load(llm_model **model, bool verify, llm_error *error) {
                     (unsigned long long)layers.size, (unsigned)m->desc->layers,
                     m->desc->layers * sizeof(llm__file_layer));
     if (tensors.size % sizeof(llm__file_tensor) || tensors.size > 1u << 24)
-        LLM__REFUSE("section TDIR: %llu bytes, not a multiple of 64 up to 16 MB",
+        LLM__REFUSE("section TDIR: %llu bytes, not a multiple of 64 up to 16777216",
                     (unsigned long long)tensors.size);
     m->layer = (const llm__file_layer *)(const void *)(m->file + layers.offset);
     m->directory = (const llm__file_tensor *)(const void *)(m->file + tensors.offset);
@@ -3236,13 +3373,14 @@ static llm_result llm__load(llm_model **model, bool verify, llm_error *error) {
 
 /* The file's bytes, or memory for them. */
 static llm_result llm__find_file(llm_model *m, const llm_model_desc *desc) {
+    const int given = (desc->path != NULL) + (desc->data != NULL) + (desc->read != NULL);
     llm_error why;
     memset(m, 0, sizeof *m);
     m->allocator = desc->allocator;
     m->size = desc->size;
-    if ((desc->path != NULL) + (desc->data != NULL) + (desc->read != NULL) != 1)
+    if (given != 1)
         return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
-                         "model: want exactly one of path, data and read");
+                         "model: %d of path, data and read are given, want exactly one", given);
     if (desc->path) {
         m->file = llm__map(desc->path, &m->size, &why);
         if (!m->file && desc->error) *desc->error = why;
@@ -3293,8 +3431,14 @@ LLM_API void llm_model_close(llm_model *model) {
 }
 
 LLM_API void llm_model_get_info(const llm_model *model, llm_model_info *info) {
-    const llm__file_desc *d = model->desc;
-    const char *end = (const char *)memchr(d->family, 0, sizeof d->family);
+    const llm__file_desc *d;
+    const char *end;
+    if (!info) return;
+    memset(info, 0, sizeof *info);
+    info->family.data = "";
+    if (!model) return;
+    d = model->desc;
+    end = (const char *)memchr(d->family, 0, sizeof d->family);
     info->family.data = d->family;
     info->family.size = end ? (size_t)(end - d->family) : sizeof d->family;
     info->vocab = d->vocab, info->width = d->width, info->layers = d->layers;
@@ -3305,10 +3449,16 @@ LLM_API void llm_model_get_info(const llm_model *model, llm_model_info *info) {
 }
 
 LLM_API const llm_tokenizer *llm_model_tokenizer(const llm_model *model) {
-    return model->has_tokenizer ? &model->tokenizer : NULL;
+    return model && model->has_tokenizer ? &model->tokenizer : NULL;
 }
-LLM_API llm_text llm_model_template(const llm_model *model) { return model->chat_template; }
-LLM_API llm_text llm_model_meta(const llm_model *model) { return model->meta; }
+LLM_API llm_text llm_model_template(const llm_model *model) {
+    const llm_text none = {"", 0};
+    return model ? model->chat_template : none;
+}
+LLM_API llm_text llm_model_meta(const llm_model *model) {
+    const llm_text none = {"", 0};
+    return model ? model->meta : none;
+}
 
 /* ======================================================================== */
 /* >>numerics: float arithmetic with one result                              */
@@ -4635,7 +4785,9 @@ static llm_result llm__resolve_batch(llm_batch_desc *d, const char *what) {
     if ((unsigned)d->kv >= LLM_KV_COUNT)
         return llm__fail(error, LLM_ERROR_ARGUMENT, "%s: kv is %d, not in 0 .. %d", what,
                          (int)d->kv, LLM_KV_COUNT - 1);
-    return llm__kernels_by_name(d->isa, &kernels, error) ? LLM_OK : LLM_ERROR_UNSUPPORTED;
+    if (!llm__kernels_by_name(d->isa, &kernels, error)) return LLM_ERROR_UNSUPPORTED;
+    d->isa = kernels.name; /* the host's string need not outlive the call */
+    return LLM_OK;
 }
 
 /* Everything of an evaluator but the block itself, from a resolved descriptor. */
@@ -4724,7 +4876,10 @@ LLM_API void llm_batch_destroy(llm_batch *batch) {
     llm__release(&allocator, batch, batch->memory);
 }
 
-LLM_API const llm_error *llm_batch_error(const llm_batch *batch) { return &batch->error; }
+LLM_API const llm_error *llm_batch_error(const llm_batch *batch) {
+    static const llm_error none = {LLM_ERROR_ARGUMENT, "batch is NULL"};
+    return batch ? &batch->error : &none;
+}
 
 /* Adds tokens that already stand in the session's timeline, from its position on. */
 static void llm__add_rows(llm_batch *b, llm_session *s, uint32_t count, uint32_t logits) {
@@ -4775,17 +4930,19 @@ LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const i
         return llm__fail(&b->error, LLM_ERROR_BUSY,
                          "add: an evaluation runs; step until it is done");
     if (b->finished) llm__drop_batch(b);
-    if (!session || session->model != b->model || session->desc.kv != b->kv)
-        return llm__fail(&b->error, LLM_ERROR_ARGUMENT,
-                         "add: the session is NULL, or of another model or kv type");
+    if (!session) return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: session is NULL");
+    if (session->model != b->model)
+        return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: the session is of another model");
+    if (session->desc.kv != b->kv)
+        return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: the session's kv is %d, the batch's %d",
+                         (int)session->desc.kv, (int)b->kv);
     if (session->busy || session->fed > session->position)
         return llm__fail(&b->error, LLM_ERROR_BUSY,
                          "add: the session has an evaluation that is not done");
-    if (!count || logits > count)
-        return llm__fail(
-            &b->error, LLM_ERROR_ARGUMENT,
-            "add: count is %zu and logits %u, want 1 or more, and no more logits than tokens",
-            count, (unsigned)logits);
+    if (!count) return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: count is 0, not 1 or more");
+    if (logits > count)
+        return llm__fail(&b->error, LLM_ERROR_ARGUMENT, "add: logits is %u, not in 0 .. count, %zu",
+                         (unsigned)logits, count);
     if (count > b->rows - b->used_rows || logits > b->most_logits - b->used_logits)
         return llm__fail(&b->error, LLM_ERROR_LIMIT,
                          "add: %zu rows and %u logits do not fit; %u and %u are free", count,
@@ -4839,20 +4996,29 @@ LLM__INLINE uint64_t llm__deadline(uint64_t budget_us) {
 }
 
 LLM_API llm_result llm_batch_step(llm_batch *batch, uint64_t budget_us) {
+    uint32_t entries;
+    llm_result r;
     if (!batch) return LLM_ERROR_ARGUMENT;
     if (!batch->running) {
         if (!batch->entries || batch->finished) return LLM_OK;
         llm__begin(batch);
     }
-    return llm__continue(batch, llm__deadline(budget_us), &batch->cancel);
+    entries = batch->entries;
+    r = llm__continue(batch, llm__deadline(budget_us), &batch->cancel);
+    if (r == LLM_CANCELLED)
+        llm__fail(&batch->error, r, "step: cancelled; %u sessions are where they were",
+                  (unsigned)entries);
+    return r;
 }
 
-LLM_API void llm_batch_cancel(llm_batch *batch) { llm__store32(&batch->cancel, 1); }
+LLM_API void llm_batch_cancel(llm_batch *batch) {
+    if (batch) llm__store32(&batch->cancel, 1);
+}
 
 LLM_API const float *llm_batch_logits(const llm_batch *batch, const llm_session *session,
                                       uint32_t back) {
     uint32_t i;
-    if (!batch->finished) return NULL;
+    if (!batch || !batch->finished) return NULL;
     for (i = 0; i < batch->entries; i++) {
         const llm__entry *e = &batch->entry[i];
         if (e->session == session && back < e->logits)
@@ -4875,14 +5041,17 @@ static llm_result llm__resolve_session(llm_session_desc *d) {
     llm_result r;
     if (!d->model) return llm__fail(d->error, LLM_ERROR_ARGUMENT, "session: model is NULL");
     if (!d->context) d->context = llm__least(d->model->desc->context, 4096);
-    if (d->context > 1u << 24 || d->spare > 1u << 24)
-        return llm__fail(d->error, LLM_ERROR_ARGUMENT,
-                         "session: context is %u and spare %u, not in 0 .. %u",
-                         (unsigned)d->context, (unsigned)d->spare, 1u << 24);
+    if (d->context > 1u << 24)
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "session: context is %u, not in 0 .. %u",
+                         (unsigned)d->context, 1u << 24);
+    if (d->spare > 1u << 24)
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "session: spare is %u, not in 0 .. %u",
+                         (unsigned)d->spare, 1u << 24);
     if (!d->rows) d->rows = 128;
     if (!d->logits) d->logits = 1;
     llm__own_batch_desc(d, &b);
     if ((r = llm__resolve_batch(&b, "session")) != LLM_OK) return r;
+    d->isa = b.isa;
     return LLM_OK;
 }
 
@@ -5046,7 +5215,8 @@ LLM_API llm_result llm_session_fork(llm_session **child, llm_session *parent) {
     if (!parent) return LLM_ERROR_ARGUMENT;
     if (parent->fed > parent->position)
         return llm__fail(&parent->error, LLM_ERROR_BUSY,
-                         "fork: tokens were fed that are not evaluated");
+                         "fork: %u tokens were fed that are not evaluated",
+                         (unsigned)(parent->fed - parent->position));
     d = parent->desc;
     d.error = &parent->error;
     if ((r = llm__new_session(&c, &d, parent->store)) != LLM_OK) return r;
@@ -5082,8 +5252,11 @@ LLM_API llm_result llm_step(llm_session *session, uint64_t budget_us) {
     llm_session *s = session;
     llm_result r;
     if (!s) return LLM_ERROR_ARGUMENT;
-    if (!s->own || (s->busy && s->busy != s->own))
-        return llm__fail(&s->error, LLM_ERROR_BUSY, "step: the session is fed through a batch");
+    if (!s->own)
+        return llm__fail(&s->error, LLM_ERROR_ARGUMENT,
+                         "step: the session is batch_only; step its batch");
+    if (s->busy && s->busy != s->own)
+        return llm__fail(&s->error, LLM_ERROR_BUSY, "step: the session takes part in a batch");
     while (s->position < s->fed) {
         if (!s->own->running) {
             const uint32_t left = s->fed - s->position;
@@ -5131,10 +5304,12 @@ LLM_API llm_result llm_eval(llm_session *session, const int32_t *tokens, size_t 
     return r;
 }
 
-LLM_API void llm_session_cancel(llm_session *session) { llm__store32(&session->cancel, 1); }
+LLM_API void llm_session_cancel(llm_session *session) {
+    if (session) llm__store32(&session->cancel, 1);
+}
 
 LLM_API const float *llm_session_logits(const llm_session *session, uint32_t back) {
-    return session->has_logits ? llm_batch_logits(session->own, session, back) : NULL;
+    return session && session->has_logits ? llm_batch_logits(session->own, session, back) : NULL;
 }
 
 LLM_API llm_result llm_session_rewind(llm_session *session, uint32_t position) {
@@ -5153,15 +5328,25 @@ LLM_API llm_result llm_session_rewind(llm_session *session, uint32_t position) {
     return LLM_OK;
 }
 
-LLM_API uint32_t llm_session_position(const llm_session *session) { return session->position; }
-LLM_API uint32_t llm_session_context(const llm_session *session) { return session->context; }
-LLM_API const int32_t *llm_session_tokens(const llm_session *session) { return session->token; }
-LLM_API const llm_model *llm_session_model(const llm_session *session) { return session->model; }
-LLM_API const char *llm_session_isa(const llm_session *session) {
-    llm__kernels kernels;
-    return llm__kernels_by_name(session->desc.isa, &kernels, NULL) ? kernels.name : "";
+LLM_API uint32_t llm_session_position(const llm_session *session) {
+    return session ? session->position : 0;
 }
-LLM_API const llm_error *llm_session_error(const llm_session *session) { return &session->error; }
+LLM_API uint32_t llm_session_context(const llm_session *session) {
+    return session ? session->context : 0;
+}
+LLM_API const int32_t *llm_session_tokens(const llm_session *session) {
+    return session ? session->token : NULL;
+}
+LLM_API const llm_model *llm_session_model(const llm_session *session) {
+    return session ? session->model : NULL;
+}
+LLM_API const char *llm_session_isa(const llm_session *session) {
+    return session ? session->desc.isa : "";
+}
+LLM_API const llm_error *llm_session_error(const llm_session *session) {
+    static const llm_error none = {LLM_ERROR_ARGUMENT, "session is NULL"};
+    return session ? &session->error : &none;
+}
 
 /* ======================================================================== */
 /* >>sampler-math: exp and log in integers                                   */
@@ -11379,8 +11564,8 @@ LLM_API llm_result llm_chat_add(llm_chat *chat, llm_text role, llm_text content)
 }
 
 LLM_API const llm_message *llm_chat_messages(const llm_chat *chat, size_t *count) {
-    *count = chat->count;
-    return chat->message;
+    if (count) *count = chat ? chat->count : 0;
+    return chat ? chat->message : NULL;
 }
 
 /* 1 if the conversation begins with a system message. */
@@ -11662,7 +11847,8 @@ LLM_API llm_result llm_chat_next(llm_chat *chat, uint64_t budget_us, llm_text *p
     const uint64_t deadline = llm__deadline(budget_us);
     bool begun = false; /* however short the budget, something is done */
     llm_result r;
-    if (!chat || !piece) return LLM_ERROR_ARGUMENT;
+    if (!chat) return LLM_ERROR_ARGUMENT;
+    if (!piece) return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "next: piece is NULL");
     memset(piece, 0, sizeof *piece);
     for (; chat->answering; begun = true) {
         const uint64_t now = deadline ? llm__now() : 0;
@@ -11692,11 +11878,20 @@ LLM_API void llm_chat_stop(llm_chat *chat) {
     llm__chat_finish(chat, LLM_CHAT_STOPPED);
 }
 
-LLM_API llm_chat_ending llm_chat_end(const llm_chat *chat) { return chat->end; }
-LLM_API uint32_t llm_chat_answer_tokens(const llm_chat *chat) { return chat->answer_count; }
-LLM_API uint32_t llm_chat_prompt_tokens(const llm_chat *chat) { return chat->prompt_count; }
-LLM_API llm_sampler *llm_chat_sampler(llm_chat *chat) { return chat->sampler; }
-LLM_API const llm_error *llm_chat_error(const llm_chat *chat) { return &chat->error; }
+LLM_API llm_chat_ending llm_chat_end(const llm_chat *chat) {
+    return chat ? chat->end : LLM_CHAT_NONE;
+}
+LLM_API uint32_t llm_chat_answer_tokens(const llm_chat *chat) {
+    return chat ? chat->answer_count : 0;
+}
+LLM_API uint32_t llm_chat_prompt_tokens(const llm_chat *chat) {
+    return chat ? chat->prompt_count : 0;
+}
+LLM_API llm_sampler *llm_chat_sampler(llm_chat *chat) { return chat ? chat->sampler : NULL; }
+LLM_API const llm_error *llm_chat_error(const llm_chat *chat) {
+    static const llm_error none = {LLM_ERROR_ARGUMENT, "chat is NULL"};
+    return chat ? &chat->error : &none;
+}
 
 #endif /* LLM_NO_TEMPLATE */
 
@@ -14582,8 +14777,10 @@ static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_er
     uint32_t i;
     for (i = 0; llm__kernels_at(i, kernels); i++)
         if (!name || !strcmp(name, kernels->name)) return true;
-    llm__fail(error, LLM_ERROR_UNSUPPORTED, "isa: \"%.32s\" is unknown, or not on this machine",
-              name);
+    (void)llm__kernels_at(0, kernels);
+    llm__fail(error, LLM_ERROR_UNSUPPORTED,
+              "isa: \"%.32s\" is none of this machine's, of which %s is the best", name,
+              kernels->name);
     return false;
 }
 

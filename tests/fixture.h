@@ -36,7 +36,7 @@ static LLM__UNUSED const char *fixture_model_path(const char *name, const char *
 static LLM__UNUSED void *fixture_read(const char *path, size_t *size) {
     FILE *file = fopen(path, "rb");
     void *data = NULL;
-    long length;
+    long length = 0;
     if (!file || fseek(file, 0, SEEK_END) || (length = ftell(file)) < 1 || fseek(file, 0, SEEK_SET))
         fixture_missing(path);
     *size = (size_t)length;

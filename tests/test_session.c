@@ -294,39 +294,113 @@ static void test_no_thread(void) {
 
 /* ---- refusals ---- */
 
-static void test_arguments(void) {
-    llm_session_desc d = plain();
-    llm_batch_desc b;
+/* A descriptor and what is wrong with it: the query and the creation say the same. */
+static void refuse_session(const llm_session_desc *given, llm_result code, const char *message) {
+    llm_session_desc d = *given;
+    llm_session *s = (llm_session *)(void *)&d; /* must be overwritten */
     llm_error error;
-    llm_session *s;
-    llm_batch *batch;
     d.error = &error;
-    d.model = NULL;
-    EXPECT(llm_session_create(&s, &d), LLM_ERROR_ARGUMENT, &error, "session: model is NULL");
-    d = plain(), d.error = &error, d.rows = 1025;
-    CHECK(llm_session_create(&s, &d) == LLM_ERROR_ARGUMENT && strstr(error.text, "rows is 1025, not in 0 .. 1024"), "%s", error.text);
-    d = plain(), d.error = &error, d.logits = 33;
-    CHECK(llm_session_create(&s, &d) == LLM_ERROR_ARGUMENT && !strcmp(error.text, "session: logits is 33, not in 0 .. rows, 32"), "%s", error.text);
-    d = plain(), d.error = &error, d.kv = (llm_kv)2;
-    CHECK(llm_session_create(&s, &d) == LLM_ERROR_ARGUMENT && !strcmp(error.text, "session: kv is 2, not in 0 .. 1"), "%s", error.text);
-    d = plain(), d.error = &error, d.context = (1u << 24) + 1;
-    EXPECT(llm_session_create(&s, &d), LLM_ERROR_ARGUMENT, &error, "session: context is 16777217 and spare 0, not in 0 .. 16777216");
-    d = plain(), d.error = &error, d.isa = "pentium";
-    EXPECT(llm_session_create(&s, &d), LLM_ERROR_UNSUPPORTED, &error, "isa: \"pentium\" is unknown, or not on this machine");
-    CHECK(s == NULL, "a session from a failure");
-    CHECK(llm_session_create(NULL, &d) == LLM_ERROR_ARGUMENT && llm_session_create(&s, NULL) == LLM_ERROR_ARGUMENT, "NULL");
+    EXPECT(llm_session_query(&d, NULL, NULL), code, &error, message);
+    EXPECT(llm_session_create(&s, &d), code, &error, message);
+    CHECK(!s, "a session from a failure");
     d.error = NULL;
-    CHECK(llm_session_create(&s, &d) == LLM_ERROR_UNSUPPORTED, "without an error to fill in");
-    memset(&b, 0, sizeof b);
-    b.error = &error;
-    EXPECT(llm_batch_create(&batch, &b), LLM_ERROR_ARGUMENT, &error, "batch: model is NULL");
-    b.model = model, b.rows = 9, b.logits = 10;
-    EXPECT(llm_batch_create(&batch, &b), LLM_ERROR_ARGUMENT, &error, "batch: logits is 10, not in 0 .. rows, 9");
-    CHECK(batch == NULL, "a batch from a failure");
-    CHECK(llm_session_feed(NULL, ids, 1) == LLM_ERROR_ARGUMENT && llm_step(NULL, 0) == LLM_ERROR_ARGUMENT &&
-              llm_session_rewind(NULL, 0) == LLM_ERROR_ARGUMENT && llm_session_fork(&s, NULL) == LLM_ERROR_ARGUMENT &&
-              llm_batch_add(NULL, s, ids, 1, 1) == LLM_ERROR_ARGUMENT && llm_batch_step(NULL, 0) == LLM_ERROR_ARGUMENT, "NULL");
-    llm_session_destroy(NULL), llm_batch_destroy(NULL);
+    CHECK(llm_session_create(&s, &d) == code && !s, "without an error to fill in");
+}
+
+static void refuse_batch(const llm_batch_desc *given, llm_result code, const char *message) {
+    llm_batch_desc d = *given;
+    llm_batch *b = (llm_batch *)(void *)&d;
+    llm_error error;
+    d.error = &error;
+    EXPECT(llm_batch_query(&d, NULL, NULL), code, &error, message);
+    EXPECT(llm_batch_create(&b, &d), code, &error, message);
+    CHECK(!b, "a batch from a failure");
+    d.error = NULL;
+    CHECK(llm_batch_create(&b, &d) == code && !b, "without an error to fill in");
+}
+
+static void test_arguments(void) {
+    llm_session_desc d;
+    llm_batch_desc b;
+    char message[128];
+#define BAD_SESSION(field, value, code, message) \
+    (d = plain(), d.field = value, refuse_session(&d, code, message))
+#define BAD_BATCH(field, value, code, message) \
+    (memset(&b, 0, sizeof b), b.model = model, b.rows = 9, b.field = value, refuse_batch(&b, code, message))
+    (void)snprintf(message, sizeof message, "isa: \"pentium\" is none of this machine's, of which %s is the best",
+                   llm_isa_name(0));
+    BAD_SESSION(model, NULL, LLM_ERROR_ARGUMENT, "session: model is NULL");
+    BAD_SESSION(rows, 1025, LLM_ERROR_ARGUMENT, "session: rows is 1025, not in 0 .. 1024");
+    BAD_SESSION(rows, ~0u, LLM_ERROR_ARGUMENT, "session: rows is 4294967295, not in 0 .. 1024");
+    BAD_SESSION(logits, 33, LLM_ERROR_ARGUMENT, "session: logits is 33, not in 0 .. rows, 32");
+    BAD_SESSION(kv, (llm_kv)2, LLM_ERROR_ARGUMENT, "session: kv is 2, not in 0 .. 1");
+    BAD_SESSION(context, (1u << 24) + 1, LLM_ERROR_ARGUMENT, "session: context is 16777217, not in 0 .. 16777216");
+    BAD_SESSION(spare, ~0u, LLM_ERROR_ARGUMENT, "session: spare is 4294967295, not in 0 .. 16777216");
+    BAD_SESSION(isa, "pentium", LLM_ERROR_UNSUPPORTED, message);
+    BAD_BATCH(model, NULL, LLM_ERROR_ARGUMENT, "batch: model is NULL");
+    BAD_BATCH(rows, 1025, LLM_ERROR_ARGUMENT, "batch: rows is 1025, not in 0 .. 1024");
+    BAD_BATCH(logits, 10, LLM_ERROR_ARGUMENT, "batch: logits is 10, not in 0 .. rows, 9");
+    BAD_BATCH(kv, (llm_kv)~0u, LLM_ERROR_ARGUMENT, "batch: kv is -1, not in 0 .. 1");
+    BAD_BATCH(isa, "pentium", LLM_ERROR_UNSUPPORTED, message);
+#undef BAD_SESSION
+#undef BAD_BATCH
+}
+
+/* A description whose sizes pass what can be addressed: found by the query, before anything is asked
+   for. No file can say this much, as its tensors would have to be there. */
+static void test_address_space(void) {
+    llm__file_desc huge;
+    llm_model immense;
+    llm_session_desc d;
+    llm_batch_desc b;
+    memset(&immense, 0, sizeof immense), memset(&b, 0, sizeof b), memset(&d, 0, sizeof d);
+    huge = *model->desc;
+    huge.layers = huge.heads = huge.kv_heads = huge.head_size = huge.value_size = ~0u / 2;
+    huge.width = huge.ffn = huge.vocab = ~0u / 2;
+    immense.desc = &huge;
+    d.model = b.model = &immense, d.context = 1u << 24, d.batch_only = true;
+    refuse_session(&d, LLM_ERROR_MEMORY, "session: its size passes that of the address space");
+    b.rows = b.logits = 1024;
+    refuse_batch(&b, LLM_ERROR_MEMORY, "batch: its size passes that of the address space");
+}
+
+/* Functions without an object: a refusal, or nothing. */
+static void test_null(void) {
+    llm_session_desc sd = plain();
+    llm_batch_desc bd;
+    llm_pool_desc pd;
+    llm_session *s = session_of(&sd), *none = s;
+    llm_batch *b = NULL;
+    llm_pool *p = NULL;
+    memset(&bd, 0, sizeof bd), memset(&pd, 0, sizeof pd);
+#define REFUSED(call) CHECK((call) == LLM_ERROR_ARGUMENT, "%s", #call)
+    REFUSED(llm_session_query(NULL, NULL, NULL));
+    REFUSED(llm_session_create(NULL, &sd));
+    REFUSED(llm_session_create(&none, NULL));
+    CHECK(!none, "a session from a failure");
+    REFUSED(llm_session_fork(NULL, s));
+    REFUSED(llm_session_fork(&none, NULL));
+    REFUSED(llm_session_feed(NULL, ids, 1));
+    REFUSED(llm_step(NULL, 0));
+    REFUSED(llm_eval(NULL, ids, 1));
+    REFUSED(llm_session_rewind(NULL, 0));
+    REFUSED(llm_batch_query(NULL, NULL, NULL));
+    REFUSED(llm_batch_create(NULL, &bd));
+    REFUSED(llm_batch_create(&b, NULL));
+    REFUSED(llm_batch_add(NULL, s, ids, 1, 1));
+    REFUSED(llm_batch_step(NULL, 0));
+    REFUSED(llm_pool_create(NULL, &pd));
+    REFUSED(llm_pool_create(&p, NULL));
+#undef REFUSED
+    llm_session_destroy(s);
+    llm_session_destroy(NULL), llm_batch_destroy(NULL), llm_pool_destroy(NULL);
+    llm_session_cancel(NULL), llm_batch_cancel(NULL);
+    CHECK(!llm_session_logits(NULL, 0) && !llm_session_position(NULL) && !llm_session_context(NULL), "of no session");
+    CHECK(!llm_session_tokens(NULL) && !llm_session_model(NULL) && !*llm_session_isa(NULL), "of no session");
+    CHECK(!llm_batch_logits(NULL, NULL, 0) && llm_pool_threads(NULL) == 1, "of no batch, of no pool");
+    CHECK(llm_session_error(NULL)->code == LLM_ERROR_ARGUMENT && !strcmp(llm_session_error(NULL)->text, "session is NULL"), "its error");
+    CHECK(llm_batch_error(NULL)->code == LLM_ERROR_ARGUMENT && !strcmp(llm_batch_error(NULL)->text, "batch is NULL"), "its error");
+    CHECK(!llm_isa_name(~0u), "an instruction set");
 }
 
 static void test_isa(void) {
@@ -343,6 +417,16 @@ static void test_isa(void) {
             s = session_of(&d);
             CHECK(!strcmp(llm_session_isa(s), llm_isa_name(0)), "%s is not the best", llm_session_isa(s));
             llm_session_destroy(s);
+            { /* the name that the host gave may be gone */
+                char *name = strdup("scalar");
+                llm_session *child;
+                d.isa = name;
+                s = session_of(&d);
+                memset(name, 'x', 6);
+                free(name);
+                CHECK(!llm_session_fork(&child, s) && !strcmp(llm_session_isa(child), "scalar"), "%s", llm_session_isa(s));
+                llm_session_destroy(s), llm_session_destroy(child);
+            }
         }
     }
     CHECK(i > 0 && !strcmp(llm_isa_name(i - 1), "scalar"), "%u instruction sets", (unsigned)i);
@@ -472,7 +556,7 @@ static void test_pending(void) {
     s = session_of(&d);
     CHECK(!llm_eval(s, ids, 10) && !llm_session_feed(s, ids + 20, 32), "%s", llm_session_error(s)->text);
     CHECK(llm_step(s, 1) == LLM_PENDING && llm_session_position(s) == 10, "at %u", llm_session_position(s));
-    EXPECT(llm_session_fork(&child, s), LLM_ERROR_BUSY, llm_session_error(s), "fork: tokens were fed that are not evaluated");
+    EXPECT(llm_session_fork(&child, s), LLM_ERROR_BUSY, llm_session_error(s), "fork: 32 tokens were fed that are not evaluated");
     CHECK(!child, "a child from a failure");
     CHECK(!llm_session_rewind(s, 10) && !llm_eval(s, ids + 10, 10) && right(s, 0), "what was fed is dropped");
     CHECK(!llm_session_feed(s, ids + 20, 20) && llm_step(s, 1) == LLM_PENDING, "pending");
@@ -536,9 +620,10 @@ static void test_batch(void) {
     d.batch_only = true;
     t = session_of(&d);
     CHECK(!llm_batch_step(b, 0) && !llm_batch_logits(b, s, 0), "an empty batch");
-    EXPECT(llm_batch_add(b, NULL, ids, 1, 1), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: the session is NULL, or of another model or kv type");
-    EXPECT(llm_batch_add(b, s, ids, 0, 0), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: count is 0 and logits 0, want 1 or more, and no more logits than tokens");
-    EXPECT(llm_batch_add(b, s, ids, 2, 3), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: count is 2 and logits 3, want 1 or more, and no more logits than tokens");
+    EXPECT(llm_batch_add(b, NULL, ids, 1, 1), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: session is NULL");
+    EXPECT(llm_batch_add(b, s, ids, 0, 0), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: count is 0, not 1 or more");
+    EXPECT(llm_batch_add(b, s, ids, 2, 3), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: logits is 3, not in 0 .. count, 2");
+    EXPECT(llm_batch_add(b, s, NULL, 2, 1), LLM_ERROR_ARGUMENT, llm_batch_error(b), "feed: tokens is NULL");
     EXPECT(llm_batch_add(b, s, ids, 17, 1), LLM_ERROR_LIMIT, llm_batch_error(b), "add: 17 rows and 1 logits do not fit; 16 and 4 are free");
     CHECK(!llm_batch_add(b, s, ids, 10, 3), "%s", llm_batch_error(b)->text);
     EXPECT(llm_batch_add(b, s, ids, 1, 1), LLM_ERROR_BUSY, llm_batch_error(b), "add: the session has an evaluation that is not done");
@@ -547,9 +632,10 @@ static void test_batch(void) {
     EXPECT(llm_batch_add(b, t, ids, 2, 2), LLM_ERROR_LIMIT, llm_batch_error(b), "add: 2 rows and 2 logits do not fit; 6 and 1 are free");
     CHECK(!llm_batch_add(b, t, ids, 6, 1), "%s", llm_batch_error(b)->text);
     EXPECT(llm_session_feed(s, ids, 1), LLM_ERROR_BUSY, llm_session_error(s), "feed: the session takes part in a batch");
-    EXPECT(llm_step(s, 0), LLM_ERROR_BUSY, llm_session_error(s), "step: the session is fed through a batch");
+    EXPECT(llm_step(s, 0), LLM_ERROR_BUSY, llm_session_error(s), "step: the session takes part in a batch");
     EXPECT(llm_session_rewind(s, 0), LLM_ERROR_BUSY, llm_session_error(s), "rewind: the session takes part in a batch");
     EXPECT(llm_session_feed(t, ids, 1), LLM_ERROR_ARGUMENT, llm_session_error(t), "feed: the session is batch_only; add it to a batch");
+    EXPECT(llm_step(t, 0), LLM_ERROR_ARGUMENT, llm_session_error(t), "step: the session is batch_only; step its batch");
     CHECK(!llm_batch_logits(b, s, 0), "logits before the evaluation");
     CHECK(!llm_batch_step(b, 0) && !llm_batch_step(b, 0), "%s", llm_batch_error(b)->text);
     CHECK(llm_session_position(s) == 10 && llm_session_position(t) == 6, "%u %u", llm_session_position(s), llm_session_position(t));
@@ -588,7 +674,8 @@ static void test_batch_pending(void) {
     CHECK(!r && llm_batch_logits(b, s, 0) && !memcmp(llm_batch_logits(b, s, 0), want + 59 * vocab, vocab * 4), "%s", llm_result_name(r));
     CHECK(!llm_batch_add(b, s, ids + 60, 10, 1) && llm_batch_step(b, 1) == LLM_PENDING, "pending");
     llm_batch_cancel(b);
-    CHECK(llm_batch_step(b, 0) == LLM_CANCELLED && llm_session_position(s) == 60, "cancelled");
+    EXPECT(llm_batch_step(b, 0), LLM_CANCELLED, llm_batch_error(b), "step: cancelled; 1 sessions are where they were");
+    CHECK(llm_session_position(s) == 60, "cancelled");
     CHECK(!llm_batch_add(b, s, ids + 60, 10, 1) && !llm_batch_step(b, 0), "again: %s", llm_batch_error(b)->text);
     CHECK(!memcmp(llm_batch_logits(b, s, 0), want + 69 * vocab, vocab * 4), "the same bits after cancelling");
     EXPECT(llm_batch_add(b, s, ids, 27, 1), LLM_ERROR_CONTEXT_FULL, llm_batch_error(b),
@@ -709,6 +796,8 @@ int main(int count, char **arguments) {
     test_no_memory();
     test_no_thread();
     test_arguments();
+    test_address_space();
+    test_null();
     test_isa();
     test_feed();
     test_kept_logits();

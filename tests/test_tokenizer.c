@@ -214,6 +214,12 @@ static void test_cuts(void) {
          "tail|   "},
         {LLM__PRE_QWEN2, "\011\012 \012",
          "\011\012 \012"},
+        {LLM__PRE_GPT2, "a'm a're b've c'll d'd e't f'ro g'vo h'l i'",
+         "a|'m| a|'re| b|'ve| c|'ll| d|'d| e|'t| f|'|ro| g|'|vo| h|'|l| i|'"},
+        {LLM__PRE_LLAMA3, "a'M a'RE b'Ve c'lL d'r'v'\305\276 e'\305\277",
+         "a|'M| a|'RE| b|'Ve| c|'lL| d|'r|'v|'\305\276| e|'\305\277"},
+        {LLM__PRE_SMOLLM, "a \360\221\267\240!", "a| |\360\221\267\240|!"}, /* U+11DE0, a digit of Unicode 17 */
+        {LLM__PRE_GPT2, "a \360\221\267\240!", "a| \360\221\267\240!"},
     };
     size_t k;
     for (k = 0; k < sizeof cases / sizeof *cases; k++) {
@@ -245,7 +251,8 @@ static void test_unicode(void) {
     CHECK(llm__unicode(0x4E2D) == LLM__CLASS_LETTER_OTHER, "letter");
     CHECK(llm__unicode(0x1F600) == LLM__CLASS_SYMBOL && llm__unicode('!')
           == LLM__CLASS_PUNCTUATION, "s");
-    CHECK(llm__unicode(0x10FFFF) == LLM__CLASS_OTHER, "last");
+    CHECK(llm__unicode(0x10FFFF) == LLM__CLASS_OTHER && llm__unicode(0xE00FF) == LLM__CLASS_OTHER &&
+          llm__unicode(0xE01EF) == LLM__CLASS_MARK && llm__unicode(0xE01F0) == LLM__CLASS_OTHER, "last");
     {
         static const char *const bad[] = {"\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80",
                                           "\xE2\x96",
@@ -482,15 +489,14 @@ static void test_random_rules(void) {
 /* ---- buffers, memory, errors ---- */
 
 typedef struct counter {
-    size_t calls, live, most;
+    size_t calls, live, most, refuse_at; /* 0: never */
     bool refuse;
 } counter;
 
 static void *count_allocate(void *user, size_t size, size_t align) {
     counter *c = (counter *)user;
     void *memory = NULL;
-    if (c->refuse || posix_memalign(&memory, align, size)) return NULL;
-    c->calls++;
+    if (c->refuse || ++c->calls == c->refuse_at || posix_memalign(&memory, align, size)) return NULL;
     c->live += size;
     if (c->live > c->most) c->most = c->live;
     return memory;
@@ -501,11 +507,194 @@ static void count_release(void *user, void *memory, size_t size) {
     free(memory);
 }
 
+/* What llm_tokenize refuses, and leaves alone then. */
+static void refuse_text(const llm_tokenizer *t, const llm_tokenize_desc *given, int32_t *ids,
+                        size_t capacity, size_t *count, const char *message) {
+    llm_tokenize_desc desc = *given;
+    llm_error error;
+    llm_result result;
+    desc.error = &error;
+    if (count) *count = 99;
+    result = llm_tokenize(t, &desc, ids, capacity, count);
+    CHECK(result == LLM_ERROR_ARGUMENT && error.code == result && !strcmp(error.text, message) &&
+          (!count || !*count), "%s \"%s\", expected \"%s\"", llm_result_name(result), error.text,
+          message);
+    desc.error = NULL;
+    CHECK(llm_tokenize(t, &desc, ids, capacity, count) == result, "%s: without an error", message);
+}
+
+static void refuse_ids(const llm_tokenizer *t, const llm_detokenize_desc *given, char *text,
+                       size_t capacity, size_t *size, const char *message) {
+    llm_detokenize_desc desc = *given;
+    llm_error error;
+    llm_result result;
+    desc.error = &error;
+    if (size) *size = 99;
+    result = llm_detokenize(t, &desc, text, capacity, size);
+    CHECK(result == LLM_ERROR_ARGUMENT && error.code == result && !strcmp(error.text, message) &&
+          (!size || !*size), "%s \"%s\", expected \"%s\"", llm_result_name(result), error.text,
+          message);
+    desc.error = NULL;
+    CHECK(llm_detokenize(t, &desc, text, capacity, size) == result, "%s: without an error", message);
+}
+
+static void test_refusals(void) {
+    vocabulary *v = byte_level("gpt-2");
+    const llm_tokenizer blank = LLM__ZERO;
+    llm_tokenize_desc d = LLM__ZERO;
+    llm_detokenize_desc b = LLM__ZERO;
+    char message[128], out[4];
+    int32_t ids[4] = {1, 2, -1, 3};
+    size_t count;
+    CHECK(build(v) == LLM_OK, "%s", v->error.text);
+    d.text = "a", d.size = 1;
+    CHECK(llm_tokenize(&v->t, NULL, ids, 4, &count) == LLM_ERROR_ARGUMENT && !count, "NULL");
+    refuse_text(NULL, &d, ids, 4, &count, "llm_tokenize: the tokenizer is NULL");
+    refuse_text(&blank, &d, ids, 4, &count, "llm_tokenize: the tokenizer is NULL");
+    refuse_text(&v->t, &d, ids, 4, NULL, "llm_tokenize: count is NULL");
+    refuse_text(&v->t, &d, NULL, 4, &count, "llm_tokenize: ids is NULL");
+    d.text = NULL;
+    refuse_text(&v->t, &d, ids, 4, &count, "llm_tokenize: text is NULL");
+    d.size = 0;
+    refuse_text(&v->t, &d, NULL, 4, &count, "llm_tokenize: ids is NULL");
+    CHECK(llm_tokenize(&v->t, &d, NULL, 0, &count) == LLM_OK && !count, "nothing at all");
+    d.text = "a", d.size = SIZE_MAX / 4 + 1;
+    (void)snprintf(message, sizeof message, "llm_tokenize: size is %zu, not in 0 .. %zu", d.size,
+                   d.size - 1);
+    refuse_text(&v->t, &d, ids, 4, &count, message);
+    d.size = 1, d.bos = 2;
+    refuse_text(&v->t, &d, ids, 4, &count, "llm_tokenize: bos is 2 and eos 0, not in -1 .. 1");
+    d.bos = -2;
+    refuse_text(&v->t, &d, ids, 4, &count, "llm_tokenize: bos is -2 and eos 0, not in -1 .. 1");
+    d.bos = -1, d.eos = 7;
+    refuse_text(&v->t, &d, ids, 4, &count, "llm_tokenize: bos is -1 and eos 7, not in -1 .. 1");
+    d.eos = -2;
+    refuse_text(&v->t, &d, ids, 4, &count, "llm_tokenize: bos is -1 and eos -2, not in -1 .. 1");
+    CHECK(llm_detokenize(&v->t, NULL, out, 4, &count) == LLM_ERROR_ARGUMENT && !count, "NULL");
+    b.ids = ids, b.count = 4;
+    refuse_ids(NULL, &b, out, 4, &count, "llm_detokenize: the tokenizer is NULL");
+    refuse_ids(&blank, &b, out, 4, &count, "llm_detokenize: the tokenizer is NULL");
+    refuse_ids(&v->t, &b, out, 4, NULL, "llm_detokenize: size is NULL");
+    refuse_ids(&v->t, &b, NULL, 4, &count, "llm_detokenize: text is NULL");
+    (void)snprintf(message, sizeof message, "llm_detokenize: ids[2] is -1, not in 0 .. %u",
+                   v->t.vocab - 1);
+    refuse_ids(&v->t, &b, out, 4, &count, message);
+    (void)snprintf(message, sizeof message, "llm_detokenize: ids[2] is %u, not in 0 .. %u",
+                   v->t.vocab, v->t.vocab - 1);
+    ids[2] = (int32_t)v->t.vocab;
+    refuse_ids(&v->t, &b, out, 4, &count, message);
+    b.ids = NULL;
+    refuse_ids(&v->t, &b, out, 4, &count, "llm_detokenize: ids is NULL");
+    b.count = 0;
+    refuse_ids(&v->t, &b, NULL, 4, &count, "llm_detokenize: text is NULL");
+    CHECK(llm_detokenize(&v->t, &b, NULL, 0, &count) == LLM_OK && !count, "nothing at all");
+    vocabulary_free(v);
+}
+
+/* Memory that runs out at any call: said, and released. */
+static void test_no_memory(void) {
+    vocabulary *v[3];
+    char *text = (char *)malloc(8192);
+    size_t k, i, n, count;
+    if (!text) exit(2);
+    v[0] = byte_level("gpt-2");
+    v[1] = pieces(true);
+    v[2] = vocabulary_new("gpt2", "gpt-2"); /* lacks all bytes but two */
+    (void)add(v[2], "x", LLM_TOKEN_NORMAL, 0), (void)add(v[2], "y", LLM_TOKEN_NORMAL, 0);
+    (void)add(v[1], "tt", LLM_TOKEN_NORMAL, -1);
+    for (k = 0; k < 3; k++) {
+        for (i = 0; i < 8192; i++) { /* stretches of some hundred bytes, between other text */
+            text[i] = i % 2048 < 100 ? "t e\n"[i % 4] : i % 700 == 3 ? 'z' : "xytt"[i * i / 7 % 2 + k % 2 * 2];
+            if (!k && i % 2048 == 1500) memcpy(text + i - 7, "<think>", 7);
+            if (i % 2048 == 100) memcpy(text + i - 3, "\xE2\x96\x81", 3);
+        }
+        CHECK(build(v[k]) == LLM_OK, "%s", v[k]->error.text);
+        for (i = 0; i < 8; i++) {
+            llm_tokenize_desc d = LLM__ZERO;
+            counter c = LLM__ZERO;
+            llm_error error;
+            llm_result result = LLM_ERROR_MEMORY;
+            d.text = text + 256 * i, d.size = 8192 - 256 * i, d.error = &error;
+            d.allocator.allocate = count_allocate, d.allocator.release = count_release;
+            d.allocator.user = &c;
+            for (n = 1; result == LLM_ERROR_MEMORY && n < 40; n++) {
+                c.calls = 0, c.refuse_at = n;
+                result = llm_tokenize(&v[k]->t, &d, NULL, 0, &count);
+                CHECK(c.live == 0, "%lu bytes are not released", (unsigned long)c.live);
+                CHECK(result == LLM_OK || (result == LLM_ERROR_MEMORY && !count &&
+                                           strstr(error.text, "no working memory for")),
+                      "%s %s", llm_result_name(result), error.text);
+            }
+            CHECK(result == LLM_OK && n > 2, "vocabulary %lu needs no memory", (unsigned long)k);
+        }
+    }
+    for (k = 0; k < 3; k++) vocabulary_free(v[k]);
+    free(text);
+}
+
+/* What vocabularies may lack: normal tokens, added ones, byte tokens, an unknown token. */
+static void test_sparse(void) {
+    vocabulary *v = vocabulary_new("llama", "");
+    int32_t ids[16];
+    v->source.scores = v->scores;
+    v->source.unknown = add(v, "<unk>", LLM_TOKEN_UNKNOWN, 0);
+    (void)add(v, "a", LLM_TOKEN_NORMAL, -1);
+    (void)add(v, "b", LLM_TOKEN_NORMAL, -1);
+    CHECK(build(v) == LLM_OK, "%s", v->error.text);
+    CHECK(!v->t.added_count, "%u nodes for no token", v->t.added_count);
+    CHECK_SHOWN(v, "a<unk>\xE2\x96\x82\xE2\x97\x81" "b", true, "a|<unk>|b"); /* neither is U+2581 */
+    CHECK(llm_token_find(&v->t, text_of("c")) == -1 && llm_token_find(&v->t, text_of("a")) == 1, "find");
+    vocabulary_free(v);
+    v = vocabulary_new("llama", "");
+    v->source.scores = v->scores;
+    (void)add(v, " think", LLM_TOKEN_USER_DEFINED, 0);
+    (void)add(v, "\xE2\x96\x81\xE2\x96\x81x", LLM_TOKEN_USER_DEFINED, 0);
+    CHECK(build(v) == LLM_OK, "%s", v->error.text);
+    CHECK(!v->t.trie_count, "%u nodes for no token", v->t.trie_count);
+    CHECK_SHOWN(v, "no think \xE2\x96\x81x thin\xE2\x96\x82", false, " think|  x");
+    CHECK(tokenize(&v->t, text_of("\xE2\x96\x81think"), false, ids, 16) == 1 && ids[0] == 0,
+          "U+2581 is a space of an added token");
+    CHECK(llm_token_find(&v->t, text_of("\xE2\x96\x81think")) == -1 &&
+          llm_token_find(&v->t, text_of(" think")) == 0, "but not of its name");
+    CHECK(llm__tokenizer_init(&v->t, v->section, v->size, 1u << 22, &v->error) == LLM_OK,
+          "a model has more rows than a vocabulary can: %s", v->error.text);
+    vocabulary_free(v);
+}
+
+/* Without a tokenizer, and outside the vocabulary: nothing, said in the way of each function. */
+static void test_nothing(void) {
+    vocabulary *v = byte_level("gpt-2");
+    const llm_tokenizer blank = LLM__ZERO;
+    const llm_tokenizer *none[3] = {NULL, NULL, NULL};
+    const llm_text null = {NULL, 1};
+    llm_tokenizer_info info;
+    size_t i;
+    CHECK(build(v) == LLM_OK, "%s", v->error.text);
+    none[1] = &blank;
+    for (i = 0; i < 2; i++) {
+        CHECK(llm_token_bytes(none[i], 0).size == 0 && llm_token_bytes(none[i], 0).data, "bytes");
+        CHECK(llm_token_kind_of(none[i], 0) == LLM_TOKEN_NONE && !llm_token_is_end(none[i], 0), "kind");
+        CHECK(llm_token_find(none[i], text_of("a")) == -1, "find");
+        memset(&info, 1, sizeof info);
+        llm_tokenizer_describe(none[i], &info);
+        CHECK(!info.vocab_size && info.bos == -1 && info.eos == -1 && info.eot == -1 &&
+              info.unknown == -1 && info.padding == -1 && !info.ends && !info.end_count &&
+              !info.add_bos && !info.add_eos, "description");
+    }
+    llm_tokenizer_describe(&v->t, NULL);
+    CHECK(llm_token_find(&v->t, null) == -1 && llm_token_find(&v->t, text_of("")) == -1, "no text");
+    CHECK(!llm_token_bytes(&v->t, -1).size && !llm_token_bytes(&v->t, (int32_t)v->t.vocab).size, "ids");
+    CHECK(!llm_token_kind_of(&v->t, -1) && !llm_token_kind_of(&v->t, (int32_t)v->t.vocab), "ids");
+    CHECK(!llm_token_is_end(&v->t, -1) && llm_token_is_end(&v->t, v->source.eos) &&
+          !llm_token_is_end(&v->t, v->source.eos + 1), "ends");
+    vocabulary_free(v);
+}
+
 static void test_calls(void) {
     vocabulary *v = byte_level("gpt-2");
     llm_tokenize_desc desc = LLM__ZERO;
     llm_error error;
-    counter c = {0, 0, 0, false};
+    counter c = LLM__ZERO;
     int32_t ids[8] = {-7, -7, -7, -7, -7, -7, -7, -7};
     size_t count = 99;
     char *big = (char *)malloc(1 << 20);
@@ -519,15 +708,14 @@ static void test_calls(void) {
     CHECK(llm_tokenize(&v->t, &desc, NULL, 0, &count) == LLM_OK && count == 4, "count");
     CHECK(llm_tokenize(&v->t, &desc, ids, 2, &count) == LLM_ERROR_LIMIT && count == 4 &&
           ids[2] == -7 &&
-          ids[1] >= 0, "too small: %s", error.text);
+          ids[1] >= 0 && !strcmp(error.text, "llm_tokenize: 4 ids, room for 2"),
+          "too small: %s", error.text);
     CHECK(llm_tokenize(&v->t, &desc, ids, 4, &count) == LLM_OK && ids[4] == -7, "exactly");
     desc.bos = desc.eos = 1;
     CHECK(llm_tokenize(&v->t, &desc, ids, 8, &count) == LLM_OK && count == 6 &&
           ids[0] == v->source.bos && ids[5] == v->source.eos, "bos and eos");
-    CHECK(llm_tokenize(&v->t, &desc, NULL, 3, &count) == LLM_ERROR_ARGUMENT && count == 0,
-          "no buffer");
-    desc.text = NULL;
-    CHECK(llm_tokenize(&v->t, &desc, ids, 8, &count) == LLM_ERROR_ARGUMENT, "no text");
+    desc.bos = desc.eos = -1;
+    CHECK(llm_tokenize(&v->t, &desc, ids, 8, &count) == LLM_OK && count == 4, "neither");
     CHECK(c.calls == 0, "short texts allocate nothing");
     memset(big, 'a', 1 << 20);
     big[1 << 19] = 'b';
@@ -537,8 +725,9 @@ static void test_calls(void) {
     CHECK(c.live == 0 && c.calls >= 1 && c.most < (1 << 20) / 2, "%lu bytes",
           (unsigned long)c.most);
     c.refuse = true;
-    CHECK(llm_tokenize(&v->t, &desc, NULL, 0, &count) == LLM_ERROR_MEMORY && count == 0,
-          "no memory");
+    CHECK(llm_tokenize(&v->t, &desc, NULL, 0, &count) == LLM_ERROR_MEMORY && count == 0 &&
+          !strcmp(error.text, "llm_tokenize: no working memory for 1048576 bytes of text"),
+          "no memory: %s", error.text);
     vocabulary_free(v);
     free(big);
 }
@@ -551,6 +740,7 @@ static void test_detokenize(void) {
         unsigned char in[300], out[300];
         int32_t ids[400];
         size_t size, count, i;
+        char message[64];
         int k, wrong = 0;
         CHECK(build(v) == LLM_OK, "%s", v->error.text);
         for (k = 0; k < 500; k++) {
@@ -570,15 +760,17 @@ static void test_detokenize(void) {
                      memcmp(in, out, n);
         }
         CHECK(wrong == 0, "%d texts do not come back", wrong);
-        ids[0] = v->source.eos, ids[1] = 'h', ids[2] = (int32_t)v->source.count;
+        ids[0] = v->source.eos;
         desc.count = 1;
         CHECK(llm_detokenize(&v->t, &desc, NULL, 0, &size) == LLM_OK && size == 0,
               "control left out");
         desc.special = true;
+        desc.error = &v->error;
         CHECK(llm_detokenize(&v->t, &desc, (char *)out, 2, &size) == LLM_ERROR_LIMIT && size > 2,
               "room");
-        desc.count = 3;
-        CHECK(llm_detokenize(&v->t, &desc, NULL, 0, &size) == LLM_ERROR_ARGUMENT, "id outside");
+        (void)snprintf(message, sizeof message, "llm_detokenize: %lu bytes, room for 2",
+                       (unsigned long)size);
+        CHECK(!strcmp(v->error.text, message), "%s", v->error.text);
         vocabulary_free(v);
     }
 }
@@ -654,6 +846,95 @@ static void use_everything(const llm_tokenizer *t) {
         (void)llm_token_kind_of(t, (int32_t)i);
         (void)llm_token_is_end(t, (int32_t)i);
     }
+}
+
+/* A section with one field of its header changed. */
+static void refuse_section(vocabulary *v, uint32_t *field, uint32_t value, llm_result code,
+                           const char *message, int line) {
+    const uint32_t was = *field;
+    llm_result result;
+    *field = value;
+    result = llm__tokenizer_init(&v->t, v->section, v->size, (uint32_t)v->source.count, &v->error);
+    CHECK(result == code && v->error.code == code && !strcmp(v->error.text, message),
+          "line %d: %s \"%s\",\n    expected \"%s\"", line, llm_result_name(result), v->error.text,
+          message);
+    CHECK(llm__tokenizer_init(&v->t, v->section, v->size, 0, NULL) == code ||
+              field == &((llm__tok_header *)(void *)v->section)->vocab,
+          "line %d: without an error", line);
+    *field = was;
+}
+
+static void test_section_refusals(void) {
+    static const char *const names[] = {"tokens", "kinds", "text", "trie", "added",
+                                        "pairs", "bytes", "starts", "joins", "ends"};
+    vocabulary *v = byte_level("gpt-2");
+    llm__tok_header *h;
+    char message[160];
+    uint32_t i;
+    CHECK(build(v) == LLM_OK, "%s", v->error.text);
+    h = (llm__tok_header *)(void *)v->section;
+#define REFUSED(field, value, code, text) \
+    refuse_section(v, &h->field, value, code, text, __LINE__)
+    REFUSED(magic, 0x12345678, LLM_ERROR_FORMAT,
+            "tokenizer: magic is 0x12345678, not 0x4b4f544c");
+    REFUSED(version, 3000000000u, LLM_ERROR_VERSION,
+            "tokenizer: version 3000000000, this library reads 1");
+    (void)snprintf(message, sizeof message, "tokenizer: size is %u, the section has %u bytes",
+                   (unsigned)v->size + 1, (unsigned)v->size);
+    REFUSED(size, (uint32_t)v->size + 1, LLM_ERROR_FORMAT, message);
+    (void)snprintf(message, sizeof message,
+                   "tokenizer: pre-tokenizer %u is not known, only 0 .. %u",
+                   (unsigned)LLM__PRE_COUNT, (unsigned)LLM__PRE_COUNT - 1);
+    REFUSED(pre, LLM__PRE_COUNT, LLM_ERROR_UNSUPPORTED, message);
+    (void)snprintf(message, sizeof message, "tokenizer: vocab is 0, not in 1 .. %u", h->vocab);
+    REFUSED(vocab, 0, LLM_ERROR_FORMAT, message);
+    (void)snprintf(message, sizeof message, "tokenizer: vocab is %u, not in 1 .. %u", h->vocab + 1,
+                   h->vocab);
+    REFUSED(vocab, h->vocab + 1, LLM_ERROR_FORMAT, message);
+    REFUSED(longest, 65536, LLM_ERROR_FORMAT, "tokenizer: longest is 65536, not in 0 .. 65535");
+    REFUSED(reach, 65, LLM_ERROR_FORMAT, "tokenizer: reach is 65, not in 0 .. 64");
+    REFUSED(table[LLM__TOK_TRIE].count, 16776961, LLM_ERROR_FORMAT,
+            "tokenizer: nodes of table trie is 16776961, not in 0 .. 16776960");
+    REFUSED(table[LLM__TOK_ADDED].count, 4294967295u, LLM_ERROR_FORMAT,
+            "tokenizer: nodes of table added is 4294967295, not in 0 .. 16776960");
+    REFUSED(table[LLM__TOK_PAIRS].count, 0, LLM_ERROR_FORMAT,
+            "tokenizer: buckets of table pairs is 0, not in 1 .. 4294967295");
+#define REFUSED_ID(name)                                                                        \
+    (void)snprintf(message, sizeof message,                                                     \
+                   "tokenizer: " #name " is token %u, not in 0 .. %u or 4294967295, none", h->vocab, \
+                   h->vocab - 1);                                                               \
+    REFUSED(name, h->vocab, LLM_ERROR_FORMAT, message)
+    REFUSED_ID(bos);
+    REFUSED_ID(eos);
+    REFUSED_ID(eot);
+    REFUSED_ID(unknown);
+    REFUSED_ID(padding);
+    for (i = 0; i < LLM__TOK_TABLES; i++) {
+        const uint32_t at[] = {h->table[i].at + 8, 192}, count = h->table[i].count;
+        const uint32_t end = ((uint32_t)v->size + 63) / 64 * 64;
+        size_t k;
+        for (k = 0; k < 2; k++) {
+            (void)snprintf(message, sizeof message,
+                           "tokenizer: table %s at %u, not a multiple of 64 from 256 on", names[i],
+                           at[k]);
+            REFUSED(table[i].at, at[k], LLM_ERROR_FORMAT, message);
+        }
+        (void)snprintf(message, sizeof message, "tokenizer: table %s at %u, %u elements, passes the"
+                       " end of the section of %u bytes", names[i], end, count, (unsigned)v->size);
+        if (count) REFUSED(table[i].at, end, LLM_ERROR_FORMAT, message);
+        if (i == LLM__TOK_TEXT || i == LLM__TOK_TRIE || i == LLM__TOK_ADDED || i == LLM__TOK_PAIRS ||
+            i == LLM__TOK_ENDS)
+            continue;
+        (void)snprintf(message, sizeof message, "tokenizer: table %s has %u elements, not %u",
+                       names[i], count - 1, count);
+        REFUSED(table[i].count, count - 1, LLM_ERROR_FORMAT, message);
+    }
+#undef REFUSED
+#undef REFUSED_ID
+    CHECK(llm__tokenizer_init(&v->t, v->section, 255, 0, &v->error) == LLM_ERROR_FORMAT &&
+              !strcmp(v->error.text, "tokenizer: 255 bytes, a header has 256"), "%s", v->error.text);
+    CHECK(llm__tokenizer_init(&v->t, v->section, v->size, h->vocab, &v->error) == LLM_OK, "as it was");
+    vocabulary_free(v);
 }
 
 static void test_hostile(void) {
@@ -742,8 +1023,13 @@ int main(void) {
     test_pieces();
     test_random_rules();
     test_calls();
+    test_refusals();
+    test_no_memory();
+    test_sparse();
+    test_nothing();
     test_detokenize();
     test_builder_errors();
+    test_section_refusals();
     test_hostile();
     test_linear();
     return check_report("tokenizer");
