@@ -199,8 +199,8 @@ typedef struct llm_error {
    used after it, or the model or pool that it was made with, is gone. */
 
 /* Memory comes from here and nowhere else. All zero means malloc and free.
-   `align` is a power of two, at most 64. `release` gets the size that was asked for; it may be NULL,
-   for memory that is given back otherwise. */
+   `align` is a power of two, at most 64. `release` gets the size that was asked for; it may be
+   NULL, for memory that is given back otherwise. */
 typedef struct llm_allocator {
     void *(*allocate)(void *user, size_t size, size_t align); /* NULL: no memory */
     void (*release)(void *user, void *memory, size_t size);
@@ -1679,8 +1679,9 @@ static llm_result llm__tok_check_header(const llm__tok_header *h, size_t size, u
         return llm__fail(error, LLM_ERROR_VERSION, "tokenizer: version %u, this library reads %d",
                          (unsigned)h->version, (int)LLM__TOK_VERSION);
     if (h->size > size)
-        return llm__fail(error, LLM_ERROR_FORMAT, "tokenizer: size is %u, the section has %lu bytes",
-                         (unsigned)h->size, (unsigned long)size);
+        return llm__fail(error, LLM_ERROR_FORMAT,
+                         "tokenizer: size is %u, the section has %lu bytes", (unsigned)h->size,
+                         (unsigned long)size);
     if (h->pre >= LLM__PRE_COUNT)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
                          "tokenizer: pre-tokenizer %u is not known, only 0 .. %d", (unsigned)h->pre,
@@ -2785,7 +2786,9 @@ static const uint8_t *llm__map(const char *path, size_t *size, llm_error *error)
         llm__fail(error, LLM_ERROR_IO, "%s: cannot be opened (errno %d)", path, errno);
         return NULL;
     }
-    if (fstat(file, &about) || !S_ISREG(about.st_mode)) {
+    if (fstat(file, &about)) {
+        llm__fail(error, LLM_ERROR_IO, "%s: cannot be examined (errno %d)", path, errno);
+    } else if (!S_ISREG(about.st_mode)) {
         llm__fail(error, LLM_ERROR_IO, "%s: is not a regular file", path);
     } else if (about.st_size <= 0 || (uint64_t)about.st_size > SIZE_MAX) {
         llm__fail(error, LLM_ERROR_IO, "%s: %llu bytes, not in 1 .. %zu", path,

@@ -165,7 +165,7 @@ static void test_calls(void) {
     refuse_path(path, LLM_ERROR_IO, "cannot be opened");
     faults_reset();
     faults.stat.at = 1;
-    refuse_path(path, LLM_ERROR_IO, "cannot be mapped");
+    refuse_path(path, LLM_ERROR_IO, "cannot be examined");
     faults_reset();
     faults.map.at = 1;
     refuse_path(path, LLM_ERROR_IO, "cannot be mapped");
@@ -190,17 +190,17 @@ static void test_paths(void) {
     faults_reset();
     refuse_path("", LLM_ERROR_IO, "cannot be opened");
     refuse_path("/no/such/file", LLM_ERROR_IO, "cannot be opened");
-    refuse_path("/proc/self/status", LLM_ERROR_IO, "cannot be mapped");
-    refuse_path("/dev/null", LLM_ERROR_IO, "cannot be mapped");
-    refuse_path("/dev/zero", LLM_ERROR_IO, "cannot be mapped");
+    refuse_path("/proc/self/status", LLM_ERROR_IO, "0 bytes, not in 1 .. ");
+    refuse_path("/dev/null", LLM_ERROR_IO, "is not a regular file");
+    refuse_path("/dev/zero", LLM_ERROR_IO, "is not a regular file");
     if (!mkdtemp(folder)) exit(1);
-    refuse_path(folder, LLM_ERROR_IO, "cannot be mapped");
+    refuse_path(folder, LLM_ERROR_IO, "is not a regular file");
     (void)close(make_file("empty", "", 0));
-    refuse_path(in_folder("empty"), LLM_ERROR_IO, "cannot be mapped");
+    refuse_path(in_folder("empty"), LLM_ERROR_IO, "0 bytes, not in 1 .. ");
     (void)unlink(in_folder("empty"));
     if (mkfifo(in_folder("pipe"), 0600)) exit(1);
     (void)alarm(60); /* opening a pipe waits for its writer */
-    refuse_path(in_folder("pipe"), LLM_ERROR_IO, "cannot be mapped");
+    refuse_path(in_folder("pipe"), LLM_ERROR_IO, "is not a regular file");
     (void)alarm(0);
     (void)unlink(in_folder("pipe"));
     (void)snprintf(loop, sizeof loop, "%s", in_folder("loop"));

@@ -6,7 +6,10 @@
 
 /* What the system can refuse once a file is open. */
 static bool no_status, no_map;
-static int maybe_fstat(int file, struct stat *about) { return no_status ? -1 : fstat(file, about); }
+static int maybe_fstat(int file, struct stat *about) {
+    if (no_status) errno = EOVERFLOW;
+    return no_status ? -1 : fstat(file, about);
+}
 static void *maybe_mmap(void *at, size_t size, int protection, int flags, int file, off_t offset) {
     if (no_map) errno = ENOMEM;
     return no_map ? MAP_FAILED : mmap(at, size, protection, flags, file, offset);
@@ -571,7 +574,7 @@ static void test_arguments(void) {
     refuse_open(&desc, LLM_ERROR_IO, message);
     (void)remove(path);
     desc.path = fixture_model_path("llama-tied", "q8");
-    (void)snprintf(message, sizeof message, "%s: is not a regular file", desc.path);
+    (void)snprintf(message, sizeof message, "%s: cannot be examined (errno %d)", desc.path, EOVERFLOW);
     no_status = true;
     refuse_open(&desc, LLM_ERROR_IO, message);
     no_status = false, no_map = true;
