@@ -64,6 +64,13 @@ OPTIONS_EXITS static void fail(int status, const char *format, ...) {
     exit(status);
 }
 
+/* Standard output could not be written (a full disk) is a failure too. */
+OPTIONS_MAYBE static int finish(const program *p) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+    (void)fprintf(stderr, "%s: the output could not be written\n", p->name);
+    return EXIT_FAILED;
+}
+
 static void print_help(const program *p) {
     const option *o;
     (void)printf("usage: %s", p->name);
@@ -168,7 +175,7 @@ OPTIONS_MAYBE static void parse_options(const program *p, int argc, char **argv)
         const size_t size = strcspn(name, "=");
         if (dashes && !strcmp(name, "--help")) {
             print_help(p);
-            exit(0);
+            exit(finish(p));
         }
         if (dashes && !strcmp(name, "--")) {
             dashes = false;
@@ -215,13 +222,6 @@ OPTIONS_MAYBE static char *read_all(const char *path, size_t *size) {
     data[used] = 0;
     *size = used;
     return data;
-}
-
-/* Standard output could not be written (a full disk) is a failure too. */
-OPTIONS_MAYBE static int finish(const program *p) {
-    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
-    (void)fprintf(stderr, "%s: the output could not be written\n", p->name);
-    return EXIT_FAILED;
 }
 
 #define CHECKED(call, error)                                          \

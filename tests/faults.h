@@ -14,6 +14,8 @@
 #undef fstat
 #undef mmap
 #undef munmap
+#undef fdopen
+#undef fclose
 #undef fwrite
 #undef fsync
 #undef rename
@@ -128,6 +130,10 @@ static inline int fault_cond_init(pthread_cond_t *condition, const pthread_conda
 #define FAULT_CALL(kind, code, call) (fault_now(&faults.kind) ? (errno = (code), -1) : (call))
 static inline int fault_opened(int file) { return faults.files += file >= 0, file; }
 static inline int fault_close(int file) { return faults.files--, close(file); }
+static inline FILE *fault_fdopen(int file, const char *mode) {
+    return fault_now(&faults.open) ? (errno = EMFILE, (FILE *)NULL) : fdopen(file, mode);
+}
+static inline int fault_fclose(FILE *stream) { return faults.files--, fclose(stream); }
 static inline void *fault_mmap(void *at, size_t size, int protection, int flags, int file, off_t offset) {
     void *map = MAP_FAILED;
     if (fault_now(&faults.map)) errno = ENOMEM;
@@ -150,10 +156,12 @@ static inline size_t fault_fwrite(const void *data, size_t size, size_t count, F
 #define pthread_mutex_init     fault_mutex_init
 #define pthread_cond_init      fault_cond_init
 #define open(...)              fault_opened(FAULT_CALL(open, EMFILE, open(__VA_ARGS__)))
-#define close(file)            fault_close(file)
+#define close                  fault_close
 #define fstat(file, about)     FAULT_CALL(stat, EIO, fstat(file, about))
 #define mmap                   fault_mmap
 #define munmap                 fault_munmap
+#define fdopen                 fault_fdopen
+#define fclose                 fault_fclose
 #define fwrite                 fault_fwrite
 #define fsync(file)            FAULT_CALL(sync, EIO, fsync(file))
 #define rename(from, to)       FAULT_CALL(rename, EXDEV, rename(from, to))

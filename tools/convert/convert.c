@@ -33,7 +33,8 @@ static const char usage[] =
     "\n"
     "The report counts, per kind of tensor, bits per stored weight and the relative error\n"
     "|new - old| / |old| that the conversion added. Exit status: 0 done, 1 the input or the\n"
-    "output is at fault (no output file is left), 2 the command line is.\n";
+    "output is at fault (no output file is left; it is there when only the report could not be\n"
+    "printed), 2 the command line is.\n";
 
 enum { ROTATE_AUTO, ROTATE_YES, ROTATE_NO };
 #define TYPE_AUTO LLM_TYPE_COUNT
@@ -342,7 +343,8 @@ int main(int count, char **arguments) {
     arguments = platform_arguments(&count, arguments);
     for (i = 1; i < count; i++) {
         const char *argument = arguments[i];
-        if (strcmp(argument, "--help") == 0) return fputs(usage, stdout) < 0;
+        if (strcmp(argument, "--help") == 0)
+            return fputs(usage, stdout) < 0 || !output_written("llm-convert");
         if (strcmp(argument, "--quiet") == 0) {
             o.quiet = true;
         } else if (argument[0] == '-' && argument[1]) {
@@ -358,7 +360,7 @@ int main(int count, char **arguments) {
         }
     }
     if (!o.output) return usage_error("INPUT and OUTPUT.llm wanted", NULL);
-    if (convert(&o, &error) == LLM_OK) return 0;
+    if (convert(&o, &error) == LLM_OK) return !output_written("llm-convert");
     fprintf(stderr, "llm-convert: %s: %s\n", o.input, error.text);
     return 1;
 }

@@ -330,7 +330,7 @@ int main(int count, char **arguments) {
     int i;
     arguments = platform_arguments(&count, arguments);
     for (i = 1; i < count; i++) {
-        if (strcmp(arguments[i], "--help") == 0) return fputs(usage, stdout) < 0;
+        if (strcmp(arguments[i], "--help") == 0) return fputs(usage, stdout) < 0 || !output_written("llm-inspect");
         if (strcmp(arguments[i], "--tensors") == 0) {
             tensors = true;
         } else if (strcmp(arguments[i], "--verify") == 0) {
@@ -347,7 +347,7 @@ int main(int count, char **arguments) {
         fputs("llm-inspect: FILE.llm wanted; llm-inspect --help says more\n", stderr);
         return 2;
     }
-    if (inspect(path, tensors, verify, &error) == LLM_OK) return 0;
+    if (inspect(path, tensors, verify, &error) == LLM_OK) return !output_written("llm-inspect");
     (void)fflush(stdout);
     fprintf(stderr, "llm-inspect: %s: %s\n", path, error.text);
     return 1;

@@ -150,6 +150,13 @@ static LLM__UNUSED void parallel_for(unsigned threads, size_t count, parallel_wo
     llm_pool_destroy(pool);
 }
 
+/* What was printed is on its way; false, with a message: a full disk, a closed handle. */
+static LLM__UNUSED bool output_written(const char *program) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return true;
+    fprintf(stderr, "%s: standard output could not be written\n", program);
+    return false;
+}
+
 /* ---- new files ---------------------------------------------------------- */
 
 /* A file that is written under a temporary name beside its own and renamed when it is whole. */
@@ -174,9 +181,13 @@ static void new_file_abandon(new_file *file) {
 
 static LLM__UNUSED llm_result new_file_open(new_file *file, const char *path, llm_error *error) {
     size_t size = strlen(path) + 32;
+    struct stat there;
     int handle;
     file->path = path;
     file->stream = NULL;
+    file->temporary = NULL;
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) /* no device may become a file */
+        return llm__fail(error, LLM_ERROR_IO, "%s: not a regular file, so not replaced", path);
     file->temporary = (char *)malloc(size);
     if (!file->temporary) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
     (void)snprintf(file->temporary, size, "%s.%ld.tmp", path, (long)platform_id());

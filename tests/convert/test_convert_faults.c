@@ -1,0 +1,121 @@
+/* A conversion that the system refuses something - memory, threads, files, space -: exit status 1 and a
+   message, no leak, nothing under the output's name nor beside it; and the next one works. */
+#define FAULTS_SYSTEM
+#include "../faults.h"
+int llm_convert_main(int count, char **arguments);
+#define main llm_convert_main
+#include "../../tools/convert/convert.c"
+#undef main
+#include "../faults.h"
+#include "../check.h"
+#include <dirent.h>
+
+static char folder[] = "/tmp/llm-convert-faults-XXXXXX", input[64], output[64], messages[64];
+
+static int convert_file(const char *type) {
+    char name[] = "llm-convert", quiet[] = "--quiet", option[] = "--type", value[8], threads[] = "--threads", two[] = "2";
+    char *arguments[9];
+    (void)snprintf(value, sizeof value, "%s", type);
+    arguments[0] = name, arguments[1] = input, arguments[2] = output, arguments[3] = quiet, arguments[4] = option;
+    arguments[5] = value, arguments[6] = threads, arguments[7] = two, arguments[8] = NULL;
+    if (!freopen(messages, "w", stderr)) exit(1);
+    return llm_convert_main(8, arguments);
+}
+
+/* What was said, without the line's end. */
+static const char *said(void) {
+    static char text[1024];
+    size_t size;
+    FILE *file;
+    (void)fflush(stderr);
+    file = fopen(messages, "r");
+    size = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    if (file) (void)fclose(file);
+    text[size] = 0;
+    return text;
+}
+
+/* Files in the folder but the messages. */
+static unsigned files_left(void) {
+    unsigned count = 0;
+    struct dirent *entry;
+    DIR *d = opendir(folder);
+    while (d && (entry = readdir(d)) != NULL) count += entry->d_name[0] != '.' && strcmp(entry->d_name, "messages");
+    if (d) (void)closedir(d);
+    return count;
+}
+
+static uint64_t sum_of(const char *path) {
+    static uint8_t data[1 << 20];
+    FILE *file = fopen(path, "rb");
+    size_t size = file ? fread(data, 1, sizeof data, file) : 0;
+    if (file) (void)fclose(file);
+    CHECK(size > 4096 && size < sizeof data, "%s: %zu bytes", path, size);
+    return llm__xxh64(data, size);
+}
+
+/* Lets each request of a kind fail, once or from there on. */
+static void test_kind(const char *kind, fault *f, const char *type, const char *word, bool harmless) {
+    uint64_t want;
+    size_t calls, n;
+    int on;
+    faults_reset();
+    CHECK(convert_file(type) == 0 && faults_balanced(), "%s: %s", type, said());
+    want = sum_of(output);
+    calls = f->calls;
+    CHECK(calls > 0, "%s: no request", kind);
+    for (on = 0; on < 2; on++)
+        for (n = 1; n <= calls; n++) {
+            int status;
+            (void)unlink(output);
+            faults_reset();
+            f->at = n, f->on = on;
+            status = convert_file(type);
+            CHECK(f->failed, "%s %zu was not reached", kind, n);
+            CHECK(faults_balanced(), "%s %zu: %zu blocks, %zu bytes, %ld files, %ld maps left", kind, n, faults.blocks,
+                  faults.live, faults.files, faults.maps);
+            if (harmless) {
+                CHECK(status == 0 && sum_of(output) == want, "%s %zu: status %d: %s", kind, n, status, said());
+                continue;
+            }
+            CHECK(status == 1 && strstr(said(), word), "%s %zu: status %d, it says: %s", kind, n, status, said());
+            CHECK(files_left() == 0, "%s %zu: %u files are left", kind, n, files_left());
+        }
+    faults_reset();
+    CHECK(convert_file(type) == 0 && sum_of(output) == want, "%s: the conversion after the faults", kind);
+    (void)unlink(output);
+    printf("%s as %s: %zu requests, each refused\n", kind, type, calls);
+}
+
+/* An output that is there stays as it is when the conversion fails. */
+static void test_old_output(void) {
+    uint64_t want;
+    faults_reset();
+    CHECK(convert_file("q8") == 0, "%s", said());
+    want = sum_of(output);
+    faults_reset();
+    faults.write.at = 5;
+    CHECK(convert_file("q4") == 1 && sum_of(output) == want && files_left() == 1, "the old file is gone");
+    (void)unlink(output);
+}
+
+int main(void) {
+    (void)snprintf(input, sizeof input, "tests/fixtures/models/llama-tied.gguf");
+    if (!mkdtemp(folder)) return 1;
+    (void)snprintf(output, sizeof output, "%s/out.llm", folder);
+    (void)snprintf(messages, sizeof messages, "%s/messages", folder);
+    test_kind("memory", &faults.memory, "q4", "memory", false);
+    test_kind("thread", &faults.thread, "q8", "", true);
+    test_kind("open", &faults.open, "q8", ": ", false);
+    test_kind("stat", &faults.stat, "q8", ": ", false);
+    test_kind("map", &faults.map, "q8", "mapped", false);
+    test_kind("write", &faults.write, "q8", "writing failed", false);
+    test_kind("sync", &faults.sync, "q8", "writing failed", false);
+    test_kind("rename", &faults.rename, "q8", "renaming failed", false);
+    (void)snprintf(input, sizeof input, "tests/fixtures/models/gemma.gguf"); /* a vocabulary of pieces */
+    test_kind("memory", &faults.memory, "q8", "memory", false);
+    test_old_output();
+    (void)unlink(messages);
+    CHECK(rmdir(folder) == 0, "%s is not empty", folder);
+    return check_report("test_convert_faults");
+}
