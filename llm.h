@@ -13576,11 +13576,13 @@ LLM__AVX512 static void llm__blend_avx512(float *y, float a, const float *x, flo
                                            llm__mul16(_mm512_loadu_ps(x + i), g)));
 }
 
-LLM__AVX512 static float llm__mask_avx512(float *s, const float *scale, float factor,
-                                          uint32_t first, uint32_t last) {
+LLM__AVX512 static bool llm__mask_avx512(float *s, const float *scale, float factor,
+                                         uint32_t first, uint32_t last, float *most_of) {
     const uint64_t inside = ~(uint64_t)0 >> (63 - last) & ~(uint64_t)0 << first;
+    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
     const __m512 none = _mm512_set1_ps(LLM__MASKED), f = _mm512_set1_ps(factor);
     __m512 most = none;
+    __mmask16 bad = 0;
     uint32_t i;
     for (i = 0; i < 64; i += 16) {
         __m512 g = scale ? llm__mul16(f, _mm512_loadu_ps(scale + i)) : f;
@@ -13588,8 +13590,10 @@ LLM__AVX512 static float llm__mask_avx512(float *s, const float *scale, float fa
         x = _mm512_mask_mov_ps(none, (__mmask16)(inside >> i), x);
         _mm512_storeu_ps(s + i, x);
         most = _mm512_max_ps(most, x);
+        bad |= _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(x), exponent), exponent);
     }
-    return _mm512_reduce_max_ps(most);
+    *most_of = _mm512_reduce_max_ps(most);
+    return !bad;
 }
 LLM__AVX512 static void llm__weigh_avx512(float *y, const float *p, const float *scale) {
     uint32_t i;
