@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIXTURES 5
+#define FIXTURES 6
 #define FIXTURE_TOKENS 48u
 
-static const char *const fixture_names[FIXTURES] = {"llama-tied", "llama-untied", "llama-odd", "gemma",
+static const char *const fixture_names[FIXTURES] = {"llama-tied", "llama-untied", "llama-odd", "qwen3", "gemma",
                                                     "gemma-pattern"};
 static const char *fixture_folder = "build/tests/models";
 

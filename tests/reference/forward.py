@@ -6,7 +6,8 @@
 
 IDS.txt holds token ids separated by blanks or commas (`-` reads standard input). The logits are raw
 little-endian float32, [position][vocabulary]. It shares no code with the library: weights are read
-and dequantised by the `gguf` package, everything after that is NumPy. Families: llama, gemma3.
+and dequantised by the `gguf` package, everything after that is NumPy. Families: llama, qwen3,
+gemma3.
 
 Sources: Touvron et al. 2023 (arXiv 2302.13971), Gemma Team 2025 (arXiv 2503.19786), Su et al. 2021
 (RoPE, arXiv 2104.09864), and the tensor names and row orders of the GGUF specification.
@@ -48,7 +49,7 @@ class Shape:
     """The hyperparameters that the pass needs, from the metadata."""
 
     def __init__(self, w):
-        if w.family not in ("llama", "gemma3"):
+        if w.family not in ("llama", "qwen3", "gemma3"):
             raise SystemExit(f"no reference for the family {w.family}")
         for name in (f"{w.family}.rope.scaling.type", f"{w.family}.final_logit_softcapping"):
             if name in w.fields:
@@ -56,6 +57,8 @@ class Shape:
         if "rope_freqs.weight" in w.tensors:
             raise SystemExit("the reference does not know rope_freqs.weight")
         self.gemma = w.family == "gemma3"
+        self.interleaved = w.family == "llama"  # rows of Q and K
+        self.normed_heads = w.family != "llama"
         self.width = w.setting("embedding_length")
         self.layers = w.setting("block_count")
         self.heads = w.setting("attention.head_count")
@@ -82,7 +85,7 @@ def rms_norm(x, gain, epsilon):
 
 def rope(x, base, interleaved):
     """x [position][head][channel]: turn pair i by position * base^(-2i/d). A pair is two neighbours
-    (GGUF orders Llama's Q and K rows so), or one channel of each half (Gemma)."""
+    (GGUF orders Llama's Q and K rows so), or one channel of each half (all others)."""
     positions, _, d = x.shape
     angle = np.outer(np.arange(positions), base ** (-2.0 * np.arange(d // 2) / d))[:, None, :]
     c, s = np.cos(angle), np.sin(angle)
@@ -108,7 +111,7 @@ class Cache:
 
     def __init__(self, path, s, positions):
         self.data = np.fromfile(path, dtype="<f2").reshape(2, s.layers, positions, s.kv_heads, s.head_dim)
-        self.interleaved = not s.gemma
+        self.interleaved = s.interleaved
         self.worst = 0.0
 
     def take(self, which, layer, exact):
@@ -132,11 +135,11 @@ def attention(w, s, layer, x, kv_type):
 
     q, k, v = project("attn_q.weight", s.heads), project("attn_k.weight", s.kv_heads), \
         project("attn_v.weight", s.kv_heads)
-    if s.gemma:
+    if s.normed_heads:
         q = rms_norm(q, w.rows(blk + "attn_q_norm.weight"), s.epsilon)
         k = rms_norm(k, w.rows(blk + "attn_k_norm.weight"), s.epsilon)
     base = s.local_base if local else s.base
-    q, k = rope(q, base, not s.gemma), rope(k, base, not s.gemma)
+    q, k = rope(q, base, s.interleaved), rope(k, base, s.interleaved)
     if kv_type == "f16":
         k, v = k.astype(np.float16).astype(np.float64), v.astype(np.float16).astype(np.float64)
     elif isinstance(kv_type, Cache):
