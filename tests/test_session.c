@@ -12,11 +12,16 @@ static void *counted_malloc(size_t size) {
     __atomic_fetch_add(&mallocs, 1, __ATOMIC_RELAXED);
     return malloc(size);
 }
+#if defined(_WIN32)
+#include <windows.h>
+#define CreateThread(...) (threads_left-- ? CreateThread(__VA_ARGS__) : NULL)
+#else
 static int limited_thread(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *data) {
     return threads_left-- ? pthread_create(thread, attributes, start, data) : 11;
 }
-#define malloc counted_malloc
 #define pthread_create limited_thread
+#endif
+#define malloc counted_malloc
 #ifdef LLM_DEV_HEADER
 #include LLM_DEV_HEADER
 #else
