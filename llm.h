@@ -766,8 +766,13 @@ LLM_API void llm_stream_reset(llm_stream *stream);
    is missing only when it is reached, so that a template with an exotic branch still serves for
    the others.
 
-   A template is data from somewhere, so steps, output and memory are bounded, and nothing of a
-   message is ever taken for a part of the program.
+   A template is data from somewhere, so nothing of a message is ever taken for a part of the
+   program, and everything is bounded: steps, output and memory by the descriptor; and by the
+   interpreter 16 MiB of template, 112 levels of nesting in it (a parenthesis is about 3), 48 levels
+   of JSON and of values that are printed or compared, 512 values, 256 scopes, 64 loops and 64
+   macro calls at once, 64 arguments, 32 parameters, 8 names in a `with`, 100,000 items of a range,
+   integers of 64 bits, 2 GiB of one text. Beyond a bound is LLM_ERROR_LIMIT. No more than 48 KiB of
+   the thread's stack are used.
 
    Origin. Every byte of the output is known to be trusted (it was written in the template, or is
    the text of bos_token or eos_token, a number, or a date) or not (it came from a message, a tool
@@ -6870,7 +6875,12 @@ enum {
     LLM__TPL_SCOPES = 256, /* open scopes */
     LLM__TPL_LOOPS = 64,
     LLM__TPL_CALLS = 64,
+    LLM__TPL_ARGUMENTS = 64,  /* of a call */
+    LLM__TPL_PARAMETERS = 32, /* of a macro */
+    LLM__TPL_WITH = 8,        /* names in one `with` */
     LLM__TPL_RANGE = 100000, /* items of range(), the limit of jinja2's sandbox */
+    LLM__TPL_DIGITS = 800,     /* of a number; 767 tell every double from its neighbours */
+    LLM__TPL_SOURCE = 1 << 24, /* bytes of a template */
     LLM__TPL_MAX = 0x7fffffff
 };
 
@@ -7069,7 +7079,7 @@ static void *llm__tpl_alloc(llm__tpl *t, size_t count, size_t item) {
     char *memory;
     if (t->result != LLM_OK) return NULL;
     if (count > LLM__TPL_MAX / item) {
-        llm__tpl_fail_limit(t, "max_memory", t->max_memory, "bytes");
+        llm__tpl_fail_limit(t, "one value may have", LLM__TPL_MAX, "bytes");
         return NULL;
     }
     size = (count * item + 15) & ~(size_t)15;
@@ -7104,7 +7114,7 @@ static bool llm__tpl_reserve(llm__tpl *t, llm__tpl_array *a, size_t more, size_t
     if (t->result != LLM_OK) return false;
     if (more <= a->capacity - a->n) return true;
     if (more > LLM__TPL_MAX - a->n) {
-        llm__tpl_fail_limit(t, "max_memory", t->max_memory, "bytes");
+        llm__tpl_fail_limit(t, "one value may have", LLM__TPL_MAX, "bytes");
         return false;
     }
     while (capacity < a->n + more) capacity *= 2;
@@ -7172,7 +7182,8 @@ static llm__tval llm__tpl_string(const char *s, size_t n, unsigned trust) {
 
 static llm__tval llm__tpl_text_value(llm__tpl *t, llm_text text, unsigned trust) {
     if (text.size > LLM__TPL_MAX) {
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a text of more than 2 GiB");
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a text has %llu bytes, expected at most %d",
+                      (unsigned long long)text.size, (int)LLM__TPL_MAX);
         text.size = 0;
     }
     return llm__tpl_string(text.data, text.size, trust);
@@ -7243,16 +7254,32 @@ static int llm__tpl_clip(size_t n) {
 static void llm__tpl_fail_undefined(llm__tpl *t, const llm__tval *v) {
     int n = llm__tpl_clip(v->n);
     if (v->more) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s has no attribute '%.*s'",
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s has no attribute or item '%.*s'",
                       llm__tpl_type_name(v->more), n, v->u.s);
     } else {
         llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%.*s' is undefined", n, v->u.s);
     }
 }
 
+/* A value that cannot be used so: names it by type and, where that is short, by itself. */
 static void llm__tpl_fail_type(llm__tpl *t, const char *what, const llm__tval *v) {
-    if (v->type == LLM__T_UNDEFINED) llm__tpl_fail_undefined(t, v);
-    else llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s %s", llm__tpl_type_name(v->type), what);
+    const char *type = llm__tpl_type_name(v->type);
+    if (v->type == LLM__T_UNDEFINED) {
+        llm__tpl_fail_undefined(t, v);
+    } else if (v->type == LLM__T_INT) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s %lld %s", type, (long long)v->u.i, what);
+    } else if (v->type == LLM__T_STRING) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s '%.*s' %s", type, llm__tpl_clip(v->n), v->u.s,
+                      what);
+    } else {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s %s", type, what);
+    }
+}
+
+/* What Python has and this has not. */
+static void llm__tpl_fail_missing(llm__tpl *t, const char *what, const llm__tval *name) {
+    llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "%s '%.*s' is not supported", what,
+                  llm__tpl_clip(name->n), name->u.s);
 }
 
 /* ---- characters ------------------------------------------------------------------------------ */
@@ -7450,98 +7477,15 @@ static bool llm__tpl_digit(char c) {
     return (unsigned char)(c - '0') < 10;
 }
 
-/* A natural number of up to 2,560 bits, for reading decimals exactly: 10^400 times 64 digits,
-   shifted by 63 at most, has 1,605. */
-typedef struct llm__tpl_big {
-    uint32_t word[80]; /* lowest first; those above `count` are 0 */
-    int count;
-} llm__tpl_big;
-
-/* a = a * factor + term */
-static void llm__tpl_big_step(llm__tpl_big *a, uint32_t factor, uint32_t term) {
-    uint64_t carry = term;
-    int i;
-    for (i = 0; i < a->count; i++) {
-        carry += (uint64_t)a->word[i] * factor;
-        a->word[i] = (uint32_t)carry;
-        carry >>= 32;
-    }
-    if (carry) a->word[a->count++] = (uint32_t)carry;
-}
-
-static int llm__tpl_big_bits(const llm__tpl_big *a) {
-    int bits = 32 * a->count;
-    while (bits && !(a->word[(bits - 1) / 32] >> (bits - 1) % 32 & 1)) bits--;
-    return bits;
-}
-
-static void llm__tpl_big_shift(llm__tpl_big *a, int bits) { /* to the left */
-    int i, words = bits / 32;
-    for (i = 0; i < bits % 32; i++) llm__tpl_big_step(a, 2, 0);
-    if (words == 0) return;
-    for (i = a->count - 1; i >= 0; i--) a->word[i + words] = a->word[i];
-    for (i = 0; i < words; i++) a->word[i] = 0;
-    a->count += words;
-}
-
-/* a -= b where a >= b, and whether it was. */
-static bool llm__tpl_big_take(llm__tpl_big *a, const llm__tpl_big *b) {
-    int64_t borrow = 0;
-    int i;
-    for (i = 79; i > 0 && a->word[i] == b->word[i]; i--) {
-    }
-    if (a->word[i] < b->word[i]) return false;
-    for (i = 0; i < 80; i++) {
-        borrow += (int64_t)a->word[i] - b->word[i];
-        a->word[i] = (uint32_t)borrow;
-        borrow >>= 32;
-    }
-    return true;
-}
-
-/* digits * 10^exponent to the nearest double, ties to even, by long division: exact, and
-   independent of the locale. At most 64 digits. */
+/* digits * 10^exponent. Written without a point, this is the same to strtod in every locale. */
 static double llm__tpl_decimal(const char *digits, uint32_t n, long exponent) {
-    llm__tpl_big number, unit;
-    uint64_t quotient = 0, bits;
-    int shift, i, length, drop, power;
-    double value = 0;
-    memset(&number, 0, sizeof number);
-    memset(&unit, 0, sizeof unit);
-    unit.word[0] = 1, unit.count = 1;
-    for (; n; n--) llm__tpl_big_step(&number, 10, (uint32_t)(*digits++ - '0'));
-    if (!llm__tpl_big_bits(&number) || exponent < -400) return 0;
-    for (i = 0; i < exponent && i < 400; i++) llm__tpl_big_step(&number, 10, 0);
-    for (i = 0; i > exponent; i--) llm__tpl_big_step(&unit, 10, 0);
-    shift = llm__tpl_big_bits(&unit) - llm__tpl_big_bits(&number) + 60;
-    if (shift > 0) llm__tpl_big_shift(&number, shift);
-    llm__tpl_big_shift(&unit, shift > 0 ? 0 : -shift);
-    for (i = 0; i < 64; i++) { /* number < 2^62 unit */
-        llm__tpl_big doubled = unit;
-        llm__tpl_big_shift(&doubled, 63 - i);
-        quotient = quotient << 1 | (llm__tpl_big_take(&number, &doubled) ? 1u : 0u);
-    }
-    for (length = 64; !(quotient >> (length - 1)); length--) {
-    }
-    power = length - 1 - shift; /* 2^power <= value */
-    if (power > 1023) power = 1024, quotient = 0, length = 0;
-    drop = power > 1023 ? 0 : length - (power < -1022 ? 53 - (-1022 - power) : 53);
-    if (power > 1023) {
-        bits = (uint64_t)0x7ff << 52;
-    } else if (drop > 63) {
-        bits = 0;
-    } else {
-        const uint64_t half = (uint64_t)1 << (drop - 1), rest = quotient & (2 * half - 1);
-        bits = quotient >> drop;
-        if (rest > half || (rest == half && (llm__tpl_big_bits(&number) || bits & 1))) bits++;
-        if (power >= -1022) bits += (uint64_t)(power + 1022) << 52;
-    }
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    char text[LLM__TPL_DIGITS + 16];
+    (void)snprintf(text, sizeof text, "%.*se%ld", (int)n, digits, exponent);
+    return strtod(text, NULL);
 }
 
 /* repr(float): the shortest digits that read back as the same number. Independent of the locale,
-   as the point is never printed or read by the C library. */
+   as the point is never read by the C library, whatever it prints. */
 static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
     char text[40], digits[24], out[64];
     int p, i, n = 0, exponent = 0, k = 0;
@@ -7558,7 +7502,8 @@ static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
         return;
     }
     memcpy(&size, &bits, sizeof size);
-    for (p = 0;; p++) { /* to 17 digits at most: those name every double */
+    if (!llm__tpl_charge(t, 64)) return;
+    for (p = 0;; p++) { /* ends: 17 digits name every double */
         double back;
         (void)snprintf(text, sizeof text, "%.*e", p, size);
         for (i = 0, n = 0; text[i] != 'e'; i++) {
@@ -7587,7 +7532,7 @@ static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
    "1." and ".5". */
 static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__tval *v,
                                 bool loose) {
-    char text[96];
+    char text[LLM__TPL_DIGITS];
     uint32_t i = 0, n = 0, j;
     int64_t whole = 0;
     long exponent = 0;
@@ -7595,14 +7540,14 @@ static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__
     for (; i < size && llm__tpl_digit(s[i]); i++) {
         big = big || whole > (INT64_MAX - (s[i] - '0')) / 10;
         if (!big) whole = whole * 10 + (s[i] - '0');
-        if (n < 64) text[n++] = s[i];
+        if (n < sizeof text) text[n++] = s[i];
         else exponent++;
     }
     if (i < size && s[i] == '.' &&
         ((i && loose) || (i + 1 < size && llm__tpl_digit(s[i + 1]) && (i || loose)))) {
         real = true;
         for (i++; i < size && llm__tpl_digit(s[i]); i++) {
-            if (n < 64) text[n++] = s[i], exponent--;
+            if (n < sizeof text) text[n++] = s[i], exponent--;
         }
     }
     if (i && i < size && (s[i] | 32) == 'e') {
@@ -7617,10 +7562,15 @@ static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__
             i = j;
         }
     }
+    (void)llm__tpl_charge(t, i / 8);
     if (real) {
+        (void)llm__tpl_charge(t, 8);
         *v = llm__tpl_float(llm__tpl_decimal(text, n, exponent));
     } else {
-        if (big) llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
+        if (big) {
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the integer '%.*s' needs more than 64 bits",
+                          llm__tpl_clip(i), s);
+        }
         *v = llm__tpl_int(whole);
     }
     return i;
@@ -7714,7 +7664,7 @@ static void llm__tpl_write(llm__tpl *t, const llm__tval *v, const llm__tpl_json 
 static void llm__tpl_write_key(llm__tpl *t, const llm__tval *v, const llm__tpl_json *json) {
     if (v->type == LLM__T_STRING || (v->type != LLM__T_NONE && !llm__tpl_is_number(v))) {
         if (v->type == LLM__T_STRING) llm__tpl_put_quoted(t, v, json);
-        else llm__tpl_fail_type(t, "cannot be a key in JSON", v);
+        else llm__tpl_fail_type(t, "cannot be a key in JSON: expected a str, a number or none", v);
         return;
     }
     llm__tpl_puts(t, "\"", LLM__UNTRUSTED);
@@ -7754,7 +7704,7 @@ static void llm__tpl_write(llm__tpl *t, const llm__tval *v, const llm__tpl_json 
     }
     switch (v->type) {
     case LLM__T_UNDEFINED:
-        if (json) llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "an undefined value in JSON");
+        if (json) llm__tpl_fail_undefined(t, v);
         else llm__tpl_puts(t, "Undefined", LLM__TRUSTED);
         break;
     case LLM__T_NONE: llm__tpl_puts(t, json ? "null" : "None", LLM__TRUSTED); break;
@@ -7771,8 +7721,8 @@ static void llm__tpl_write(llm__tpl *t, const llm__tval *v, const llm__tpl_json 
         llm__tpl_write_items(t, &sorted, json, level);
         break;
     default:
-        llm__tpl_fail(t, json ? LLM_ERROR_TEMPLATE : LLM_ERROR_UNSUPPORTED, "%s of a %s",
-                      json ? "JSON" : "the text", llm__tpl_type_name(v->type));
+        llm__tpl_fail(t, json ? LLM_ERROR_TEMPLATE : LLM_ERROR_UNSUPPORTED, "a %s cannot be written as %s",
+                      llm__tpl_type_name(v->type), json ? "JSON" : "text");
     }
 }
 
@@ -7937,8 +7887,7 @@ static bool llm__tpl_contains(llm__tpl *t, const llm__tval *item, const llm__tva
     uint32_t i;
     if (v->type == LLM__T_STRING) {
         if (item->type == LLM__T_STRING) return llm__tpl_search(t, v, 0, item) != UINT32_MAX;
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'in' a str needs a str, not %s",
-                      llm__tpl_type_name(item->type));
+        llm__tpl_fail_type(t, "cannot be in a str: expected a str", item);
         return false;
     }
     if (v->type == LLM__T_DICT) return llm__tpl_find(t, v->u.v, v->n, item, 0) != NULL;
@@ -8216,7 +8165,9 @@ static uint32_t llm__tpl_hex(llm__tpl *t, const char *s, const char *end, uint32
         int h = s + i < end ? s[i] : 0;
         if (h >= '0' && h <= '9') c = c << 4 | (uint32_t)(h - '0');
         else if ((h | 32) >= 'a' && (h | 32) <= 'f') c = c << 4 | (uint32_t)((h | 32) - 'a' + 10);
-        else llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "an escape with too few hexadecimal digits");
+        else llm__tpl_fail(t, LLM_ERROR_TEMPLATE,
+                           "the escape has %u hexadecimal digits, expected %u", (unsigned)i,
+                           (unsigned)digits);
     }
     return c;
 }
@@ -8239,12 +8190,15 @@ static uint32_t llm__tpl_escape(llm__tpl *t, const char *s, const char *end) {
         while (n < 3 && s + n < end && s[n] >= '0' && s[n] <= '7')
             c = c * 8 + (uint32_t)(s[n++] - '0');
     } else {
-        if (*s == 'N') llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the escape \\N is not supported");
+        if (*s == 'N') llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the escape '\\N' is not supported");
         llm__tpl_put(t, "\\", 1, LLM__TRUSTED, NULL);
         return 0;
     }
     if (c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "an escape that is no character");
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE,
+                      "the escape U+%04lX is no character, expected one up to U+10FFFF but not "
+                      "U+D800 to U+DFFF",
+                      (unsigned long)c);
         return n;
     }
     llm__tpl_put(t, utf8, llm__tpl_encode(c, utf8), LLM__TRUSTED, NULL);
@@ -8261,7 +8215,7 @@ static void llm__tpl_lex_string(llm__tpl *t) {
         t->pos += t->src[t->pos] == '\\' ? 2 : 1;
     }
     if (t->pos >= t->n_src) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a string is not closed");
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a string is not closed: expected %c", quote);
         return;
     }
     t->token.kind = LLM__K_STRING;
@@ -8299,7 +8253,7 @@ static void llm__tpl_lex_operator(llm__tpl *t) {
         }
     }
     if (!c || !strchr(singles, c)) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected character (byte 0x%02x)",
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected byte 0x%02x, expected a name, a number, a string or an operator",
                       (unsigned)(unsigned char)c);
         return;
     }
@@ -8335,7 +8289,9 @@ static void llm__tpl_next(llm__tpl *t) {
         t->pos += n;
         t->token.kind = LLM__K_NUMBER;
         if (t->pos < t->n_src && llm__tpl_name_char(t->src[t->pos])) {
-            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "this way to write a number is not supported");
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED,
+                          "a number with '%c' is not supported, expected a decimal one",
+                          t->src[t->pos]);
         }
     } else if (t->src[begin] == '"' || t->src[begin] == '\'') {
         llm__tpl_lex_string(t);
@@ -8454,11 +8410,10 @@ static int32_t llm__tpl_constant(llm__tpl *t, llm__tval v) {
 static uint32_t llm__tpl_intern(llm__tpl *t, const char *s, size_t n) {
     llm_text *names = LLM__CAST(llm_text *, t->names.data);
     uint32_t i;
-    for (i = 0; i < t->names.n; i++) {
-        if (names[i].size == n && memcmp(names[i].data, s, n) == 0) return i;
-    }
-    if (!llm__tpl_charge(t, t->names.n) || !llm__tpl_reserve(t, &t->names, 1, sizeof *names, false))
-        return 0;
+    for (i = 0; i < t->names.n && !(names[i].size == n && memcmp(names[i].data, s, n) == 0);) i++;
+    if (!llm__tpl_charge(t, i / 16)) return 0;
+    if (i < t->names.n) return i;
+    if (!llm__tpl_reserve(t, &t->names, 1, sizeof *names, false)) return 0;
     names = LLM__CAST(llm_text *, t->names.data);
     names[t->names.n].data = s;
     names[t->names.n].size = n;
@@ -8484,7 +8439,8 @@ static void llm__tpl_rotate(llm__tpl *t, int32_t a, int32_t b) {
 
 static bool llm__tpl_enter(llm__tpl *t) {
     if (++t->depth > LLM__TPL_DEPTH)
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "the template is nested too deeply");
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "the template is nested more than %d deep",
+                      (int)LLM__TPL_DEPTH);
     return t->result == LLM_OK;
 }
 
@@ -8572,12 +8528,15 @@ static void llm__tpl_arguments(llm__tpl *t, uint8_t *n_plain, uint16_t *n_named)
             t->token = token;
             t->where = token.where;
         }
-        if (named) llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a positional argument after a named one");
+        if (named) llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected argument without a name, expected 'name='");
         llm__tpl_expression(t, true);
         plain++;
     }
     llm__tpl_expect(t, ')', "')'");
-    if (plain + named > 64) llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than 64 arguments");
+    if (plain + named > LLM__TPL_ARGUMENTS) {
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a call has %d arguments, expected at most %d",
+                      plain + named, (int)LLM__TPL_ARGUMENTS);
+    }
     *n_plain = (uint8_t)plain;
     *n_named = (uint16_t)named;
 }
@@ -8659,7 +8618,8 @@ static int32_t llm__tpl_native_operand(llm__tpl *t, char kind) {
     id = llm__tpl_native_find(kind, name.u.s, name.n);
     llm__tpl_next(t);
     if (t->token.kind == '.')
-        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "a name with a dot is not supported here");
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%.*s.': a name with a dot is not supported here",
+                      llm__tpl_clip(name.n), name.u.s);
     return id < LLM__N_COUNT ? (int32_t)id : -1 - llm__tpl_constant(t, name);
 }
 
@@ -8688,7 +8648,7 @@ static void llm__tpl_test(llm__tpl *t) {
                (k == LLM__K_NAME && !llm__tpl_is_name(t, "else") && !llm__tpl_is_name(t, "or") &&
                 !llm__tpl_is_name(t, "and"))) {
         if (llm__tpl_is_name(t, "is"))
-            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "tests cannot be chained with 'is'");
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "unexpected 'is', expected 'and': tests cannot be chained");
         /* jinja2 takes any name here for an argument, `if` included */
         llm__tpl_primary(t);
         llm__tpl_postfix(t);
@@ -8730,8 +8690,7 @@ static void llm__tpl_primary(llm__tpl *t) {
         } else {
             if (t->in_macro && (llm__tpl_is(&v, "caller") || llm__tpl_is(&v, "varargs") ||
                                 llm__tpl_is(&v, "kwargs"))) {
-                llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%.*s' in a macro is not supported",
-                              (int)v.n, v.u.s);
+                llm__tpl_fail_missing(t, "in a macro", &v);
             }
             llm__tpl_emit(t, LLM__O_LOAD, (int32_t)llm__tpl_intern(t, v.u.s, v.n));
         }
@@ -8749,13 +8708,14 @@ static void llm__tpl_primary(llm__tpl *t) {
 }
 
 static void llm__tpl_unary(llm__tpl *t, bool filters) {
+    const int sign = t->token.kind;
+    const uint32_t where = t->token.where;
     if (!llm__tpl_enter(t)) return;
-    if (llm__tpl_accept(t, '-')) {
+    if (sign == '-' || sign == '+') {
+        llm__tpl_next(t);
         llm__tpl_unary(t, false);
-        llm__tpl_emit(t, LLM__O_NEG, 0);
-    } else if (llm__tpl_accept(t, '+')) {
-        llm__tpl_unary(t, false);
-        llm__tpl_emit(t, LLM__O_POS, 0);
+        t->where = where;
+        llm__tpl_emit(t, sign == '-' ? LLM__O_NEG : LLM__O_POS, 0);
     } else {
         llm__tpl_primary(t);
     }
@@ -8927,7 +8887,7 @@ static void llm__tpl_comment(llm__tpl *t) {
     if (at >= t->n_src) return; /* jinja2 lets this pass */
     while (at < t->n_src && !llm__tpl_at(t, at, "#}")) at++;
     if (at >= t->n_src) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a comment is not closed");
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a comment is not closed: expected '#}'");
         return;
     }
     llm__tpl_tag_end(t, at, at > t->pos ? t->src[at - 1] : ' ', true);
@@ -8944,7 +8904,7 @@ static void llm__tpl_raw(llm__tpl *t) {
             return;
         }
     }
-    llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'raw' is not closed");
+    llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'raw' is not closed: expected 'endraw'");
 }
 
 /* Compiles text up to the next tag; its first token is then at hand. Returns '{' or '%', or 0 at
@@ -9159,12 +9119,12 @@ static void llm__tpl_filter_block(llm__tpl *t) {
 
 static void llm__tpl_with(llm__tpl *t) {
     int32_t begin, n, count = 0;
-    llm__tpl_op *target[8];
-    int32_t sizes[8];
+    llm__tpl_op *target[LLM__TPL_WITH];
+    int32_t sizes[LLM__TPL_WITH];
     while (t->token.kind != LLM__K_END && t->result == LLM_OK) {
         if (count) llm__tpl_expect(t, ',', "','");
-        if (count == 8) {
-            llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than 8 names in 'with'");
+        if (count == LLM__TPL_WITH) {
+            llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than %d names in 'with'", (int)LLM__TPL_WITH);
             return;
         }
         begin = llm__tpl_here(t);
@@ -9184,7 +9144,7 @@ static void llm__tpl_with(llm__tpl *t) {
 /* MACRO c -> over the body; the body begins with the defaults: IF_GIVEN c -> over one. */
 static void llm__tpl_macro_definition(llm__tpl *t) {
     llm__tpl_macro *macro = LLM__CAST(llm__tpl_macro *, llm__tpl_alloc(t, 1, sizeof *macro));
-    uint32_t names[32], n = 0;
+    uint32_t names[LLM__TPL_PARAMETERS], n = 0;
     llm__tval name = t->token.value, v = llm__tpl_value(LLM__T_MACRO);
     llm__tpl_exits *outer = t->exits;
     bool in_macro = t->in_macro;
@@ -9201,7 +9161,10 @@ static void llm__tpl_macro_definition(llm__tpl *t) {
     while (t->token.kind != ')' && t->result == LLM_OK) {
         if (n) llm__tpl_expect(t, ',', "','");
         if (t->token.kind != LLM__K_NAME) llm__tpl_unexpected(t, "a name");
-        if (n == 32) llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than 32 parameters");
+        if (n == LLM__TPL_PARAMETERS) {
+            llm__tpl_fail(t, LLM_ERROR_LIMIT, "a macro with more than %d parameters",
+                          (int)LLM__TPL_PARAMETERS);
+        }
         if (t->result != LLM_OK) return;
         names[n] = llm__tpl_intern(t, t->token.value.u.s, t->token.value.n);
         llm__tpl_next(t);
@@ -9231,13 +9194,15 @@ static void llm__tpl_macro_definition(llm__tpl *t) {
     llm__tpl_next(t);
 }
 
-static void llm__tpl_leave_loop(llm__tpl *t, int32_t *chain) {
+static void llm__tpl_leave_loop(llm__tpl *t, bool last) {
+    int32_t *chain;
     if (!t->exits) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'break' or 'continue' outside of a loop");
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' outside of a loop", last ? "break" : "continue");
         return;
     }
-    chain = chain ? chain : &t->exits->continues;
+    chain = last ? &t->exits->breaks : &t->exits->continues;
     *chain = llm__tpl_emit(t, LLM__O_JUMP, *chain);
+    llm__tpl_next(t);
 }
 
 static void llm__tpl_statement(llm__tpl *t) {
@@ -9251,17 +9216,18 @@ static void llm__tpl_statement(llm__tpl *t) {
     else if (llm__tpl_accept_name(t, "macro")) llm__tpl_macro_definition(t);
     else if (llm__tpl_accept_name(t, "with")) llm__tpl_with(t);
     else if (llm__tpl_accept_name(t, "filter")) llm__tpl_filter_block(t);
-    else if (llm__tpl_accept_name(t, "break"))
-        llm__tpl_leave_loop(t, t->exits ? &t->exits->breaks : NULL);
-    else if (llm__tpl_accept_name(t, "continue")) llm__tpl_leave_loop(t, NULL);
+    else if (llm__tpl_is(&name, "break")) llm__tpl_leave_loop(t, true);
+    else if (llm__tpl_is(&name, "continue")) llm__tpl_leave_loop(t, false);
     else if (llm__tpl_accept_name(t, "generation")) {
         llm__tpl_emit(t, LLM__O_SCOPE, 0);
         llm__tpl_body_until(t, "endgeneration", NULL, NULL);
         llm__tpl_emit(t, LLM__O_END_SCOPE, 0);
         llm__tpl_next(t);
+    } else if (llm__tpl_is(&name, "else") || llm__tpl_is(&name, "elif") ||
+               llm__tpl_at(t, t->where, "end")) {
+        llm__tpl_unexpected(t, "a statement");
     } else {
-        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the statement '%.*s' is not supported here",
-                      llm__tpl_clip(name.n), name.u.s);
+        llm__tpl_fail_missing(t, "the statement", &name);
     }
     llm__tpl_expect_end(t);
     t->depth--;
@@ -9275,7 +9241,7 @@ static void llm__tpl_body(llm__tpl *t, const char *const *ends) {
         if (kind == 0) {
             t->where = begin;
             if (ends)
-                llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "this is not closed: no '%s'",
+                llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "this is not closed: expected '%s'",
                               ends[ends[2] ? 2 : 0]);
             break;
         }
@@ -9413,7 +9379,7 @@ static llm__tval llm__tpl_split(llm__tpl *t, const llm__tval *v, const llm__tval
     int64_t skip = 0;
     uint32_t from = 0, at, next = 0;
     if (sep->n == 0) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "split by an empty separator");
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the separator of 'split' is empty, expected a character or more");
         return list.v;
     }
     if (last && most >= 0) { /* from the right: leave the first ones together */
@@ -9632,7 +9598,7 @@ static llm__tval llm__tpl_method(llm__tpl *t, const llm__tval *v, const llm__tva
     char kind = "......sl....d.o...."[v->type]; /* by llm__tpl_type */
     uint32_t id = llm__tpl_native_find(kind, name->u.s, name->n);
     llm__tval r = llm__tpl_value(LLM__T_METHOD);
-    (void)llm__tpl_charge(t, 4);
+    (void)llm__tpl_charge(t, 16);
     r.u.v = id < LLM__N_COUNT ? LLM__CAST(llm__tval *, llm__tpl_alloc(t, 1, sizeof *v)) : NULL;
     if (!r.u.v) return llm__tpl_undefined(name->u.s, name->n, v->type);
     *r.u.v = *v;
@@ -9664,7 +9630,8 @@ static llm__tval llm__tpl_attr(llm__tpl *t, const llm__tval *v, const llm__tval 
 
 /* v[index]; undefined when there is none. */
 static llm__tval llm__tpl_item(llm__tpl *t, const llm__tval *v, const llm__tval *index) {
-    llm__tval *found;
+    llm__tval *found, missing;
+    const char *name = llm__tpl_type_name(index->type);
     int64_t i = index->u.i, n;
     if (v->type == LLM__T_UNDEFINED) {
         llm__tpl_fail_undefined(t, v);
@@ -9684,7 +9651,9 @@ static llm__tval llm__tpl_item(llm__tpl *t, const llm__tval *v, const llm__tval 
             return llm__tpl_sub(v, at, at + size);
         }
     }
-    return llm__tpl_undefined("item", 4, v->type);
+    missing = llm__tpl_string(name, strlen(name), LLM__TRUSTED);
+    if (index->type == LLM__T_NONE || llm__tpl_is_number(index)) missing = llm__tpl_str(t, index);
+    return llm__tpl_undefined(missing.u.s, missing.n, v->type);
 }
 
 /* A bound of a slice, as slice.indices() makes it. */
@@ -9692,7 +9661,8 @@ static int64_t llm__tpl_bound(llm__tpl *t, const llm__tval *v, int64_t none, int
                               int64_t step) {
     int64_t low = step < 0 ? -1 : 0, high = step < 0 ? n - 1 : n, i = v->u.i;
     if (v->type == LLM__T_NONE) return none;
-    if (!llm__tpl_is_integer(v)) llm__tpl_fail_type(t, "cannot be a bound of a slice", v);
+    if (!llm__tpl_is_integer(v))
+        llm__tpl_fail_type(t, "cannot be a bound of a slice: expected an integer", v);
     if (i < 0) i = i < -n ? low : i + n;
     return i > high ? high : i;
 }
@@ -9710,7 +9680,8 @@ static llm__tval llm__tpl_slice(llm__tpl *t, const llm__tval *v, const llm__tval
     if (bounds[2].type != LLM__T_NONE) {
         step = bounds[2].u.i;
         if (!llm__tpl_is_integer(&bounds[2]) || step == 0) {
-            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a slice's step must be an integer other than 0");
+            llm__tpl_fail_type(t, "cannot be the step of a slice: expected an integer other than 0",
+                               &bounds[2]);
             return r;
         }
         if (step > LLM__TPL_MAX) step = LLM__TPL_MAX;
@@ -9796,13 +9767,13 @@ static llm__tval llm__tpl_repeat(llm__tpl *t, const llm__tval *v, int64_t count)
     int64_t i;
     llm__tval r;
     if (count < 0 || v->n == 0) count = 0;
+    else if (count > LLM__TPL_MAX / v->n) count = LLM__TPL_MAX / v->n; /* beyond every bound */
     if (v->type == LLM__T_STRING) {
         for (i = 0; i < count && llm__tpl_charge(t, 1); i++) llm__tpl_put_string(t, v);
         r = llm__tpl_cut(t, mark);
         r.more = v->more;
         return r;
     }
-    if (count > LLM__TPL_MAX) count = LLM__TPL_MAX; /* beyond every bound */
     r = llm__tpl_seq(t, (llm__tpl_type)v->type, (size_t)count * v->n);
     for (i = 0; t->result == LLM_OK && i < count; i++) {
         memcpy(r.u.v + i * (int64_t)v->n, v->u.v, v->n * sizeof *v);
@@ -9848,12 +9819,17 @@ static bool llm__tpl_power(int64_t a, int64_t b, int64_t *r) {
     return true;
 }
 
+static const char *llm__tpl_operator_name(int op) {
+    static const char names[][3] = {"+", "-", "*", "/", "//", "%", "**"};
+    return names[op - LLM__O_ADD];
+}
+
 static llm__tval llm__tpl_number_op(llm__tpl *t, int op, const llm__tval *a, const llm__tval *b) {
     bool whole = llm__tpl_is_integer(a) && llm__tpl_is_integer(b);
     int64_t r = 0;
     double x = llm__tpl_real(a), y = llm__tpl_real(b);
     if ((op == LLM__O_DIV || op == LLM__O_IDIV || op == LLM__O_MOD) && !llm__tpl_truth(b)) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "division by zero");
+        llm__tpl_fail_type(t, "cannot be divided by zero", a);
         return *a;
     }
     if (op == LLM__O_DIV) return llm__tpl_float(x / y);
@@ -9865,16 +9841,19 @@ static llm__tval llm__tpl_number_op(llm__tpl *t, int op, const llm__tval *a, con
         if (op == LLM__O_ADD) return llm__tpl_float(x + y);
         if (op == LLM__O_SUB) return llm__tpl_float(x - y);
         if (op == LLM__O_MUL) return llm__tpl_float(x * y);
-        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'%s' of these numbers is not supported",
-                      op == LLM__O_POW ? "**" : op == LLM__O_MOD ? "%" : "//");
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "%s %s %s is not supported with these numbers",
+                      llm__tpl_type_name(a->type), llm__tpl_operator_name(op),
+                      llm__tpl_type_name(b->type));
         return *a;
     }
-    if (!whole) llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
+    if (!whole) {
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "%lld %s %lld needs more than 64 bits",
+                      (long long)a->u.i, llm__tpl_operator_name(op), (long long)b->u.i);
+    }
     return llm__tpl_int(r);
 }
 
 static llm__tval llm__tpl_arithmetic(llm__tpl *t, int op, const llm__tval *a, const llm__tval *b) {
-    static const char names[][4] = {"+", "-", "*", "/", "//", "%", "**"};
     if (llm__tpl_is_number(a) && llm__tpl_is_number(b)) return llm__tpl_number_op(t, op, a, b);
     if (op == LLM__O_ADD && a->type == b->type &&
         (a->type == LLM__T_STRING || a->type == LLM__T_LIST || a->type == LLM__T_TUPLE)) {
@@ -9894,8 +9873,8 @@ static llm__tval llm__tpl_arithmetic(llm__tpl *t, int op, const llm__tval *a, co
     } else if (a->type == LLM__T_UNDEFINED || b->type == LLM__T_UNDEFINED) {
         llm__tpl_fail_undefined(t, a->type == LLM__T_UNDEFINED ? a : b);
     } else {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%s %s %s", llm__tpl_type_name(a->type),
-                      names[op - LLM__O_ADD], llm__tpl_type_name(b->type));
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "there is no %s %s %s", llm__tpl_type_name(a->type),
+                      llm__tpl_operator_name(op), llm__tpl_type_name(b->type));
     }
     return *a;
 }
@@ -9918,40 +9897,47 @@ static bool llm__tpl_compare(llm__tpl *t, int op, const llm__tval *a, const llm_
 static llm__tval llm__tpl_native_call(llm__tpl *t, uint32_t id, const llm__tval *self,
                                       llm__tpl_args args);
 
+/* The place of a name in a list "a,b,c". */
+static uint32_t llm__tpl_place_of(const char *names, const llm__tval *name) {
+    uint32_t k, n;
+    for (k = 0; *names; k++) {
+        for (n = 0; names[n] && names[n] != ',';) n++;
+        if (n == name->n && memcmp(names, name->u.s, n) == 0) return k;
+        names += n + (names[n] == ',');
+    }
+    return UINT32_MAX;
+}
+
 /* Sorts arguments into out[0..4) by the names in `parameters`; absent ones are MISSING. */
 static void llm__tpl_bind(llm__tpl *t, const llm__tpl_native *native, llm__tpl_args args,
                           llm__tval *out) {
-    const char *p = native->parameters, *comma;
-    uint32_t i, k = 0, n, used = 0;
-    for (; *p; k++) {
-        comma = strchr(p, ',');
-        n = (uint32_t)(comma ? (size_t)(comma - p) : strlen(p));
-        out[k] = llm__tpl_value(LLM__T_MISSING);
-        if (k < args.plain) out[k] = args.v[k];
-        for (i = 0; i < args.named; i++) {
-            const llm__tval *name = &args.v[args.plain + 2 * i];
-            if (name->n == n && memcmp(name->u.s, p, n) == 0 && k >= args.plain) {
-                out[k] = name[1];
-                used++;
-            }
+    const char *p;
+    uint32_t i, k, n = *native->parameters != 0;
+    for (p = native->parameters; *p; p++) n += *p == ',';
+    if (args.plain > n) {
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' got %u arguments, expected at most %u",
+                      native->name, (unsigned)args.plain, (unsigned)n);
+        return;
+    }
+    for (k = 0; k < 4; k++) out[k] = k < args.plain ? args.v[k] : llm__tpl_value(LLM__T_MISSING);
+    for (i = 0; i < args.named; i++) {
+        const llm__tval *name = &args.v[args.plain + 2 * i];
+        k = llm__tpl_place_of(native->parameters, name);
+        if (k < n && out[k].type == LLM__T_MISSING) {
+            out[k] = name[1];
+            continue;
         }
-        p += n + (comma != NULL);
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' got the argument '%.*s'%s", native->name,
+                      llm__tpl_clip(name->n), name->u.s,
+                      k < n ? " twice" : ", which it does not take");
     }
-    if (args.plain > k) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' takes at most %u arguments", native->name,
-                      (unsigned)k);
-    } else if (used < args.named) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' got an argument that it does not take",
-                      native->name);
-    }
-    for (; k < 4; k++) out[k] = llm__tpl_value(LLM__T_MISSING);
 }
 
 /* A required string argument. */
 static bool llm__tpl_need_string(llm__tpl *t, const char *who, const llm__tval *v) {
     if (v->type == LLM__T_STRING) return true;
     if (v->type == LLM__T_UNDEFINED) llm__tpl_fail_undefined(t, v);
-    llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' needs a str, not %s", who,
+    llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'%s' got %s, expected str", who,
                   llm__tpl_type_name(v->type));
     return false;
 }
@@ -9987,7 +9973,7 @@ static llm__tval llm__tpl_unique(llm__tpl *t, const llm__tval *list, const llm__
     for (i = 0; t->result == LLM_OK && i < list->n; i++) {
         key = llm__tpl_key(t, &list->u.v[i], attribute, sensitive);
         if (key.type == LLM__T_LIST || key.type == LLM__T_DICT)
-            llm__tpl_fail_type(t, "cannot be compared by 'unique'", &key);
+            llm__tpl_fail_type(t, "cannot be compared by 'unique': expected what can be a key", &key);
         if (t->result != LLM_OK || llm__tpl_contains(t, &key, &keys)) continue;
         keys.u.v[keys.n++] = key;
         r.u.v[r.n++] = list->u.v[i];
@@ -10026,7 +10012,8 @@ static llm__tval llm__tpl_dictsort(llm__tpl *t, const llm__tval *v, const llm__t
     uint32_t i, which = llm__tpl_is(&a[1], "value");
     llm__tval missing = llm__tpl_value(LLM__T_MISSING);
     if (!which && a[1].type != LLM__T_MISSING && !llm__tpl_is(&a[1], "key")) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'dictsort' goes by \"key\" or \"value\"");
+        llm__tpl_fail_type(t, "cannot be what 'dictsort' goes by: expected 'key' or 'value'",
+                           &a[1]);
     }
     for (i = 0; t->result == LLM_OK && i < v->n; i++) {
         keys.u.v[i] = llm__tpl_key(t, &v->u.v[2 * i + which], &missing, &a[0]);
@@ -10043,12 +10030,11 @@ static llm__tval llm__tpl_select(llm__tpl *t, const llm__tval *list, llm__tpl_ar
     uint32_t i, id = LLM__N_COUNT, used = attr;
     r.n = 0;
     if (args.plain < used)
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the name of an attribute is missing");
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'selectattr' and 'rejectattr' need an attribute");
     if (args.plain > used && llm__tpl_need_string(t, "select", &args.v[used])) {
         id = llm__tpl_native_find('t', args.v[used].u.s, args.v[used].n);
         if (id == LLM__N_COUNT) {
-            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the test '%.*s' is not supported",
-                          llm__tpl_clip(args.v[used].n), args.v[used].u.s);
+            llm__tpl_fail_missing(t, "the test", &args.v[used]);
         }
         rest.v += used + 1;
         rest.plain -= used + 1;
@@ -10074,13 +10060,12 @@ static llm__tval llm__tpl_map(llm__tpl *t, const llm__tval *list, llm__tpl_args 
         rest.v++;
         rest.plain--;
         if (id == LLM__N_COUNT || llm__tpl_native_at(id).parameters[0] == '*') {
-            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the filter '%.*s' in map() is not supported",
-                          llm__tpl_clip(args.v[0].n), args.v[0].u.s);
+            llm__tpl_fail_missing(t, "in 'map' the filter", &args.v[0]);
         }
     } else {
         llm__tpl_bind(t, &by_name, args, a);
         if (a[0].type == LLM__T_MISSING)
-            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "map() needs a filter or an attribute");
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'map' needs a filter or 'attribute='");
     }
     for (i = 0; i < list->n && llm__tpl_charge(t, 1); i++) {
         if (args.plain) {
@@ -10110,7 +10095,7 @@ static llm__tval llm__tpl_tojson(llm__tpl *t, const llm__tval *v, const llm__tva
         json.comma = a[2].u.v[0];
         json.colon = a[2].u.v[1];
     } else if (a[2].type != LLM__T_MISSING && a[2].type != LLM__T_NONE) {
-        llm__tpl_fail_type(t, "cannot be the separators of JSON", &a[2]);
+        llm__tpl_fail_type(t, "cannot be the separators of JSON: expected two strings", &a[2]);
     }
     llm__tpl_write(t, v, &json, 0);
     return llm__tpl_cut(t, mark);
@@ -10138,13 +10123,13 @@ static llm__tval llm__tpl_to_number(llm__tpl *t, const llm__tval *v, const llm__
     if (v->type == LLM__T_UNDEFINED) llm__tpl_fail_undefined(t, v);
     if (v->type == LLM__T_STRING) {
         llm__tval number;
+        (void)llm__tpl_charge(t, v->n / 64);
         text = llm__tpl_strip(t, v, NULL, true, true);
         sign = text.n && (text.u.s[0] == '-' || text.u.s[0] == '+');
         negative = sign && text.u.s[0] == '-';
         text = llm__tpl_sub(&text, sign, text.n);
         if (text.n && llm__tpl_odd_number(&text)) {
-            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "a number written as '%.*s' is not supported",
-                          llm__tpl_clip(text.n), text.u.s);
+            llm__tpl_fail_missing(t, "a number written as", &text);
         }
         if (!text.n || llm__tpl_number(t, text.u.s, text.n, &number, true) != text.n) return r;
         if (number.type == LLM__T_FLOAT && negative) number.u.f = -number.u.f;
@@ -10159,7 +10144,7 @@ static llm__tval llm__tpl_to_number(llm__tpl *t, const llm__tval *v, const llm__
     if (real) return llm__tpl_float(llm__tpl_real(&r));
     if (r.type == LLM__T_FLOAT) {
         if (r.u.f > -9e18 && r.u.f < 9e18) return llm__tpl_int((int64_t)r.u.f);
-        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "an integer beyond 64 bits");
+        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'int' of a float beyond 64 bits");
     }
     return r;
 }
@@ -10183,7 +10168,7 @@ static llm__tval llm__tpl_filter_items(llm__tpl *t, uint32_t id, const llm__tval
     uint32_t i;
     if (id == LLM__N_f_reverse) return llm__tpl_reversed(t, v);
     if (id == LLM__N_f_last && (v->type == LLM__T_GENERATOR)) {
-        llm__tpl_fail_type(t, "cannot be reversed", v);
+        llm__tpl_fail_type(t, "has no last item: expected a list", v);
     }
     if (args.plain + args.named && !llm__tpl_truth(v) && id >= LLM__N_f_map &&
         id <= LLM__N_f_selectattr && llm__tpl_native_at(id).parameters[0] == '*') {
@@ -10283,10 +10268,10 @@ static llm__tval llm__tpl_filter_call(llm__tpl *t, uint32_t id, const llm__tval 
         if (!llm__tpl_need_string(t, "trim", &a[0])) return text;
         return llm__tpl_strip(t, &text, &a[0], true, true);
     case LLM__N_f_replace:
+        if (a[1].type == LLM__T_MISSING)
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'replace' got fewer than 2 arguments");
         x = llm__tpl_str(t, &a[0]);
         y = llm__tpl_str(t, &a[1]);
-        if (a[1].type == LLM__T_MISSING)
-            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'replace' needs two strings");
         return llm__tpl_replace(t, &text, &x, &y, llm__tpl_is_integer(&a[2]) ? a[2].u.i : -1);
     default: return text;
     }
@@ -10347,7 +10332,7 @@ static bool llm__tpl_affix(llm__tpl *t, const llm__tval *v, const llm__tval *a, 
     if (a->type == LLM__T_TUPLE) one = a->u.v, n = a->n;
     for (i = 0; i < n && llm__tpl_charge(t, 1); i++, one++) {
         if (!llm__tpl_need_string(t, end ? "endswith" : "startswith", one)) return false;
-        if (one->n <= v->n && memcmp(v->u.s + (end ? v->n - one->n : 0), one->u.s, one->n) == 0)
+        if (one->n <= v->n && llm__tpl_charge(t, one->n / 64) && memcmp(v->u.s + (end ? v->n - one->n : 0), one->u.s, one->n) == 0)
             return true;
     }
     return false;
@@ -10389,7 +10374,7 @@ static llm__tval llm__tpl_string_call(llm__tpl *t, uint32_t id, const llm__tval 
     case LLM__N_s_split: case LLM__N_s_rsplit:
         if (chars) return llm__tpl_split(t, v, chars, most, id == LLM__N_s_rsplit);
         if (id == LLM__N_s_rsplit && most >= 0) {
-            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "rsplit by white space is not supported");
+            llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "'rsplit' by white space with a limit is not supported");
         }
         return llm__tpl_words(t, v, most);
     default: break;
@@ -10437,7 +10422,7 @@ static llm__tval llm__tpl_object_call(llm__tpl *t, uint32_t id, const llm__tval 
             if (id == LLM__N_l_index) return llm__tpl_int(i);
             count++;
         }
-        if (id == LLM__N_l_index) llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'index' found nothing");
+        if (id == LLM__N_l_index) llm__tpl_fail_type(t, "is not in the list", &a[0]);
         return llm__tpl_int(count);
     case LLM__N_o_cycle: {
         llm__tval name = llm__tpl_string("index0", 6, LLM__TRUSTED);
@@ -10459,10 +10444,12 @@ static llm__tval llm__tpl_range(llm__tpl *t, llm__tpl_args args) {
     uint32_t k;
     for (k = 0; k < args.plain; k++) {
         if (!llm__tpl_is_integer(&args.v[k]))
-            llm__tpl_fail_type(t, "cannot be a bound of a range", &args.v[k]);
+            llm__tpl_fail_type(t, "cannot be a bound of a range: expected an integer", &args.v[k]);
     }
     if (args.plain < 1 || args.plain > 3 || args.named || (args.plain == 3 && args.v[2].u.i == 0)) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "range() needs one to three integers, the step not 0");
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "'range' got %u plain and %u named arguments, expected 1 to 3 integers, the "
+                      "step not 0",
+                      (unsigned)args.plain, (unsigned)args.named);
     }
     if (t->result != LLM_OK) return r;
     to = args.v[0].u.i;
@@ -10476,7 +10463,7 @@ static llm__tval llm__tpl_range(llm__tpl *t, llm__tpl_args args) {
         i += step;
     }
     if (count > LLM__TPL_RANGE) {
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a range of more than %d items", (int)LLM__TPL_RANGE);
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "a range with more than %d items", (int)LLM__TPL_RANGE);
         return r;
     }
     r = llm__tpl_seq(t, LLM__T_RANGE, (size_t)count);
@@ -10501,7 +10488,7 @@ static llm__tval llm__tpl_global_call(llm__tpl *t, uint32_t id, llm__tpl_args ar
     }
     if (args.plain > 1 || (args.plain && args.v[0].type != LLM__T_DICT)) {
         llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED,
-                      "'%s' of anything but a dict and named values is not supported",
+                      "'%s' of anything but one dict and named values is not supported",
                       llm__tpl_native_at(id).name);
     }
     for (i = 0; t->result == LLM_OK && args.plain && i < args.v[0].n; i++) {
@@ -10523,7 +10510,7 @@ static llm__tval llm__tpl_native_call(llm__tpl *t, uint32_t id, const llm__tval 
                                       llm__tpl_args args) {
     llm__tpl_native native = llm__tpl_native_at(id);
     llm__tval a[4];
-    (void)llm__tpl_charge(t, 8);
+    (void)llm__tpl_charge(t, 16);
     memset(a, 0, sizeof a);
     if (native.parameters[0] != '*') llm__tpl_bind(t, &native, args, a);
     if (t->result != LLM_OK) return llm__tpl_value(LLM__T_NONE);
@@ -10611,7 +10598,7 @@ static void llm__tpl_store_attr(llm__tpl *t, const llm__tval *object, const llm_
     llm__tpl_space *space = object->u.space;
     llm__tpl_list pairs = llm__tpl_list_make();
     if (object->type != LLM__T_NAMESPACE) {
-        llm__tpl_fail_type(t, "has no attributes to set: only a namespace has", object);
+        llm__tpl_fail_type(t, "has no attributes to set: expected a namespace", object);
         return;
     }
     pairs.v.u.v = space->v;
@@ -10626,7 +10613,7 @@ static void llm__tpl_store_attr(llm__tpl *t, const llm__tval *object, const llm_
 static void llm__tpl_unpack(llm__tpl *t, llm__tval v, uint32_t n) {
     llm__tval list = llm__tpl_items(t, &v);
     if (list.n != n) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%u values for %u names", (unsigned)list.n,
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "%u values for %u names, expected as many", (unsigned)list.n,
                       (unsigned)n);
         return;
     }
@@ -10643,7 +10630,7 @@ static void llm__tpl_collect(llm__tpl *t, llm__tpl_type type, uint32_t n) {
         for (i = 0; i < n && t->result == LLM_OK; i++) {
             const llm__tval *key = &t->stack[t->sp + 2 * i];
             if (key->type == LLM__T_LIST || key->type == LLM__T_DICT)
-                llm__tpl_fail_type(t, "cannot be a key", key);
+                llm__tpl_fail_type(t, "cannot be a key: expected a str, a number, a tuple or none", key);
             llm__tpl_set_pair(t, &pairs, key, key + 1);
         }
         v = llm__tpl_dict_of(&pairs);
@@ -10721,12 +10708,13 @@ static uint32_t llm__tpl_call_value(llm__tpl *t, uint32_t pc, uint32_t plain, ui
     i = callee.u.closure->scope;
     if (i >= t->n_scopes || t->scopes[i].serial != callee.u.closure->serial) {
         llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED,
-                      "a macro outside of the scope that defined it is not supported");
+                      "the macro '%.*s' outside of the scope that defined it is not supported",
+                      llm__tpl_clip(macro->name.size), macro->name.data);
     } else if (t->n_calls >= LLM__TPL_CALLS) {
         llm__tpl_fail(t, LLM_ERROR_LIMIT, "more than %d calls at once", (int)LLM__TPL_CALLS);
     } else if (plain > macro->n_params) {
-        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the macro '%.*s' takes at most %u arguments",
-                      llm__tpl_clip(macro->name.size), macro->name.data,
+        llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the macro '%.*s' got %u arguments, expected at most %u",
+                      llm__tpl_clip(macro->name.size), macro->name.data, (unsigned)plain,
                       (unsigned)macro->n_params);
     }
     if (t->result != LLM_OK) return pc;
@@ -10743,7 +10731,10 @@ static uint32_t llm__tpl_call_value(llm__tpl *t, uint32_t pc, uint32_t plain, ui
             const llm__tval *given = &args.v[plain + 2 * k];
             if (given->n != name->size || memcmp(given->u.s, name->data, given->n) != 0) continue;
             if (i < plain)
-                llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "a macro's argument is given twice");
+                llm__tpl_fail(t, LLM_ERROR_TEMPLATE,
+                              "the macro '%.*s' got the argument '%.*s' twice",
+                              llm__tpl_clip(macro->name.size), macro->name.data,
+                              llm__tpl_clip(given->n), given->u.s);
             r = given[1];
         }
         llm__tpl_define(t, macro->params[i], r);
@@ -10753,8 +10744,8 @@ static uint32_t llm__tpl_call_value(llm__tpl *t, uint32_t pc, uint32_t plain, ui
         uint32_t name = llm__tpl_intern(t, given->u.s, given->n);
         for (i = 0; i < macro->n_params && macro->params[i] != name;) i++;
         if (i == macro->n_params) {
-            llm__tpl_fail(t, LLM_ERROR_TEMPLATE,
-                          "a macro got an argument '%.*s' that it does not take",
+            llm__tpl_fail(t, LLM_ERROR_TEMPLATE, "the macro '%.*s' has no parameter '%.*s'",
+                          llm__tpl_clip(macro->name.size), macro->name.data,
                           llm__tpl_clip(given->n), given->u.s);
         }
     }
@@ -10789,9 +10780,7 @@ static void llm__tpl_apply(llm__tpl *t, const llm__tpl_op *op) {
     llm__tval r;
     if (op->c < 0) {
         const llm__tval *name = LLM__CAST(const llm__tval *, t->consts.data) + (-1 - op->c);
-        llm__tpl_fail(t, LLM_ERROR_UNSUPPORTED, "the %s '%.*s' is not supported",
-                      op->code == LLM__O_FILTER ? "filter" : "test",
-                      llm__tpl_clip(name->n), name->u.s);
+        llm__tpl_fail_missing(t, op->code == LLM__O_FILTER ? "the filter" : "the test", name);
         return;
     }
     args.v = &t->stack[at];
@@ -10947,14 +10936,20 @@ static void llm__tpl_run(llm__tpl *t) {
 /* ---- JSON, for tools and other values of the caller ------------------------------------------ */
 
 typedef struct llm__tpl_reader {
-    const char *s, *end;
+    const char *begin, *s, *end;
     const char *what; /* which text, for messages */
     unsigned trust;
 } llm__tpl_reader;
 
-static void llm__tpl_bad_json(llm__tpl *t, const llm__tpl_reader *r) {
-    llm__tpl_fail(t, LLM_ERROR_FORMAT, "%s is not JSON, %lu bytes before its end", r->what,
-                  (unsigned long)(r->end - r->s));
+static void llm__tpl_bad_json(llm__tpl *t, const llm__tpl_reader *r, const char *expected) {
+    const unsigned long at = (unsigned long)(r->s - r->begin);
+    if (r->s >= r->end) {
+        llm__tpl_fail(t, LLM_ERROR_FORMAT, "%s is not JSON: it ends after %lu bytes, expected %s",
+                      r->what, at, expected);
+    } else {
+        llm__tpl_fail(t, LLM_ERROR_FORMAT, "%s is not JSON: byte %lu is 0x%02x, expected %s",
+                      r->what, at, (unsigned)(unsigned char)*r->s, expected);
+    }
 }
 
 static int llm__tpl_json_peek(llm__tpl_reader *r) {
@@ -10988,16 +10983,16 @@ static llm__tval llm__tpl_json_string(llm__tpl *t, llm__tpl_reader *r) {
                 if (low >= 0xdc00 && low < 0xe000)
                     c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00), r->s += 6;
             }
-            if (c >= 0xd800 && c < 0xe000) llm__tpl_bad_json(t, r);
+            if (c >= 0xd800 && c < 0xe000) llm__tpl_bad_json(t, r, "a pair of surrogates");
             llm__tpl_put(t, utf8, llm__tpl_encode(c, utf8), r->trust, NULL);
             if (t->result == LLM_OK) r->s += 4;
         } else {
-            llm__tpl_bad_json(t, r);
+            llm__tpl_bad_json(t, r, "an escape");
         }
         from = ++r->s;
     }
     if (t->result != LLM_OK || r->s >= r->end || *r->s != '"') {
-        llm__tpl_bad_json(t, r);
+        llm__tpl_bad_json(t, r, "'\"'");
         return llm__tpl_string("", 0, r->trust);
     }
     if (mark == t->out.n) { /* no escape: the text itself */
@@ -11018,14 +11013,15 @@ static llm__tval llm__tpl_json_items(llm__tpl *t, llm__tpl_reader *r, int level)
     int close = dict ? '}' : ']';
     llm__tval key, v;
     if (level > LLM__TPL_NEST)
-        llm__tpl_fail(t, LLM_ERROR_LIMIT, "%s is nested too deeply", r->what);
+        llm__tpl_fail(t, LLM_ERROR_LIMIT, "%s is nested more than %d deep", r->what,
+                      (int)LLM__TPL_NEST);
     if (llm__tpl_json_peek(r) != close) {
         for (;;) {
             if (dict) {
-                if (llm__tpl_json_peek(r) != '"') llm__tpl_bad_json(t, r);
+                if (llm__tpl_json_peek(r) != '"') llm__tpl_bad_json(t, r, "'\"'");
                 if (t->result != LLM_OK) break;
                 key = llm__tpl_json_string(t, r);
-                if (llm__tpl_json_peek(r) != ':') llm__tpl_bad_json(t, r);
+                if (llm__tpl_json_peek(r) != ':') llm__tpl_bad_json(t, r, "':'");
                 if (t->result != LLM_OK) break;
                 r->s++;
             }
@@ -11036,7 +11032,7 @@ static llm__tval llm__tpl_json_items(llm__tpl *t, llm__tpl_reader *r, int level)
             r->s++;
         }
     }
-    if (llm__tpl_json_peek(r) != close) llm__tpl_bad_json(t, r);
+    if (llm__tpl_json_peek(r) != close) llm__tpl_bad_json(t, r, dict ? "',' or '}'" : "',' or ']'");
     else r->s++;
     return dict ? llm__tpl_dict_of(&list) : list.v;
 }
@@ -11057,8 +11053,8 @@ static llm__tval llm__tpl_json_value(llm__tpl *t, llm__tpl_reader *r, int level)
         return i ? llm__tpl_bool(i == 1) : v;
     }
     n = llm__tpl_number(t, r->s + sign, (uint32_t)left - sign, &v, false);
-    if (n == 0 || (r->s[sign] == '0' && n > 1 && r->s[sign + 1] >= '0' && r->s[sign + 1] <= '9')) {
-        llm__tpl_bad_json(t, r);
+    if (n == 0 || (r->s[sign] == '0' && n > 1 && llm__tpl_digit(r->s[sign + 1]))) {
+        llm__tpl_bad_json(t, r, "a value");
         return v;
     }
     if (sign && v.type == LLM__T_INT) v.u.i = -v.u.i;
@@ -11070,13 +11066,14 @@ static llm__tval llm__tpl_json_value(llm__tpl *t, llm__tpl_reader *r, int level)
 static llm__tval llm__tpl_parse_json(llm__tpl *t, llm_text text, unsigned trust, const char *what) {
     llm__tpl_reader r;
     llm__tval v;
-    r.s = text.data ? text.data : "";
-    r.end = r.s + text.size;
+    v = llm__tpl_text_value(t, text, trust);
+    r.begin = r.s = v.u.s;
+    r.end = r.s + v.n;
     r.what = what;
     r.trust = trust;
-    if (text.size > LLM__TPL_MAX) llm__tpl_fail(t, LLM_ERROR_LIMIT, "%s has more than 2 GiB", what);
     v = llm__tpl_json_value(t, &r, 0);
-    if (t->result == LLM_OK && (llm__tpl_json_peek(&r) || r.s != r.end)) llm__tpl_bad_json(t, &r);
+    if (t->result == LLM_OK && (llm__tpl_json_peek(&r) || r.s != r.end))
+        llm__tpl_bad_json(t, &r, "its end");
     return v;
 }
 
@@ -11112,7 +11109,7 @@ static llm__tval llm__tpl_message(llm__tpl *t, const llm_message *message) {
     v = llm__tpl_value(LLM__T_NONE);
     if (message->content.data) v = llm__tpl_text_value(t, message->content, LLM__UNTRUSTED);
     llm__tpl_set_pair(t, &pairs, &key, &v);
-    for (i = 0; message->fields && i < message->n_fields && t->result == LLM_OK; i++) {
+    for (i = 0; i < message->n_fields && t->result == LLM_OK; i++) {
         key = llm__tpl_text_value(t, message->fields[i].name, LLM__UNTRUSTED);
         v = llm__tpl_field(t, &message->fields[i]);
         llm__tpl_set_pair(t, &pairs, &key, &v);
@@ -11176,30 +11173,69 @@ static void llm__tpl_source(llm__tpl *t) {
     t->n_src = (uint32_t)n;
 }
 
-static llm_result llm__tpl_check(const llm_template_desc *d) {
-    const llm_template_date *date = &d->date;
+/* A pointer that must not be NULL: `what`, of item `index` if that is not less than zero. */
+static llm_result llm__tpl_check_pointer(const llm_template_desc *d, const void *data, size_t size,
+                                         const char *what, long index) {
+    if (data || !size) return LLM_OK;
+    if (index < 0)
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat template: %s: NULL with a size of %lu",
+                         what, (unsigned long)size);
+    return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat template: %s %ld: NULL with a size of %lu",
+                     what, index, (unsigned long)size);
+}
+
+static llm_result llm__tpl_check_fields(const llm_template_desc *d,
+                                        const llm_template_field *field, size_t n) {
     size_t i;
-    if (d->text.size > (size_t)16 << 20)
-        return llm__fail(d->error, LLM_ERROR_LIMIT, "chat template: more than 16 MiB");
-    if ((d->text.size && !d->text.data) || (d->n_messages && !d->messages) ||
-        (d->n_variables && !d->variables)) {
-        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat template: a count without its array");
+    llm_result r = llm__tpl_check_pointer(d, field, n, "fields or variables", -1);
+    for (i = 0; i < n && r == LLM_OK; i++) {
+        r = llm__tpl_check_pointer(d, field[i].name.data, field[i].name.size,
+                                   "name of field or variable", (long)i);
+        if (r == LLM_OK)
+            r = llm__tpl_check_pointer(d, field[i].text.data, field[i].text.size,
+                                       "text of field or variable", (long)i);
     }
-    if (date->year &&
-        (date->year < 1 || date->year > 9999 || date->month < 1 || date->month > 12 ||
-         date->day < 1 || date->day > 31 || date->hour < 0 || date->hour > 23 || date->minute < 0 ||
-         date->minute > 59 || date->second < 0 || date->second > 61)) {
-        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat template: no such date");
-    }
-    for (i = 0; i < d->n_messages; i++) {
-        if ((d->messages[i].role.size && !d->messages[i].role.data) ||
-            (d->messages[i].n_fields && !d->messages[i].fields)) {
-            return llm__fail(d->error, LLM_ERROR_ARGUMENT,
-                             "chat template: message %lu: a size without its data",
-                             (unsigned long)i);
-        }
+    return r;
+}
+
+static llm_result llm__tpl_check_date(const llm_template_desc *d) {
+    static const struct {
+        char name[8];
+        int least, most;
+    } parts[] = {{"year", 1, 9999}, {"month", 1, 12},  {"day", 1, 31},
+                 {"hour", 0, 23},   {"minute", 0, 59}, {"second", 0, 61}};
+    const int values[] = {d->date.year, d->date.month,  d->date.day,
+                          d->date.hour, d->date.minute, d->date.second};
+    size_t i;
+    for (i = 0; i < 6 && d->date.year; i++) {
+        if (values[i] >= parts[i].least && values[i] <= parts[i].most) continue;
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT,
+                         "chat template: date.%s is %d, expected %d to %d", parts[i].name,
+                         values[i], parts[i].least, parts[i].most);
     }
     return LLM_OK;
+}
+
+static llm_result llm__tpl_check(const llm_template_desc *d) {
+    size_t i;
+    llm_result r;
+    if (d->text.size > LLM__TPL_SOURCE)
+        return llm__fail(d->error, LLM_ERROR_LIMIT,
+                         "chat template: it has %lu bytes, expected at most %d",
+                         (unsigned long)d->text.size, (int)LLM__TPL_SOURCE);
+    r = llm__tpl_check_pointer(d, d->text.data, d->text.size, "text", -1);
+    if (r == LLM_OK) r = llm__tpl_check_pointer(d, d->messages, d->n_messages, "messages", -1);
+    for (i = 0; i < d->n_messages && r == LLM_OK; i++) {
+        const llm_message *m = &d->messages[i];
+        r = llm__tpl_check_pointer(d, m->role.data, m->role.size, "role of message", (long)i);
+        if (r == LLM_OK)
+            r = llm__tpl_check_pointer(d, m->content.data, m->content.size, "content of message",
+                                       (long)i);
+        if (r == LLM_OK) r = llm__tpl_check_fields(d, m->fields, m->n_fields);
+    }
+    if (r == LLM_OK) r = llm__tpl_check_fields(d, d->variables, d->n_variables);
+    if (r == LLM_OK) r = llm__tpl_check_date(d);
+    return r;
 }
 
 /* Renders into t->out. The caller closes `t`, whatever the result. */

@@ -7,6 +7,7 @@
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
 #endif
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -268,49 +269,452 @@ static llm_text text_of(const char *s) {
     return t;
 }
 
-static void expect_error(const char *source, llm_result code, const char *message) {
-    llm_template_desc d;
-    memset(&d, 0, sizeof d);
-    d.text = text_of(source);
-    use_counting(&d);
-    render(&out, &d);
-    CHECK(out.result == code && strstr(out.error.text, message), "%.60s: %s: %s", source,
-          llm_result_name(out.result), out.error.text);
-    CHECK(counts.live == 0, "%.60s: blocks are left", source);
-}
-
-static void test_messages(void) {
-    expect_error("{% include 'x' %}", LLM_ERROR_UNSUPPORTED,
-                 "line 1, column 4: the statement 'include' is not supported");
-    expect_error("a\n {{ x|\n  nosuch }}", LLM_ERROR_UNSUPPORTED,
-                 "line 3, column 3: the filter 'nosuch' is not supported");
-    expect_error("{{ 'a'.zfill(3) }}", LLM_ERROR_UNSUPPORTED,
-                 "the method 'zfill' of a str is not supported");
-    expect_error("{{ 1 is prime }}", LLM_ERROR_UNSUPPORTED, "the test 'prime' is not supported");
-    expect_error("{{ messages[0].role }}", LLM_ERROR_TEMPLATE, "list has no attribute 'item'");
-    expect_error("{{ a.b }}", LLM_ERROR_TEMPLATE, "line 1, column 6: 'a' is undefined");
-    expect_error("{{ raise_exception('Say it so') }}", LLM_ERROR_TEMPLATE, "Say it so");
-    expect_error("{% if a %}", LLM_ERROR_TEMPLATE, "no 'endif'");
-    expect_error("{{ lipsum() }}", LLM_ERROR_TEMPLATE, "'lipsum' is undefined");
-    expect_error("{% for a in b recursive %}{% endfor %}", LLM_ERROR_UNSUPPORTED, "recursive");
-}
-
-/* A template of `count` copies of `piece` between `head` and `tail`. */
-static void expect_hostile(const char *head, const char *piece, size_t count, const char *tail) {
+/* `count` copies of `piece` between `head` and `tail`, from malloc. */
+static llm_text repeated(const char *head, const char *piece, size_t count, const char *tail) {
     size_t h = strlen(head), p = strlen(piece), n = strlen(tail), i;
     char *text = (char *)malloc(h + p * count + n + 1);
-    llm_template_desc d;
-    clock_t begin = clock();
+    llm_text t;
     if (!text) abort();
     memcpy(text, head, h);
     for (i = 0; i < count; i++) memcpy(text + h + i * p, piece, p);
     memcpy(text + h + p * count, tail, n + 1);
+    t.data = text;
+    t.size = h + p * count + n;
+    return t;
+}
+
+static void drop(llm_text text) {
+    free((void *)(uintptr_t)text.data);
+}
+
+/* What every refusal says, word by word. */
+static void test_messages(void) {
+    static const struct {
+        const char *source;
+        llm_result code;
+        const char *message;
+    } pins[] = {
+        {"a\n {{ x|\n  nosuch }}", LLM_ERROR_UNSUPPORTED,
+         "line 3, column 3: the filter 'nosuch' is not supported"},
+        {"{% include 'x' %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 4: the statement 'include' is not supported"},
+        {"{{ 'a'.zfill(3) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 13: the method 'zfill' of a str is not supported"},
+        {"{{ 1 is prime }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 9: the test 'prime' is not supported"},
+        {"{{ messages[0].role }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 16: list has no attribute or item '0'"},
+        {"{{ a.b }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: 'a' is undefined"},
+        {"{{ a() }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 5: 'a' is undefined"},
+        {"{{ 5() }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 5: int 5 cannot be called"},
+        {"{{ raise_exception('Say it so') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 19: Say it so"},
+        {"{% if a %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 9: this is not closed: expected 'endif'"},
+        {"{% for a in b %}{% else %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 25: this is not closed: expected 'endfor'"},
+        {"{% for a in b recursive %}{% endfor %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 15: a recursive 'for' is not supported"},
+        {"{% for i in recursive %}{% endfor %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: unexpected 'recursive', expected an expression"},
+        {"{{ range(9)|tojson }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: a range cannot be written as JSON"},
+        {"{{ range(9) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 13: a range cannot be written as text"},
+        {"{{ missing|tojson }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 12: 'missing' is undefined"},
+        {"{{ {(1, 2): 3}|tojson }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 16: tuple cannot be a key in JSON: expected a str, a number or none"},
+        {"{{ 1 < 'a' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: no order between int and str"},
+        {"{{ 1 < missing }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: 'missing' is undefined"},
+        {"{{ 1 in 'abc' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: int 1 cannot be in a str: expected a str"},
+        {"{{ 1 in 5 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: int 5 is not iterable"},
+        {"{% for i in 5 %}{% endfor %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 15: int 5 is not iterable"},
+        {"{{ '\\x4g' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: the escape has 1 hexadecimal digits, expected 2"},
+        {"{{ '\\u12' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: the escape has 2 hexadecimal digits, expected 4"},
+        {"{{ '\\U00110000' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: the escape U+110000 is no character, expected one up to U+10FFFF but "
+         "not U+D800 to U+DFFF"},
+        {"{{ '\\ud800' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: the escape U+D800 is no character, expected one up to U+10FFFF but no"
+         "t U+D800 to U+DFFF"},
+        {"{{ '\\N{DASH}' }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 4: the escape '\\N' is not supported"},
+        {"{{ 'abc", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: a string is not closed: expected '"},
+        {"{{ \"abc", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: a string is not closed: expected \""},
+        {"{{ $ }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: unexpected byte 0x24, expected a name, a number, a string or an opera"
+         "tor"},
+        {"{{ 0x1f }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 4: a number with 'x' is not supported, expected a decimal one"},
+        {"{{ 1_000 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 4: a number with '_' is not supported, expected a decimal one"},
+        {"{{ 99999999999999999999 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 4: the integer '99999999999999999999' needs more than 64 bits"},
+        {"{{ 9223372036854775807 + 1 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 24: 9223372036854775807 + 1 needs more than 64 bits"},
+        {"{{ -9223372036854775807 - 2 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 25: -9223372036854775807 - 2 needs more than 64 bits"},
+        {"{{ 3037000500 * 3037000500 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 15: 3037000500 * 3037000500 needs more than 64 bits"},
+        {"{{ -1 * (-9223372036854775807 - 1) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 7: -1 * -9223372036854775808 needs more than 64 bits"},
+        {"{{ (-9223372036854775807 - 1) // -1 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 31: -9223372036854775808 // -1 needs more than 64 bits"},
+        {"{{ -(-9223372036854775807 - 1) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 4: 0 - -9223372036854775808 needs more than 64 bits"},
+        {"{{ 2 ** 63 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 6: 2 ** 63 needs more than 64 bits"},
+        {"{{ 3 ** 99999999999 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 6: 3 ** 99999999999 needs more than 64 bits"},
+        {"{{ 2 ** -1 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 6: int ** int is not supported with these numbers"},
+        {"{{ 2.5 // 2 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 8: float // int is not supported with these numbers"},
+        {"{{ 2.5 % 2 }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 8: float % int is not supported with these numbers"},
+        {"{{ 1 / 0 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: int 1 cannot be divided by zero"},
+        {"{{ 1.5 // 0 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: float cannot be divided by zero"},
+        {"{{ 'a' % missing }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 8: '%' after a str is not supported"},
+        {"{{ 'a' + 1 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: there is no str + int"},
+        {"{{ [] - missing }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 7: 'missing' is undefined"},
+        {"{{ (", LLM_ERROR_TEMPLATE,
+         "line 1, column 5: unexpected end of the template, expected an expression"},
+        {"{{ [1 2] }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 7: unexpected number, expected ','"},
+        {"{{ {1 2} }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 7: unexpected number, expected ':'"},
+        {"{{ {1: 2 3} }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: unexpected number, expected ','"},
+        {"{{ f(1 2) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: unexpected number, expected ','"},
+        {"{{ f(a=1, 2) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 11: unexpected argument without a name, expected 'name='"},
+        {"{{ f(*a) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 6: '*' before an argument is not supported"},
+        {"{{ f(**a) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 6: '*' before an argument is not supported"},
+        {"{{ a[1 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: unexpected '}', expected ']'"},
+        {"{{ a[1, 2] }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 7: a tuple as an index is not supported"},
+        {"{{ a. }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 7: unexpected end of the tag, expected a name"},
+        {"{{ a.'b' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: unexpected string, expected a name"},
+        {"{{ a|5 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: unexpected number, expected a name"},
+        {"{{ a|b.c }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 7: 'b.': a name with a dot is not supported here"},
+        {"{{ a is 5 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 9: unexpected number, expected a name"},
+        {"{{ 1 is odd is even }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: unexpected 'is', expected 'and': tests cannot be chained"},
+        {"{{ 1 not 2 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: unexpected number, expected 'in'"},
+        {"{{ ** }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: unexpected operator, expected an expression"},
+        {"{{ 1 1 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: unexpected number, expected the end of the tag"},
+        {"{{ 1 'a' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: unexpected string, expected the end of the tag"},
+        {"{{ }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: unexpected end of the tag, expected an expression"},
+        {"{{ 1", LLM_ERROR_TEMPLATE,
+         "line 1, column 5: unexpected end of the template, expected the end of the tag"},
+        {"{% 5 %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: unexpected number, expected a statement"},
+        {"{% if a", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: unexpected end of the template, expected the end of the tag"},
+        {"{% if 1 %}{% elif %}{% endif %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 19: unexpected end of the tag, expected an expression"},
+        {"{% for 5 in a %}{% endfor %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: unexpected number, expected a name to assign to"},
+        {"{% for a b %}{% endfor %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: unexpected 'b', expected 'in'"},
+        {"{% set a.5 = 1 %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: unexpected number, expected a name"},
+        {"{% set 5 = 1 %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: unexpected number, expected a name to assign to"},
+        {"{% with a %}{% endwith %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 11: unexpected end of the tag, expected '='"},
+        {"{% macro 5() %}{% endmacro %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: unexpected number, expected a name"},
+        {"{% macro f %}{% endmacro %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 12: unexpected end of the tag, expected '('"},
+        {"{% macro f(5) %}{% endmacro %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 12: unexpected number, expected a name"},
+        {"{% macro f(a b) %}{% endmacro %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 14: unexpected 'b', expected ','"},
+        {"{% macro f() %}{{ caller() }}{% endmacro %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 19: in a macro 'caller' is not supported"},
+        {"{% macro f() %}{{ varargs }}{% endmacro %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 19: in a macro 'varargs' is not supported"},
+        {"{% macro f() %}{{ kwargs }}{% endmacro %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 19: in a macro 'kwargs' is not supported"},
+        {"{# a", LLM_ERROR_TEMPLATE,
+         "line 1, column 1: a comment is not closed: expected '#}'"},
+        {"{% raw %}a", LLM_ERROR_TEMPLATE,
+         "line 1, column 1: 'raw' is not closed: expected 'endraw'"},
+        {"{% break %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: 'break' outside of a loop"},
+        {"{% continue %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: 'continue' outside of a loop"},
+        {"{% macro f() %}{% break %}{% endmacro %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 19: 'break' outside of a loop"},
+        {"{% block a %}{% endblock %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 4: the statement 'block' is not supported"},
+        {"{{ '\303\237'|upper }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 9: changing the case of U+00DF is not supported"},
+        {"{{ '\303\277'|upper }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 9: changing the case of U+00FF is not supported"},
+        {"{{ 'a'.split('') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: the separator of 'split' is empty, expected a character or more"},
+        {"{{ 'a'|indent(1.5) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: float cannot be an indentation"},
+        {"{{ [1]|tojson(indent=none) }}{{ [1]|tojson(indent=1.5) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 37: float cannot be an indentation"},
+        {"{{ '{!r}'.format(1) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 17: a field of format() at character 0 is not '{}', '{0}' or '{name}'"},
+        {"{{ '{x'.format(1) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 15: a field of format() at character 0 is not '{}', '{0}' or '{name}'"},
+        {"{{ '}'.format(1) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 14: a field of format() at character 0 is not '{}', '{0}' or '{name}'"},
+        {"{{ '{}'.format() }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 15: format() has no argument for '{}'"},
+        {"{{ '{}{0}'.format(1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 18: format() has no argument for '{0}'"},
+        {"{{ '{a}'.format(b=1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 16: format() has no argument for '{a}'"},
+        {"{{ strftime_now('%c') }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 16: '%c' of strftime is not supported"},
+        {"{{ strftime_now('%-') }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 16: '%-' of strftime is not supported"},
+        {"{{ strftime_now(5) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 16: 'strftime_now' got int, expected str"},
+        {"{% for i in [1] %}{{ loop.changed(1) }}{% endfor %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 27: 'loop.changed' is not supported"},
+        {"{% for i in [1] %}{{ loop.nosuch.x }}{% endfor %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 34: loop has no attribute or item 'nosuch'"},
+        {"{% set n = namespace() %}{% for i in [1] %}{% set n.l = loop %}{% endfor %}{{ n.l.index"
+         " }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 83: 'loop' after the end of its loop is not supported"},
+        {"{% set n = namespace() %}{% for i in [1] %}{% set n.l = loop %}{% endfor %}{% for i in "
+         "[1] %}{{ n.l.index }}{% endfor %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 101: 'loop' after the end of its loop is not supported"},
+        {"{{ 'abc'['a':] }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 14: str 'a' cannot be a bound of a slice: expected an integer"},
+        {"{{ 'abc'[::0] }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: int 0 cannot be the step of a slice: expected an integer other than "
+         "0"},
+        {"{{ 'abc'[::'a'] }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 15: str 'a' cannot be the step of a slice: expected an integer other tha"
+         "n 0"},
+        {"{{ 5[1:] }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: int 5 cannot be sliced"},
+        {"{{ missing[1:] }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 14: 'missing' is undefined"},
+        {"{{ 'abc'.strip(1, 2) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 15: 'strip' got 2 arguments, expected at most 1"},
+        {"{{ 'abc'.strip(x=1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 15: 'strip' got the argument 'x', which it does not take"},
+        {"{{ 'abc'.replace('a', old='b') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 17: 'replace' got the argument 'old' twice"},
+        {"{{ 'abc'.strip(1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 15: 'strip' got int, expected str"},
+        {"{{ 'abc'.strip(missing) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 15: 'missing' is undefined"},
+        {"{{ ['a']|join(nosuch=1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: 'join' got the argument 'nosuch', which it does not take"},
+        {"{{ [[1]]|unique|list }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: list cannot be compared by 'unique': expected what can be a key"},
+        {"{{ {'a': 1}|dictsort(by='x') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: str 'x' cannot be what 'dictsort' goes by: expected 'key' or 'value'"},
+        {"{{ [1]|selectattr }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 'selectattr' and 'rejectattr' need an attribute"},
+        {"{{ [1]|select('nosuch') }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 8: the test 'nosuch' is not supported"},
+        {"{{ [1]|select(5) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 'select' got int, expected str"},
+        {"{{ [1]|map('nosuch') }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 8: in 'map' the filter 'nosuch' is not supported"},
+        {"{{ [1]|map('map', 'upper') }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 8: in 'map' the filter 'map' is not supported"},
+        {"{{ [1]|map }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 'map' needs a filter or 'attribute='"},
+        {"{{ [1]|map(nosuch=1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 'map' got the argument 'nosuch', which it does not take"},
+        {"{{ [1]|tojson(separators=5) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: int 5 cannot be the separators of JSON: expected two strings"},
+        {"{{ [1]|tojson(separators=(1, 2)) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 'separators' got int, expected str"},
+        {"{{ '1_000'|int }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 12: a number written as '1_000' is not supported"},
+        {"{{ 'Infinity'|float }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 15: a number written as 'Infinity' is not supported"},
+        {"{{ ' -nan '|float }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 13: a number written as 'nan' is not supported"},
+        {"{{ 1e300|int }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 10: 'int' of a float beyond 64 bits"},
+        {"{{ missing|int }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 12: 'missing' is undefined"},
+        {"{{ 5|length }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: int 5 has no length"},
+        {"{{ [1]|map('upper')|last }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 21: generator has no last item: expected a list"},
+        {"{{ ['a']|sum(start='') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: str '' cannot be summed up: use 'join'"},
+        {"{{ '12'|int(0, 16) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 9: 'int' with a base other than 10 is not supported"},
+        {"{{ 'a'|abs }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: str 'a' has no absolute value"},
+        {"{{ 5|items }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 6: int 5 is not a mapping"},
+        {"{{ 'a'|trim(1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 'trim' got int, expected str"},
+        {"{{ 'a'|replace('b') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 'replace' got fewer than 2 arguments"},
+        {"{{ 'a'.startswith(1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 18: 'startswith' got int, expected str"},
+        {"{{ ','.join([1]) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 12: 'join' got int, expected str"},
+        {"{{ 'a b'.rsplit(none, 1) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 16: 'rsplit' by white space with a limit is not supported"},
+        {"{{ {}.get() }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: 'get' needs a key"},
+        {"{{ [1].index('x') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: str 'x' is not in the list"},
+        {"{% for i in [1] %}{{ loop.cycle() }}{% endfor %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 32: 'cycle' needs items"},
+        {"{{ {}.update({}) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: 'update' would change a dict, which templates may not"},
+        {"{{ [].append(1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: 'append' would change a list, which templates may not"},
+        {"{{ range('a') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 9: str 'a' cannot be a bound of a range: expected an integer"},
+        {"{{ range(1, 2, 3, 4) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 9: 'range' got 4 plain and 0 named arguments, expected 1 to 3 integers, "
+         "the step not 0"},
+        {"{{ range(stop=1) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 9: 'range' got 0 plain and 1 named arguments, expected 1 to 3 integers, "
+         "the step not 0"},
+        {"{{ range(1, 2, 0) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 9: 'range' got 3 plain and 0 named arguments, expected 1 to 3 integers, "
+         "the step not 0"},
+        {"{{ range(100001) }}", LLM_ERROR_LIMIT,
+         "line 1, column 9: a range with more than 100000 items"},
+        {"{{ dict([1]) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 8: 'dict' of anything but one dict and named values is not supported"},
+        {"{{ namespace(1) }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 13: 'namespace' of anything but one dict and named values is not support"
+         "ed"},
+        {"{{ 1 is divisibleby }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 9: the test 'divisibleby' needs an argument"},
+        {"{% set a.b = 1 %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: 'a' is undefined"},
+        {"{% set a = {} %}{% set a.b = 1 %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 26: dict has no attributes to set: expected a namespace"},
+        {"{% set a, b = [1] %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 1 values for 2 names, expected as many"},
+        {"{{ {[]: 1} }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 12: list cannot be a key: expected a str, a number, a tuple or none"},
+        {"{{ 5 is iterable }}{{ 5|list }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 25: int 5 is not iterable"},
+        {"{% macro f(a) %}{% endmacro %}{{ f(1, 2) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 35: the macro 'f' got 2 arguments, expected at most 1"},
+        {"{% macro f(a) %}{% endmacro %}{{ f(1, a=2) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 35: the macro 'f' got the argument 'a' twice"},
+        {"{% macro f(a) %}{% endmacro %}{{ f(b=2) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 35: the macro 'f' has no parameter 'b'"},
+        {"{% set n = namespace() %}{% for i in [1] %}{% macro f() %}{% endmacro %}{% set n.f = f "
+         "%}{% endfor %}{{ n.f() }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 108: the macro 'f' outside of the scope that defined it is not supported"},
+        {"{% set n = namespace() %}{% for i in [1] %}{% macro f() %}{% endmacro %}{% set n.f = f "
+         "%}{% endfor %}{% for i in [1] %}{{ n.f() }}{% endfor %}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 126: the macro 'f' outside of the scope that defined it is not supported"},
+        {"{{ -'a' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: str 'a' has no sign"},
+        {"{{ +missing }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: 'missing' is undefined"},
+        {"{{ (1).real.x }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: int has no attribute or item 'real'"},
+        {"{{ 'a'.b.c }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: str has no attribute or item 'b'"},
+        {"{{ a_name_that_is_longer_than_the_sixty_bytes_which_a_message_shows_of_it.x }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 75: 'a_name_that_is_longer_than_the_sixty_bytes_which_a_message_s' is un"
+         "defined"},
+        {"{{ raise_exception('A long reason, more than the one hundred and ninety bytes that a me"
+         "ssage has room for, is cut at its end and not at its beginning, because the beginning s"
+         "ays what matters: the rest may be left out.') }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 19: A long reason, more than the one hundred and ninety bytes that a mes"
+         "sage has room for, is cut at its end and not at its beginning, because the beginning sa"
+         "ys what matters: the rest may be lef"},
+        {"{{ [1]|map('a_name_that_is_longer_than_the_sixty_bytes_which_a_message_shows_of_it') }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 8: in 'map' the filter 'a_name_that_is_longer_than_the_sixty_bytes_which"
+         "_a_message_s' is not supported"},
+        {"{% if 1 %}{% endfor %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 14: unexpected 'endfor', expected a statement"},
+        {"{% else %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: unexpected 'else', expected a statement"},
+        {"{% endif x %}", LLM_ERROR_TEMPLATE,
+         "line 1, column 4: unexpected 'endif', expected a statement"},
+        {"{{ 'abc'[9].x }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: str has no attribute or item '9'"},
+        {"{{ {1: 2}[5].x }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 14: dict has no attribute or item '5'"},
+        {"{{ [1][1.5].x }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 13: list has no attribute or item '1.5'"},
+        {"{{ 'a'|replace }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 8: 'replace' got fewer than 2 arguments"},
+        {"{{ [1, 2 }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 10: unexpected '}', expected ','"},
+        {"{{ missing in 'abc' }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 12: 'missing' is undefined"}};
+    size_t i;
+    for (i = 0; i < sizeof pins / sizeof pins[0]; i++) {
+        llm_template_desc d;
+        memset(&d, 0, sizeof d);
+        d.text = text_of(pins[i].source);
+        d.date.year = 2024, d.date.month = d.date.day = 1;
+        use_counting(&d);
+        render(&out, &d);
+        CHECK(out.result == pins[i].code && out.error.code == out.result &&
+                  strncmp(out.error.text, "chat template, ", 15) == 0 &&
+                  strcmp(out.error.text + 15, pins[i].message) == 0,
+              "%s\n  is       %s\n  expected %s %s", pins[i].source, out.error.text,
+              llm_result_name(pins[i].code), pins[i].message);
+        CHECK(counts.live == 0, "%.60s: blocks are left", pins[i].source);
+    }
+}
+
+/* Fails as it should, within bounds: the default 20 million steps are about a second. */
+static void expect_hostile(const char *head, const char *piece, size_t count, const char *tail) {
+    llm_template_desc d;
+    clock_t begin = clock();
     memset(&d, 0, sizeof d);
-    d.text.data = text;
-    d.text.size = h + p * count + n;
+    d.text = repeated(head, piece, count, tail);
     use_counting(&d);
     render(&out, &d);
-    CHECK(out.result != LLM_OK, "%.60s%.20s..: succeeded", head, piece);
+    CHECK(out.result == LLM_ERROR_LIMIT || out.result == LLM_ERROR_TEMPLATE ||
+              out.result == LLM_ERROR_UNSUPPORTED,
+          "%.60s%.20s..: %s", head, piece, llm_result_name(out.result));
     CHECK(counts.live == 0 && counts.peak <= (size_t)128 << 20,
           "%.60s: %lu blocks left, %lu bytes at most", head, (unsigned long)counts.live,
           (unsigned long)counts.peak);
@@ -320,7 +724,91 @@ static void expect_hostile(const char *head, const char *piece, size_t count, co
         printf("%.2f s %.60s%.20s: %s\n", (double)(clock() - begin) / CLOCKS_PER_SEC, head, piece,
                out.error.text);
     }
-    free(text);
+    drop(d.text);
+}
+
+/* Each limit, and what is said when it is passed. */
+static void test_bounds(void) {
+    static const struct {
+        const char *head, *piece, *tail;
+        size_t count;
+        const char *message;
+    } bounds[] = {
+        {"{{ ", "(", "", 200, "the template is nested more than 112 deep"},
+        {"", "{% if 1 %}", "", 200, "the template is nested more than 112 deep"},
+        {"{% set ", "(", "a", 200, "the template is nested more than 112 deep"},
+        {"{{ f(", "1,", ") }}", 65, "a call has 65 arguments, expected at most 64"},
+        {"{% macro f(", "a,", "b) %}", 32, "a macro with more than 32 parameters"},
+        {"{% with ", "a=1,", "a=1 %}", 8, "more than 8 names in 'with'"},
+        {"{{ [", "1,", "] }}", 513, "more than 512 values at once"},
+        {"{{ range(100001) }}", "", "", 0, "a range with more than 100000 items"},
+        {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "", "", 0, "more than 64 calls at once"},
+        {"{% macro f() %}{% for i in [1] %}{% for j in [1] %}{{ f() }}{% endfor %}{% endfor %}"
+         "{% endmacro %}{{ f() }}",
+         "", "", 0, "more than 64 loops at once"},
+        {"{% macro f() %}{% with %}{% with %}{% with %}{% with %}{% with %}{{ f() }}{% endwith %}"
+         "{% endwith %}{% endwith %}{% endwith %}{% endwith %}{% endmacro %}{{ f() }}",
+         "", "", 0, "more than 256 scopes at once"},
+        {"{% macro f() %}{% with %}{% with %}{% with %}{% with %}{% for i in [1] %}{{ f() }}"
+         "{% endfor %}{% endwith %}{% endwith %}{% endwith %}{% endwith %}{% endmacro %}{{ f() }}",
+         "", "", 0, "more than 256 scopes at once"},
+        {"{% set n = namespace(x=[]) %}{% for i in range(49) %}{% set n.x = [n.x] %}{% endfor %}"
+         "{{ n.x }}",
+         "", "", 0, "a value nested more than 48 deep"},
+        {"{% set n = namespace(x=1, y=2) %}{% for i in range(50) %}{% set n.x = [n.x] %}"
+         "{% set n.y = [n.y] %}{% endfor %}{{ n.x == n.y }}",
+         "", "", 0, "a value nested more than 48 deep"},
+        {"{% set n = namespace(x=1, y=2) %}{% for i in range(49) %}{% set n.x = [n.x] %}"
+         "{% set n.y = [n.y] %}{% endfor %}{{ n.x < n.y }}",
+         "", "", 0, "a value nested more than 48 deep"},
+        {"{% for i in range(10) %}{{ 'a' * 10000000 }}{% endfor %}", "", "", 0,
+         "it needs more than max_output, which is 16777216 bytes"},
+        {"{% set n = namespace(x=[1]) %}{% for i in range(30) %}{% set n.x = n.x + n.x %}"
+         "{% endfor %}",
+         "", "", 0, "it needs more than max_memory, which is 134217728 bytes"},
+        {"{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "", "", 0,
+         "it needs more than max_steps, which is 20000000 operations"}};
+    llm_template_desc d;
+    llm_message message;
+    const char *text;
+    size_t i;
+    for (i = 0; i < sizeof bounds / sizeof bounds[0]; i++) {
+        memset(&d, 0, sizeof d);
+        d.text = repeated(bounds[i].head, bounds[i].piece, bounds[i].count, bounds[i].tail);
+        use_counting(&d);
+        render(&out, &d);
+        text = strstr(out.error.text, ": ");
+        CHECK(out.result == LLM_ERROR_LIMIT && text && strcmp(text + 2, bounds[i].message) == 0 &&
+                  counts.live == 0,
+              "%.60s: %s, expected %s", bounds[i].head, out.error.text, bounds[i].message);
+        drop(d.text);
+    }
+    if (sizeof(size_t) <= 4) return; /* texts beyond 2 GiB, whose bytes are never looked at */
+    memset(&d, 0, sizeof d);
+    memset(&message, 0, sizeof message);
+    d.messages = &message;
+    d.n_messages = 1;
+    d.max_output = d.max_memory = SIZE_MAX;
+    d.max_steps = UINT64_MAX;
+    message.content = text_of("x");
+    message.content.size = (size_t)1 << 31;
+    use_counting(&d);
+    render(&out, &d);
+    CHECK(out.result == LLM_ERROR_LIMIT && strstr(out.error.text, "a text has 2147483648 bytes, "
+                                                                  "expected at most 2147483647"),
+          "%s", out.error.text);
+    message.content.size--;
+    d.text = text_of("x{{ messages[0].content }}");
+    render(&out, &d);
+    CHECK(out.result == LLM_ERROR_LIMIT &&
+              strstr(out.error.text, "it needs more than one value may have, which is 2147483647"),
+          "%s", out.error.text);
+    d.text = text_of("{{ [1] * 134217728 }}{{ [1] * 9223372036854775807 }}");
+    render(&out, &d);
+    CHECK(out.result == LLM_ERROR_LIMIT &&
+              strstr(out.error.text, "it needs more than one value may have, which is 2147483647"),
+          "%s", out.error.text);
+    CHECK(counts.live == 0, "%lu blocks are left", (unsigned long)counts.live);
 }
 
 static void test_hostile(void) {
@@ -377,6 +865,19 @@ static void test_hostile(void) {
         "in range(3) %}{{ n.l.index }}{% endfor %}",
         "{% set n = namespace() %}{% for i in range(3) %}{% macro f() %}{{ i }}{% endmacro %}{% "
         "set n.f = f %}{% endfor %}{% for j in [1] %}{{ n.f() }}{% endfor %}",
+        "{% for i in range(9999) %}{% for j in range(9999) %}{% set x = 1.2345678901234567e-300|string "
+        "%}{% endfor %}{% endfor %}",
+        "{% set s = '9' * 790 + '.5e-1' %}{% for i in range(9999) %}{% for j in range(9999) %}{% set x "
+        "= s|float %}{% endfor %}{% endfor %}",
+        "{% set s = '0' * 1000000 + 'x' %}{% for i in range(99999) %}{% set x = s|int %}{% endfor %}",
+        "{% set s = 'x' * 1000000 %}{% set r = s + '' %}{% for i in range(99999) %}{% if "
+        "s.startswith(r) and s == r %}{% endif %}{% endfor %}",
+        "{% set s = '\x01' * 300000 %}{% for i in range(99999) %}{% set x = s|tojson|length %}{% "
+        "endfor %}",
+        "{% for i in range(9999) %}{% for j in range(9999) %}{{ ''.upper() }}{{ loop.depth }}{% "
+        "endfor %}{% endfor %}",
+        "{% set s = range(100000)|list %}{{ s[::-1]|sort }}",
+        "{% set s = range(100000)|list %}{{ s|unique|list }}",
         "{% for i in range(50000) %}{% set a = 1 %}{% for j in range(500) %}{% set b = 2 %}{% "
         "endfor %}{% endfor %}",
     };
@@ -412,6 +913,96 @@ static void test_hostile(void) {
     expect_hostile("{{ '", "\\", 1000001, "");
     expect_hostile("", "{% set a = 1 %}", 300000, "{{ x.y }}");
     expect_hostile("{{ x is ", "not ", 100000, "y }}");
+    expect_hostile("", "{{ abc }}{% set abc = 1 %}", 100000, "{{ x.y }}");
+}
+
+/* ---- the stack of the thread ---- */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define STACK_LIMIT 400000u /* the sanitizer's frames are several times as large */
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define STACK_LIMIT 400000u
+#endif
+#endif
+#if !defined(STACK_LIMIT)
+#define STACK_LIMIT 65536u
+#endif
+enum { STACK_ROOM = 1 << 20 };
+
+/* As deep as can be written, in each construct that nests; then as deep as data can be. */
+static void *go_deep(void *unused) {
+    static const char *const nests[][3] = {{"{{ ", "(", "1"},
+                                           {"{{ ", "[", "1"},
+                                           {"{{ ", "{1:", "1"},
+                                           {"{{ ", "not ", "1"},
+                                           {"{{ ", "-", "1"},
+                                           {"{{ x", "[x", ""},
+                                           {"{{ f", "(f", ""},
+                                           {"{{ f", "(a=f", ""},
+                                           {"{{ 1", "|d(1", ""},
+                                           {"{{ 1", " is eq(1", ""},
+                                           {"{{ ", "1 if 1 else ", "1 }}"},
+                                           {"{{ ", "x[1:(", "1"},
+                                           {"", "{% if 1 %}", ""},
+                                           {"", "{% for a in [1] %}", ""},
+                                           {"", "{% for a in [1] if a %}{% else %}", ""},
+                                           {"", "{% with a=1, b=2 %}", ""},
+                                           {"", "{% macro f(a=1, b=2) %}", ""},
+                                           {"", "{% filter upper|lower %}", ""},
+                                           {"", "{% set x %}", ""},
+                                           {"", "{% generation %}", ""},
+                                           {"{% for ", "(", "a"}};
+    llm_template_desc d;
+    llm_template_field fields[2];
+    char json[200];
+    size_t i, n;
+    (void)unused;
+    memset(&d, 0, sizeof d);
+    for (i = 0; i < sizeof nests / sizeof nests[0]; i++) {
+        for (n = 1; n < 200; n++) {
+            d.text = repeated(nests[i][0], nests[i][1], n, nests[i][2]);
+            render(&out, &d);
+            drop(d.text);
+            if (out.result == LLM_ERROR_LIMIT) break;
+        }
+        CHECK(n > 15 && n < 120, "%s: %lu deep: %s", nests[i][1], (unsigned long)n, out.error.text);
+    }
+    memset(fields, 0, sizeof fields);
+    for (i = 0, n = 0; i < 48; i++) n += (size_t)sprintf(json + n, i % 2 ? "[" : "{\"a\":");
+    for (i = 48; i-- > 0;) n += (size_t)sprintf(json + n, i % 2 ? "]" : "}");
+    fields[0].name = text_of("x");
+    fields[1].name = text_of("y");
+    fields[0].text.data = fields[1].text.data = json;
+    fields[0].text.size = fields[1].text.size = n;
+    fields[0].json = fields[1].json = true;
+    d.variables = fields;
+    d.n_variables = 2;
+    d.text = text_of("{{ x }}{{ x|tojson(indent=1, sort_keys=true) }}{{ [x]|map('tojson')|first }}"
+                     "{{ x == y }}{{ [x]|select('eq', y)|list|length }}{{ [0.1, 1e300]|tojson }}");
+    render(&out, &d);
+    CHECK(out.result == LLM_OK, "deep data: %s", out.error.text);
+    return NULL;
+}
+
+static void test_stack(void) {
+    unsigned char *stack = NULL;
+    pthread_attr_t attributes;
+    pthread_t thread;
+    size_t unused = 0;
+    if (posix_memalign((void **)&stack, 4096, STACK_ROOM)) abort();
+    memset(stack, 0xa5, STACK_ROOM);
+    pthread_attr_init(&attributes);
+    CHECK(pthread_attr_setstack(&attributes, stack, STACK_ROOM) == 0, "a stack of its own");
+    CHECK(pthread_create(&thread, &attributes, go_deep, NULL) == 0, "a thread");
+    pthread_join(thread, NULL);
+    while (unused < STACK_ROOM && stack[unused] == 0xa5) unused++;
+    if (getenv("LLM_TEST_VERBOSE"))
+        printf("%lu bytes of stack\n", (unsigned long)(STACK_ROOM - unused));
+    CHECK(STACK_ROOM - unused <= STACK_LIMIT, "%lu bytes of stack, expected at most %u",
+          (unsigned long)(STACK_ROOM - unused), STACK_LIMIT);
+    pthread_attr_destroy(&attributes);
+    free(stack);
 }
 
 /* Bounds that the caller sets. */
@@ -444,6 +1035,122 @@ static void test_limits(void) {
         CHECK(out.result == LLM_ERROR_LIMIT && counts.peak <= i && counts.live == 0,
               "%lu bytes: %s", (unsigned long)i, out.error.text);
     }
+}
+
+/* Every budget of steps that is too small says so and leaves nothing; then the result is the same. */
+static void test_budgets(const char *path, size_t every, size_t finest) {
+    static fixture f;
+    llm_text expected;
+    size_t at = 0, runs_out = 0;
+    int letter;
+    if (!fixture_open(&f, path)) return;
+    while ((letter = fixture_next(&f, &expected)) != 0) {
+        llm_result result;
+        if (at++ % every) continue;
+        f.desc.max_steps = 0;
+        use_counting(&f.desc);
+        render(&out, &f.desc);
+        result = out.result;
+        for (f.desc.max_steps = 1;; f.desc.max_steps += 1 + f.desc.max_steps / finest) {
+            render(&out, &f.desc);
+            if (out.result != LLM_ERROR_LIMIT || out.size || counts.live) break;
+            if (!strstr(out.error.text, "max_steps")) break;
+            runs_out++;
+        }
+        CHECK(out.result == result && counts.live == 0, "%.*s with %lu steps: %s", (int)f.name.size,
+              f.name.data, (unsigned long)f.desc.max_steps, out.error.text);
+    }
+    CHECK(runs_out > 100, "only %lu budgets tried", (unsigned long)runs_out);
+    free(f.data);
+}
+
+static void expect_argument(llm_template_desc *d, const char *message) {
+    render(&out, d);
+    CHECK(out.result == LLM_ERROR_ARGUMENT && out.size == 0 && strcmp(out.error.text, message) == 0,
+          "%s, expected %s", out.error.text, message);
+}
+
+/* Pointers that are missing and dates that are none. */
+static void test_descriptors(void) {
+    static const int wrong[][6] = {{-1, 1, 1, 0, 0, 0}, {10000, 1, 1, 0, 0, 0}, {1, 0, 1, 0, 0, 0},
+                                   {1, 13, 1, 0, 0, 0}, {1, 1, 0, 0, 0, 0},     {1, 1, 32, 0, 0, 0},
+                                   {1, 1, 1, -1, 0, 0}, {1, 1, 1, 24, 0, 0},    {1, 1, 1, 0, -1, 0},
+                                   {1, 1, 1, 0, 60, 0}, {1, 1, 1, 0, 0, -1},    {1, 1, 1, 0, 0, 62}};
+    static const char *const dates[] = {"year is -1, expected 1 to 9999",
+                                        "year is 10000, expected 1 to 9999",
+                                        "month is 0, expected 1 to 12",
+                                        "month is 13, expected 1 to 12",
+                                        "day is 0, expected 1 to 31",
+                                        "day is 32, expected 1 to 31",
+                                        "hour is -1, expected 0 to 23",
+                                        "hour is 24, expected 0 to 23",
+                                        "minute is -1, expected 0 to 59",
+                                        "minute is 60, expected 0 to 59",
+                                        "second is -1, expected 0 to 61",
+                                        "second is 62, expected 0 to 61"};
+    llm_template_desc d;
+    llm_message messages[2];
+    llm_template_field fields[2];
+    char text[100];
+    size_t i, size = 1;
+    memset(&d, 0, sizeof d);
+    memset(messages, 0, sizeof messages);
+    memset(fields, 0, sizeof fields);
+    messages[0].fields = messages[1].fields = d.variables = fields;
+    d.text.size = 5;
+    expect_argument(&d, "chat template: text: NULL with a size of 5");
+    d.text = text_of("x");
+    d.text.size = ((size_t)1 << 24) + 1;
+    render(&out, &d);
+    CHECK(out.result == LLM_ERROR_LIMIT &&
+              strcmp(out.error.text,
+                     "chat template: it has 16777217 bytes, expected at most 16777216") == 0,
+          "%s", out.error.text);
+    d.text.size = 1;
+    d.n_messages = 2;
+    expect_argument(&d, "chat template: messages: NULL with a size of 2");
+    d.messages = messages;
+    messages[1].role.size = 4;
+    expect_argument(&d, "chat template: role of message 1: NULL with a size of 4");
+    messages[1].role.data = "user";
+    messages[0].content.size = 6;
+    expect_argument(&d, "chat template: content of message 0: NULL with a size of 6");
+    messages[0].content.size = 0;
+    messages[1].n_fields = 2;
+    messages[1].fields = NULL;
+    expect_argument(&d, "chat template: fields or variables: NULL with a size of 2");
+    messages[1].fields = fields;
+    fields[1].name.size = 7;
+    expect_argument(&d, "chat template: name of field or variable 1: NULL with a size of 7");
+    fields[1].name.size = 0;
+    fields[0].text.size = 8;
+    expect_argument(&d, "chat template: text of field or variable 0: NULL with a size of 8");
+    messages[1].n_fields = 0;
+    d.n_variables = 1;
+    expect_argument(&d, "chat template: text of field or variable 0: NULL with a size of 8");
+    d.n_variables = 0;
+    for (i = 0; i < 12; i++) {
+        d.date.year = wrong[i][0], d.date.month = wrong[i][1], d.date.day = wrong[i][2];
+        d.date.hour = wrong[i][3], d.date.minute = wrong[i][4], d.date.second = wrong[i][5];
+        (void)snprintf(text, sizeof text, "chat template: date.%s", dates[i]);
+        expect_argument(&d, text);
+    }
+    d.date.second = 61;
+    render(&out, &d);
+    CHECK(out.result == LLM_OK, "a leap second: %s", out.error.text);
+    CHECK(llm_template_render(&d, text, 8, NULL) == LLM_ERROR_ARGUMENT, "no size");
+    CHECK(llm_template_render(&d, NULL, 8, &size) == LLM_ERROR_ARGUMENT && size == 0, "no buffer");
+    CHECK(llm_template_runs(NULL, collect, &parts) == LLM_ERROR_ARGUMENT, "no description");
+    CHECK(llm_template_runs(&d, NULL, &parts) == LLM_ERROR_ARGUMENT, "no writer");
+    d.text = text_of("{{ a.b }}");
+    CHECK(llm_template_runs(&d, collect, &parts) == LLM_ERROR_TEMPLATE, "an error");
+    d.text = text_of("a{{ messages[1].content }}b");
+    messages[1].content = text_of("c");
+    memset(&parts, 0, sizeof parts);
+    parts.size = sizeof parts.text - 1; /* collect refuses the second run */
+    parts.count = 0;
+    CHECK(llm_template_runs(&d, collect, &parts) == LLM_ERROR_IO && parts.count == 1,
+          "the writer's refusal");
 }
 
 static void test_arguments(void) {
@@ -523,6 +1230,8 @@ static void test_json(void) {
         {"{\"a\": {\"b\": []}, \"a\": 2}", "{'a': 2}"},
         {"\"\\u00e9\\n\\ud834\\udd1e\\/\"", "\xc3\xa9\n\xf0\x9d\x84\x9e/"},
         {"9223372036854775807", "9223372036854775807"},
+        {"\n\r\t [\n1\r,\t2 ]\n", "[1, 2]"},
+        {"0e5", "0.0"},
         {"-0", "0"},
         {"-0.0", "-0.0"},
         {"1e400", "inf"},
@@ -530,6 +1239,23 @@ static void test_json(void) {
         {"1.7976931348623157e308", "1.7976931348623157e+308"},
         {"0.1", "0.1"},
         {"123456789012345678.0", "1.2345678901234568e+17"}};
+    static const char *const said[][2] = {
+        {"", "line 1, column 1: a field's value is not JSON: it ends after 0 bytes, expected a value"},
+        {"[1, 2", "it ends after 5 bytes, expected ',' or ']'"},
+        {"[1, x]", "byte 4 is 0x78, expected a value"},
+        {"{\"a\": 1, 2}", "byte 9 is 0x32, expected '\"'"},
+        {"{\"a\" 1}", "byte 5 is 0x31, expected ':'"},
+        {"{\"a\": 1 2}", "byte 8 is 0x32, expected ',' or '}'"},
+        {"1 2", "byte 2 is 0x32, expected its end"},
+        {"\"a\nb\"", "byte 2 is 0x0a, expected '\"'"},
+        {"\"a", "it ends after 2 bytes, expected '\"'"},
+        {"\"\\q\"", "byte 2 is 0x71, expected an escape"},
+        {"\"\\ud800\"", "byte 2 is 0x75, expected a pair of surrogates"},
+        {"\"\\ud800xxxxxxx\"", "expected a pair of surrogates"},
+        {"\"\\ud800\\nxxxxxx\"", "expected a pair of surrogates"},
+        {"\"\\ud800\\u0041xx\"", "expected a pair of surrogates"},
+        {"\"\\ud800\\ue000xx\"", "expected a pair of surrogates"},
+        {"\"\\udc00\"", "expected a pair of surrogates"}};
     llm_template_desc d;
     llm_template_field field;
     char *deep;
@@ -554,18 +1280,43 @@ static void test_json(void) {
                   memcmp(out.text, good[i][1], out.size) == 0,
               "%s: %s%.*s", good[i][0], out.error.text, (int)out.size, out.text);
     }
+    for (i = 0; i < sizeof said / sizeof said[0]; i++) {
+        field.text = text_of(said[i][0]);
+        render(&out, &d);
+        CHECK(out.result == LLM_ERROR_FORMAT && strstr(out.error.text, said[i][1]), "%s: %s",
+              said[i][0], out.error.text);
+    }
+    field.text.data = NULL;
+    field.text.size = 0;
+    render(&out, &d);
+    CHECK(out.result == LLM_ERROR_FORMAT, "no JSON: %s", out.error.text);
+    field.text.data = "1\0";
+    field.text.size = 2;
+    render(&out, &d);
+    CHECK(out.result == LLM_ERROR_FORMAT && strstr(out.error.text, "byte 1 is 0x00"), "%s",
+          out.error.text);
+    field.text.data = "\"\\\0\"";
+    field.text.size = 4;
+    render(&out, &d);
+    CHECK(out.result == LLM_ERROR_FORMAT && strstr(out.error.text, "expected an escape"), "%s",
+          out.error.text);
     deep = (char *)malloc(100001);
     if (!deep) abort();
     memset(deep, '[', 100000);
     deep[100000] = 0;
     field.text = text_of(deep);
     render(&out, &d);
-    CHECK(out.result == LLM_ERROR_LIMIT, "%s", out.error.text);
+    CHECK(out.result == LLM_ERROR_LIMIT &&
+              strstr(out.error.text, "a field's value is nested more than 48 deep"),
+          "%s", out.error.text);
     free(deep);
 }
 
 /* Text that is no UTF-8, and zero bytes, pass through. */
 static void test_bytes(void) {
+    static const char odd[] =
+        "\xe0\x80\x80\xf4\x90\x80\x80\xf0\x80\x80\x80\xc3\x82\x80\x80\x80\x80";
+    const char *expected;
     static const char bytes[] = "\xff\xfe a\0b \xc3 \xed\xa0\x80 \xf0\x9f\x98";
     llm_template_desc d;
     llm_message message;
@@ -584,6 +1335,20 @@ static void test_bytes(void) {
               memcmp(out.text, bytes, sizeof bytes - 1) == 0 &&
               memcmp(out.text + sizeof bytes - 1, "TrueTrue", 8) == 0,
           "%s", out.error.text);
+    /* one by one they are characters: no change of case, no escape, no space */
+    message.content.data = odd;
+    message.content.size = sizeof odd - 1;
+    d.text = text_of("{{ messages[0].content|upper }}{{ messages[0].content|length }}"
+                     "{{ [messages[0].content] }}{{ messages[0].content|tojson }}"
+                     "{{ messages[0].content.rstrip(messages[0].content[-1]) }}");
+    expected = "\xe0\x80\x80\xf4\x90\x80\x80\xf0\x80\x80\x80\xc3\x82\x80\x80\x80\x80"
+               "16['\xe0\x80\x80\xf4\x90\x80\x80\xf0\x80\x80\x80\xc3\x82\x80\x80\x80\x80']"
+               "\"\xe0\x80\x80\xf4\x90\x80\x80\xf0\x80\x80\x80\xc3\x82\x80\x80\x80\x80\""
+               "\xe0\x80\x80\xf4\x90\x80\x80\xf0\x80\x80\x80\xc3\x82";
+    render(&out, &d);
+    CHECK(out.result == LLM_OK && out.size == strlen(expected) &&
+              memcmp(out.text, expected, out.size) == 0,
+          "%s: %.*s", out.error.text, (int)out.size, out.text);
 }
 
 /* Origins through every way that text can take: lower case letters are content, others template. */
@@ -815,6 +1580,7 @@ static void test_mutants(const char *path, size_t each) {
 int main(int argc, char **argv) {
     static const char conversations[] = "tests/fixtures/templates/conversations.txt";
     static const char expressions[] = "tests/fixtures/templates/expressions.txt";
+    static const char edges[] = "tests/fixtures/templates/edges.txt";
     int i;
     if (argc > 1) {
         for (i = 1; i < argc; i++) test_fixture(argv[i], 1);
@@ -822,9 +1588,15 @@ int main(int argc, char **argv) {
     }
     test_fixture(conversations, 300);
     test_fixture(expressions, 4000);
+    test_fixture(edges, 250);
     test_messages();
     test_limits();
+    test_bounds();
+    test_budgets(edges, 1, 24);
+    test_budgets(conversations, 7, 3);
+    test_stack();
     test_arguments();
+    test_descriptors();
     test_json();
     test_bytes();
     test_origins();
