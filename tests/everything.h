@@ -17,6 +17,7 @@ typedef struct everything {
     const char *isa;         /* NULL: the best */
     uint32_t threads;        /* 1: no pool */
     bool brief;              /* shorter texts, fewer tokens */
+    bool read;               /* the model comes through a read callback */
     llm_allocator allocator;
     /* what is there now */
     llm_error error;
@@ -26,6 +27,7 @@ typedef struct everything {
     llm_pool *pool;
     llm_session *session, *fork;
     int32_t ids[FIXTURE_TOKENS];
+    void *file; /* with `read` */
     uint64_t digest;
 } everything;
 
@@ -46,10 +48,16 @@ static void everything_logits(everything *e, const float *logits) {
     if (logits) everything_fold(e, logits, e->vocab * sizeof *logits);
 }
 
+static bool everything_read(void *user, uint64_t offset, void *to, size_t size) {
+    memcpy(to, (const char *)user + offset, size);
+    return true;
+}
+
 static void everything_open(everything *e) {
     llm_model_desc d;
     memset(&d, 0, sizeof d);
-    d.path = fixture_model_path(e->name, e->type);
+    if (e->read) d.read = everything_read, d.read_user = e->file = fixture_read(fixture_model_path(e->name, e->type), &d.size);
+    else d.path = fixture_model_path(e->name, e->type);
     d.verify = true, d.allocator = e->allocator, d.error = &e->error;
     TRY(llm_model_open(&e->model, &d), &e->error);
     e->vocab = fixture_vocab(e->model);
@@ -241,6 +249,7 @@ static void everything_close(everything *e) {
     llm_session_destroy(e->fork);
     llm_pool_destroy(e->pool);
     llm_model_close(e->model);
+    if (e->read) free(e->file);
 }
 
 static LLM__UNUSED uint64_t everything_run(everything *e) {

@@ -35,12 +35,12 @@ static size_t refusals;
     } while (0)
 #include "everything.h"
 
-static void test_memory(const char *name, bool allocator, bool on) {
+static void test_memory(const char *name, bool allocator, bool on, bool read) {
     everything e;
     uint64_t want;
     size_t n, calls;
     memset(&e, 0, sizeof e);
-    e.name = name, e.type = "q8", e.threads = 2, e.brief = true;
+    e.name = name, e.type = "q8", e.threads = 2, e.brief = true, e.read = read;
     if (allocator) e.allocator.allocate = fault_allocate, e.allocator.release = fault_release;
     faults_reset();
     want = everything_run(&e);
@@ -262,8 +262,8 @@ static void without_handles(void) {
 
 int main(int count, char **arguments) {
     fixture_arguments(count, arguments);
-    test_memory("llama-tied", true, false);
-    test_memory("gemma", false, true);
+    test_memory("llama-tied", true, false, false);
+    test_memory("gemma", false, true, true);
     test_arena();
     test_threads();
     test_calls();
