@@ -13404,9 +13404,8 @@ static void llm__kernels_avx2(llm__kernels *k) {
 #if defined(__GNUC__) || defined(__clang__)
 #define LLM__AVX512_TARGET \
     __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define LLM__AVX512_INLINE \
-    static inline __attribute__((always_inline, unused)) LLM__AVX512_TARGET
-#define LLM__AVX512 LLM__AVX512_TARGET
+#define LLM__AVX512_INLINE LLM__INLINE LLM__AVX512_TARGET
+#define LLM__AVX512        LLM__AVX512_TARGET
 #define LLM__PIN512(x) __asm__("" : "+v"(x))
 #if !defined(__clang__) /* GCC 12 warns of its own intrinsics' undefined values */
 #pragma GCC diagnostic push
@@ -13750,21 +13749,26 @@ LLM__AVX512_INLINE __m512 llm__scales16(const uint8_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(llm__load256(p)), 16));
 }
 
+/* acc += m * sum over 16 columns of u . x, from the codes of four groups. */
+LLM__AVX512_INLINE __m512i llm__block_avx512(__m512i acc, __m512i c0, __m512i c1, __m512i c2,
+                                             __m512i c3, const int8_t *x, __m512i m) {
+    __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c0, llm__four512(x));
+    dot = _mm512_dpbusd_epi32(dot, c1, llm__four512(x + 4));
+    dot = _mm512_dpbusd_epi32(dot, c2, llm__four512(x + 8));
+    dot = _mm512_dpbusd_epi32(dot, c3, llm__four512(x + 12));
+    return _mm512_add_epi32(acc, _mm512_mullo_epi32(dot, m));
+}
+
 #define LLM__ROW512_DECLARE(t)                                                               \
     const int8_t *x##t = in->q + (size_t)(row + (t < rows ? t : 0)) * in->stride;             \
     const int16_t *s##t = in->sums + (size_t)(row + (t < rows ? t : 0)) * (in->stride / 16);  \
     const float *a##t = in->scale + (size_t)(row + (t < rows ? t : 0)) * (in->stride / 64);   \
     __m512 out##t = _mm512_setzero_ps();                                                      \
-    __m512i acc##t, dot##t;
+    __m512i acc##t;
 #define LLM__ROW512_CLEAR(t) acc##t = _mm512_setzero_si512();
 #define LLM__ROW512_OFFSET(t) \
     acc##t = _mm512_dpwssd_epi32(acc##t, llm__four512(s##t + at / 16), minus_b);
-#define LLM__ROW512_BLOCK(t)                                                         \
-    dot##t = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c0, llm__four512(x##t + at)); \
-    dot##t = _mm512_dpbusd_epi32(dot##t, c1, llm__four512(x##t + at + 4));             \
-    dot##t = _mm512_dpbusd_epi32(dot##t, c2, llm__four512(x##t + at + 8));             \
-    dot##t = _mm512_dpbusd_epi32(dot##t, c3, llm__four512(x##t + at + 12));            \
-    acc##t = _mm512_add_epi32(acc##t, _mm512_mullo_epi32(dot##t, m));
+#define LLM__ROW512_BLOCK(t) acc##t = llm__block_avx512(acc##t, c0, c1, c2, c3, x##t + at, m);
 #define LLM__ROW512_SCALE(t)                                               \
     out##t = llm__add16(out##t, llm__mul16(_mm512_cvtepi32_ps(acc##t),     \
                                            llm__mul16(w, _mm512_set1_ps(a##t[b]))));
@@ -13855,7 +13859,7 @@ LLM__FEW_ROWS_AVX512(llm__packed4_avx512, LLM__ROWS_4)
         }                                                                                     \
         EACH(LLM__ROW512_STORE)                                                               \
     }
-#define LLM__ROW512_UNUSED(t) (void)s##t, (void)dot##t;
+#define LLM__ROW512_UNUSED(t) (void)s##t;
 LLM__FEW_BYTES_AVX512(llm__bytes1_avx512, LLM__ROWS_1)
 LLM__FEW_BYTES_AVX512(llm__bytes4_avx512, LLM__ROWS_4)
 
@@ -13896,12 +13900,14 @@ LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], u
     __m512i acc##t = _mm512_set1_epi32(-128 * total[(size_t)(t) * (in->stride / 64)]);
 #define LLM__TILE512_DOT(t) \
     acc##t = _mm512_dpbusd_epi32(acc##t, c, llm__four512(x[(t) / 4] + (t) % 4 * stride));
-#define LLM__TILE512_ADD(t)                                                                  \
-    _mm512_storeu_ps(                                                                        \
-        out + 16 * (t),                                                                      \
-        llm__add16(_mm512_loadu_ps(out + 16 * (t)),                                          \
-                   llm__mul16(_mm512_cvtepi32_ps(acc##t),                                    \
-                              llm__mul16(w, _mm512_set1_ps(a[(size_t)(t) * (in->stride / 64)])))));
+#define LLM__TILE512_ADD(t) \
+    llm__scaled_add16(out + 16 * (t), acc##t, w, a[(size_t)(t) * (in->stride / 64)]);
+/* out[16] += float(dot) * (w * a) */
+LLM__AVX512_INLINE void llm__scaled_add16(float *out, __m512i dot, __m512 w, float a) {
+    __m512 f = llm__mul16(w, _mm512_set1_ps(a));
+    _mm512_storeu_ps(
+        out, llm__add16(_mm512_loadu_ps(out), llm__mul16(_mm512_cvtepi32_ps(dot), f)));
+}
 #define LLM__ROWS_8(X)  LLM__ROWS_4(X) X(4) X(5) X(6) X(7)
 #define LLM__ROWS_16(X) LLM__ROWS_8(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #define LLM__TILE_AVX512(name, EACH)                                                           \

@@ -32,6 +32,7 @@ SCRIPTS = [
     ("flags", [PYTHON, "tests/flags.py"], [], 1200),
     ("bits of compilers", [PYTHON, "tests/bits.py"], [], 1200),
     ("bits of the sampler", ["env", "CFLAGS_EXTRA=-DLLM_NO_TEMPLATE", "sh", "tests/bits_sampler.sh"], [], 200),
+    ("stack", [PYTHON, "tests/stack.py"], [], 300),
     ("faults of programs", [PYTHON, "tests/faults.py"], [], 400),
     ("dequantisation", [PYTHON, "tests/convert/compare_dequant.py"], ["numpy", "gguf"], 200),
 ] + [
