@@ -32,6 +32,7 @@ SCRIPTS = [
     ("flags", [PYTHON, "tests/flags.py"], [], 1200),
     ("bits of compilers", [PYTHON, "tests/bits.py"], [], 1200),
     ("bits of the sampler", ["env", "CFLAGS_EXTRA=-DLLM_NO_TEMPLATE", "sh", "tests/bits_sampler.sh"], [], 200),
+    ("soak", [PYTHON, "tests/soak.py", "100000", "1"], [], 200),
     ("stack", [PYTHON, "tests/stack.py"], [], 300),
     ("faults of programs", [PYTHON, "tests/faults.py"], [], 400),
     ("dequantisation", [PYTHON, "tests/convert/compare_dequant.py"], ["numpy", "gguf"], 200),
@@ -43,6 +44,7 @@ SCRIPTS = [
 ]
 # Only with --require-real, as SCRIPTS: what needs other tools, a real model or many minutes.
 LONG_SCRIPTS = [
+    ("soak of millions of tokens", [PYTHON, "tests/soak.py", "1000000", "2", "3", "4"], [], 600),
     ("other machines", [PYTHON, "tests/platforms.py"], [], 900),
     ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1200),
     ("hostile weights", [PYTHON, "tests/hostile.py"], [], 900),
