@@ -6180,7 +6180,9 @@ static llm_result llm__view_patch(llm__view *view, llm_sampler *s, const uint32_
     return llm__fail(error, LLM_ERROR_NUMERIC,
                      "sampler, position %llu: none of %lu logits is finite%s",
                      (unsigned long long)s->position, (unsigned long)s->vocab,
-                     mask ? " and allowed by the mask" : s->bias ? " and allowed by the bias" : "");
+                     mask                 ? " and allowed by the mask"
+                     : s->desc.bias_count ? " and allowed by the bias"
+                                          : "");
 }
 
 /* Log-probability of a token among the logits as given. */

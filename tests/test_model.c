@@ -1,5 +1,6 @@
 /* Opening files that are cut, wrong and mutated: a code, and a message that names field and value. */
 #include <errno.h>
+#include <math.h>
 #include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -208,6 +209,8 @@ static void test_description(void) {
     BAD_FORMAT(desc_of(&f)->head_size = 33, "description: head_size is 33, not an even number");
     BAD_FORMAT((desc_of(&f)->heads = 3, desc_of(&f)->kv_heads = 2),
                "description: kv_heads 2 does not divide heads 3");
+    BAD_FORMAT(desc_of(&f)->norm_epsilon = INFINITY, "description: norm_epsilon is inf, not a finite number");
+    BAD_FORMAT(desc_of(&f)->norm_epsilon = 0, "description: norm_epsilon is 0, not above 0");
     NOT_FINITE(norm_epsilon);
     NOT_FINITE(query_scale);
     NOT_FINITE(embedding_scale);
@@ -385,6 +388,12 @@ static void test_last_line(void) {
 }
 
 /* Roles that belong to no layer given one, and the other way round, must not pass unseen. */
+static void test_missing(void) {
+    BAD_FORMAT(section_of(&f, LLM__SECTION_TDIR)->size -= 64, "tensor embedding is missing"); /* it comes last */
+    BAD_TENSOR(LLM__OUT_NORM, LLM__NONE, (t->role = LLM__ATTN_POST_NORM, t->layer = 0), "tensor out_norm is missing");
+    BAD_FORMAT((desc_of(&f)->ropes = 2, layers_of(&f)[1].rope = 1), "tensor blk.1.rope is missing");
+}
+
 static void test_misplaced(void) {
     BAD_TENSOR(LLM__EMBEDDING, LLM__NONE, t->layer = 0, "tensor blk.0.embedding: has no place among 2 layers and 1 ropes");
     BAD_TENSOR(LLM__OUT_NORM, LLM__NONE, t->layer = 1, "tensor blk.1.out_norm: has no place among 2 layers and 1 ropes");
@@ -394,6 +403,7 @@ static void test_misplaced(void) {
 /* ---- whole files ---- */
 
 static void test_truncations(void) {
+    char message[128];
     size_t size;
     llm_error error;
     for (size = 0; size < good.size; size += size < 8192 || size + 128 > good.size ? 1 : 61) {
@@ -409,6 +419,9 @@ static void test_truncations(void) {
             header_of(&f)->file_size = size;
             r = open_image(&f, false, &error);
             CHECK(r == LLM_ERROR_FORMAT, "%zu bytes, as the header says: %s", size, llm_result_name(r));
+            (void)snprintf(message, sizeof message, "header: %u sections pass the end of the file of %zu bytes",
+                           (unsigned)header_of(&f)->section_count, size);
+            if (size < 64 + header_of(&f)->section_count * 32u) CHECK(!strcmp(error.text, message), "%s", error.text);
         }
         free(f.data);
     }
@@ -644,6 +657,7 @@ int main(int count, char **arguments) {
     test_optional();
     test_long_directory();
     test_last_line();
+    test_missing();
     test_misplaced();
     test_truncations();
     test_bytes();

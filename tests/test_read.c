@@ -468,6 +468,7 @@ static bool watching(void *user, size_t done, size_t size) {
 static void test_lock(llm_model *model, size_t size) {
     const uid_t user = geteuid();
     struct rlimit old, none;
+    char message[160];
     llm_prefetch_desc d;
     llm_error error;
     size_t position = 0;
@@ -479,9 +480,11 @@ static void test_lock(llm_model *model, size_t size) {
     if ((user == 0 && seteuid(65534)) || setrlimit(RLIMIT_MEMLOCK, &none)) {
         SKIP("the limit on locked memory cannot be lowered");
     } else {
+        (void)snprintf(message, sizeof message, "prefetch: byte 0 of %zu cannot be locked (errno %d); the process may "
+                       "lock 0 bytes (RLIMIT_MEMLOCK)", size, EPERM);
         r = llm_model_prefetch(model, &d);
-        CHECK(r == LLM_ERROR_LIMIT && error.code == r && strstr(error.text, "may lock 0 bytes (RLIMIT_MEMLOCK)") &&
-                  position == 0, "%s \"%s\"", llm_result_name(r), error.text);
+        CHECK(r == LLM_ERROR_LIMIT && error.code == r && !strcmp(error.text, message) && position == 0,
+              "%s \"%s\"", llm_result_name(r), error.text);
     }
     (void)setrlimit(RLIMIT_MEMLOCK, &old);
     if (user == 0) CHECK(!seteuid(0), "privileges");
@@ -497,6 +500,7 @@ static void test_prefetch(source *s) {
     llm_error error;
     llm_prefetch_desc d;
     watch w;
+    char message[80];
     size_t position = 0, steps = 0;
     llm_result r = LLM_PENDING;
     restart(s);
@@ -508,6 +512,8 @@ static void test_prefetch(source *s) {
     w.stop_at = s->size / 2;
     CHECK(llm_model_prefetch(model, &d) == LLM_CANCELLED && position >= s->size / 2 && position < s->size / 2 + LLM_READ_MOST,
           "cancelled at %zu", position);
+    (void)snprintf(message, sizeof message, "prefetch: stopped at byte %zu of %zu", position, s->size);
+    CHECK(error.code == LLM_CANCELLED && !strcmp(error.text, message), "%s", error.text);
     w.stop_at = 0, s->fail_all = true;
     CHECK(llm_model_prefetch(model, &d) == LLM_ERROR_IO && strstr(error.text, "at offset"), "%s", error.text);
     s->fail_all = false, d.budget_us = 1;
@@ -516,7 +522,8 @@ static void test_prefetch(source *s) {
     CHECK(w.calls == llm__pieces(s->size) && pieces_read(s) == w.calls && most_reads(s) == 1 && steps > 1,
           "%zu calls, %zu steps", w.calls, steps);
     position = s->size + 1;
-    CHECK(llm_model_prefetch(model, &d) == LLM_ERROR_ARGUMENT && strstr(error.text, "position"), "%s", error.text);
+    (void)snprintf(message, sizeof message, "prefetch: position is %zu, not in 0 .. %zu", position, s->size);
+    CHECK(llm_model_prefetch(model, &d) == LLM_ERROR_ARGUMENT && !strcmp(error.text, message), "%s", error.text);
     s->fail_all = true;
     session = session_of(model, NULL);
     CHECK(!llm_eval(session, ids, TOKENS), "an evaluation reads what was brought in");

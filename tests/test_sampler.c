@@ -542,6 +542,100 @@ static void refuse(const llm_sampler_desc *d, size_t vocab, const char *field) {
           "message for %s: %s", field, e.text);
 }
 
+/* The last call was refused, in these words. */
+#define SAYS(call, wanted, message)                                                            \
+    do {                                                                                       \
+        llm_error e;                                                                           \
+        llm_result r = (call);                                                                 \
+        CHECK(r == wanted && e.code == wanted && !strcmp(e.text, message),                     \
+              "%s \"%s\",\n    expected \"%s\"", llm_result_name(r), e.text, message);          \
+    } while (0)
+
+static void test_messages(void) {
+    static const llm_logit_bias outside[] = {{3, 1}, {10, 1}}, infinite[] = {{3, INFINITY}};
+    static const llm_logit_bias forbid[] = {{0, -INFINITY}, {1, -INFINITY}};
+    const llm_allocator none = {count_allocate, count_release, NULL};
+    llm_sampler_desc d;
+    llm_sampler *s, *other, *made;
+    uint32_t tokens[] = {0, 1, 2}, mask = 0;
+    float x[2] = {NAN, -INFINITY};
+    llm_sample out;
+    llm_candidate c;
+    size_t count, bytes;
+    char message[128];
+#define BAD(field, value, message) \
+    (memset(&d, 0, sizeof d), d.field = value, (void)0); \
+    SAYS(llm_sampler_query(&d, 10, NULL, NULL, &e), LLM_ERROR_ARGUMENT, message)
+    BAD(temperature, -1, "sampler: temperature is -1; expected 0 (default) or 0.0001 to 10000");
+    BAD(temperature, INFINITY, "sampler: temperature is inf; expected 0 (default) or 0.0001 to 10000");
+    BAD(temperature, NAN, "sampler: temperature is nan; expected 0 (default) or 0.0001 to 10000");
+    BAD(top_p, 1.5f, "sampler: top_p is 1.5; expected 0 to 1");
+    BAD(typical_p, -INFINITY, "sampler: typical_p is -inf; expected 0 to 1");
+    BAD(min_p, 2, "sampler: min_p is 2; expected 0 to 1");
+    BAD(repetition_penalty, 200, "sampler: repetition_penalty is 200; expected 0 (default) or 0.01 to 100");
+    BAD(frequency_penalty, 101, "sampler: frequency_penalty is 101; expected -100 to 100");
+    BAD(presence_penalty, -101, "sampler: presence_penalty is -101; expected -100 to 100");
+    BAD(penalty_window, 65537, "sampler: penalty_window is 65537; expected 0 to 65536");
+    BAD(top_logprobs, 1025, "sampler: top_logprobs is 1025; expected 0 to 1024");
+    BAD(bias_count, 1, "sampler: bias_count is 1 with bias NULL; expected at most 2097152 entries");
+#undef BAD
+    memset(&d, 0, sizeof d);
+    SAYS(llm_sampler_query(&d, 0, NULL, NULL, &e), LLM_ERROR_ARGUMENT, "sampler: vocab is 0; expected 1 to 2097152");
+    d.bias = outside, d.bias_count = 3000000;
+    SAYS(llm_sampler_query(&d, 10, NULL, NULL, &e), LLM_ERROR_ARGUMENT,
+         "sampler: bias_count is 3000000 with bias set; expected at most 2097152 entries");
+    d.bias_count = 2;
+    SAYS(llm_sampler_query(&d, 10, NULL, NULL, &e), LLM_ERROR_ARGUMENT,
+         "sampler: bias[1].token is 10; expected less than the 10 tokens of the vocabulary");
+    d.bias = infinite, d.bias_count = 1;
+    SAYS(llm_sampler_query(&d, 10, NULL, NULL, &e), LLM_ERROR_ARGUMENT,
+         "sampler: bias[0].bias is inf; expected a finite number or -inf");
+    SAYS(llm_sampler_create(NULL, 2, NULL, NULL, &e), LLM_ERROR_ARGUMENT, "llm_sampler_create: sampler is NULL");
+    CHECK(!llm_sampler_query(NULL, 2, NULL, &bytes, NULL), "the size");
+    (void)snprintf(message, sizeof message, "sampler: no memory for %lu bytes", (unsigned long)bytes);
+    fail_at = calls + 1;
+    SAYS(llm_sampler_create(NULL, 2, &none, &s, &e), LLM_ERROR_MEMORY, message);
+    fail_at = 0;
+    s = make(NULL, 2);
+    SAYS(llm_sampler_sample(s, x, NULL, &out, &e), LLM_ERROR_NUMERIC, "sampler, position 0: none of 2 logits is finite");
+    SAYS(llm_sampler_sample(s, x, &mask, &out, &e), LLM_ERROR_NUMERIC,
+         "sampler, position 0: none of 2 logits is finite and allowed by the mask");
+    SAYS(llm_sampler_distribution(s, x, NULL, &c, 1, &count, &e), LLM_ERROR_NUMERIC,
+         "sampler, position 0: none of 2 logits is finite");
+    SAYS(llm_sampler_sample(NULL, x, NULL, &out, &e), LLM_ERROR_ARGUMENT, "llm_sampler_sample: sampler is NULL");
+    SAYS(llm_sampler_sample(s, NULL, NULL, &out, &e), LLM_ERROR_ARGUMENT, "llm_sampler_sample: logits is NULL");
+    SAYS(llm_sampler_sample(s, x, NULL, NULL, &e), LLM_ERROR_ARGUMENT, "llm_sampler_sample: out is NULL");
+    SAYS(llm_sampler_distribution(NULL, x, NULL, &c, 1, &count, &e), LLM_ERROR_ARGUMENT,
+         "llm_sampler_distribution: sampler is NULL");
+    SAYS(llm_sampler_distribution(s, NULL, NULL, &c, 1, &count, &e), LLM_ERROR_ARGUMENT,
+         "llm_sampler_distribution: logits is NULL");
+    SAYS(llm_sampler_distribution(s, x, NULL, &c, 1, NULL, &e), LLM_ERROR_ARGUMENT,
+         "llm_sampler_distribution: count is NULL");
+    SAYS(llm_sampler_distribution(s, x, NULL, NULL, 1, &count, &e), LLM_ERROR_ARGUMENT,
+         "llm_sampler_distribution: candidates is NULL");
+    SAYS(llm_sampler_accept(s, 2, &e), LLM_ERROR_ARGUMENT, "sampler: token 2; expected less than the 2 tokens of the vocabulary");
+    SAYS(llm_sampler_accept(NULL, 2, &e), LLM_ERROR_ARGUMENT, "llm_sampler_accept: sampler is NULL");
+    SAYS(llm_sampler_rewind(NULL, 0, NULL, 0, &e), LLM_ERROR_ARGUMENT, "llm_sampler_rewind: sampler is NULL");
+    SAYS(llm_sampler_rewind(s, 0, NULL, 1, &e), LLM_ERROR_ARGUMENT, "llm_sampler_rewind: tokens is NULL");
+    SAYS(llm_sampler_copy(NULL, s, &e), LLM_ERROR_ARGUMENT, "llm_sampler_copy: to is NULL");
+    SAYS(llm_sampler_copy(s, NULL, &e), LLM_ERROR_ARGUMENT, "llm_sampler_copy: from is NULL");
+    memset(&d, 0, sizeof d);
+    d.presence_penalty = 1, d.bias = forbid, d.bias_count = 2;
+    other = make(&d, 2);
+    SAYS(llm_sampler_copy(other, s, &e), LLM_ERROR_ARGUMENT,
+         "llm_sampler_copy: from 2 tokens, window 0 to 2 tokens, window 64; expected the same");
+    SAYS(llm_sampler_rewind(other, 3, tokens, 3, &e), LLM_ERROR_ARGUMENT,
+         "sampler: token 2; expected less than the 2 tokens of the vocabulary");
+    x[0] = x[1] = 1;
+    CHECK(!llm_sampler_accept(other, 1, NULL), "accept");
+    SAYS(llm_sampler_sample(other, x, NULL, &out, &e), LLM_ERROR_NUMERIC,
+         "sampler, position 1: none of 2 logits is finite and allowed by the bias");
+    CHECK(!llm_sampler_create(NULL, 2, NULL, &made, NULL) && !llm_sampler_copy(made, made, NULL), "of itself");
+    llm_sampler_destroy(s), llm_sampler_destroy(other), llm_sampler_destroy(made);
+    llm_sampler_reseed(NULL, 1, 2);
+    CHECK(!llm_sampler_position(NULL) && !llm_sampler_seed(NULL), "of no sampler");
+}
+
 static void test_arguments(void) {
     static const float bad_p[] = {-0.001f, 1.001f, NAN, -NAN, INFINITY, -INFINITY};
     static const float bad_t[] = {-1, 0.00009f, 10001, NAN, INFINITY, -INFINITY};
@@ -616,5 +710,6 @@ int main(void) {
     test_odd();
     test_state();
     test_arguments();
+    test_messages();
     return check_report("sampler");
 }

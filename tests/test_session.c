@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #endif
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,10 +17,15 @@ static void *counted_malloc(size_t size) {
 #include <windows.h>
 #define CreateThread(...) (threads_left-- ? CreateThread(__VA_ARGS__) : NULL)
 #else
+static bool no_mutex;
+static int limited_mutex(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes) {
+    return no_mutex ? 12 : pthread_mutex_init(mutex, attributes);
+}
 static int limited_thread(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *data) {
     return threads_left-- ? pthread_create(thread, attributes, start, data) : 11;
 }
 #define pthread_create limited_thread
+#define pthread_mutex_init limited_mutex
 #endif
 #define malloc counted_malloc
 #ifdef LLM_DEV_HEADER
@@ -30,6 +36,7 @@ static int limited_thread(pthread_t *thread, const pthread_attr_t *attributes, v
 #endif
 #undef malloc
 #undef pthread_create
+#undef pthread_mutex_init
 #include "check.h"
 #include "fixture.h"
 
@@ -211,6 +218,7 @@ static void test_no_allocation(void) {
 /* Whatever allocation fails, the result says so, the object is NULL and nothing is lost. */
 static void test_no_memory(void) {
     unsigned n, what;
+    char message[80];
     for (what = 0; what < 5; what++)
         for (n = 1; n < 10; n++) {
             counter c;
@@ -269,6 +277,20 @@ static void test_no_memory(void) {
             }
             CHECK(r == LLM_ERROR_MEMORY && error.code == r && !object && strstr(error.text, "no memory for"),
                   "object %u, allocation %u: %s \"%s\"", what, n, llm_result_name(r), error.text);
+            if (what < 4) {
+                size_t bytes = 0;
+                llm_batch_desc bd;
+                memset(&bd, 0, sizeof bd);
+                bd.model = model;
+                if (what == 1) (void)llm_session_query(&sd, NULL, &bytes);
+                if (what == 2) (void)llm_batch_query(&bd, NULL, &bytes);
+                if (what == 3) bytes = sizeof(llm_pool) + 3 * sizeof(llm__worker);
+                (void)snprintf(message, sizeof message,
+                               what == 1   ? "session: no memory for %zu bytes"
+                               : what == 2 ? "batch: no memory for %zu bytes"
+                                           : "pool: no memory for %zu bytes", bytes);
+                CHECK(!what || !strcmp(error.text, message), "%s, expected %s", error.text, message);
+            }
         }
 }
 
@@ -288,6 +310,12 @@ static void test_no_thread(void) {
         threads_left = started + 1;
     }
     threads_left = ~0u;
+#if !defined(_WIN32) /* a critical section is always to be had */
+    no_mutex = true;
+    EXPECT(llm_pool_create(&pool, &d), LLM_ERROR_THREAD, &error, "pool: no mutex to be had");
+    CHECK(!pool && !c.blocks, "something is left");
+    no_mutex = false;
+#endif
     d.threads = 257;
     EXPECT(llm_pool_create(&pool, &d), LLM_ERROR_ARGUMENT, &error, "pool: threads is 257, not in 0 .. 256");
     d.threads = 0;
@@ -626,6 +654,19 @@ static void test_batch(void) {
     t = session_of(&d);
     CHECK(!llm_batch_step(b, 0) && !llm_batch_logits(b, s, 0), "an empty batch");
     EXPECT(llm_batch_add(b, NULL, ids, 1, 1), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: session is NULL");
+    {
+        llm_model *twin = fixture_open("llama-tied", "q8");
+        llm_session_desc od = plain();
+        llm_session *other;
+        od.model = twin;
+        other = session_of(&od);
+        EXPECT(llm_batch_add(b, other, ids, 1, 1), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: the session is of another model");
+        llm_session_destroy(other), llm_model_close(twin);
+        od.model = model, od.kv = LLM_KV_F16;
+        other = session_of(&od);
+        EXPECT(llm_batch_add(b, other, ids, 1, 1), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: the session's kv is 1, the batch's 0");
+        llm_session_destroy(other);
+    }
     EXPECT(llm_batch_add(b, s, ids, 0, 0), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: count is 0, not 1 or more");
     EXPECT(llm_batch_add(b, s, ids, 2, 3), LLM_ERROR_ARGUMENT, llm_batch_error(b), "add: logits is 3, not in 0 .. count, 2");
     EXPECT(llm_batch_add(b, s, NULL, 2, 1), LLM_ERROR_ARGUMENT, llm_batch_error(b), "feed: tokens is NULL");

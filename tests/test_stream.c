@@ -383,10 +383,58 @@ static void test_arguments(void) {
     llm_stream_destroy(s);
 }
 
+/* The exact words. */
+static void says(const llm_stream_desc *d, llm_result wanted, const char *message) {
+    llm_error e;
+    llm_result r = llm_stream_query(d, NULL, &e);
+    CHECK(r == wanted && e.code == wanted && !strcmp(e.text, message), "%s \"%s\", expected \"%s\"", llm_result_name(r),
+          e.text, message);
+    CHECK(llm_stream_query(d, NULL, NULL) == wanted, "without an error");
+}
+
+static void test_messages(void) {
+    static char long_stop[4097];
+    const llm_allocator none = {count_allocate, count_release, NULL};
+    llm_text stops[2];
+    llm_stream_desc d;
+    llm_stream *s;
+    llm_error e;
+    size_t bytes;
+    char message[80];
+    memset(long_stop, 'x', sizeof long_stop);
+    d.stops = NULL, d.stop_count = 1;
+    says(&d, LLM_ERROR_ARGUMENT, "stream: stop_count is 1 with stops NULL; expected at most 256");
+    d.stops = stops, d.stop_count = 257;
+    says(&d, LLM_ERROR_ARGUMENT, "stream: stop_count is 257 with stops set; expected at most 256");
+    d.stop_count = 2;
+    stops[0] = text_of("ok"), stops[1] = text_of("");
+    says(&d, LLM_ERROR_ARGUMENT, "stream: stops[1] has 0 bytes; expected 1 to 4096");
+    stops[1].data = long_stop, stops[1].size = 4097;
+    says(&d, LLM_ERROR_ARGUMENT, "stream: stops[1] has 4097 bytes; expected 1 to 4096");
+    stops[1].data = NULL, stops[1].size = 7;
+    says(&d, LLM_ERROR_ARGUMENT, "stream: stops[1] has 7 bytes at NULL; expected 1 to 4096");
+    stops[1] = text_of("ab\xed\xa0\x80");
+    says(&d, LLM_ERROR_ARGUMENT, "stream: stops[1] has byte 0xED at offset 2; expected UTF-8");
+    CHECK(llm_stream_create(NULL, NULL, NULL, &e) == LLM_ERROR_ARGUMENT &&
+              !strcmp(e.text, "llm_stream_create: stream is NULL"), "%s", e.text);
+    CHECK(!llm_stream_query(NULL, &bytes, &e), "the size");
+    (void)snprintf(message, sizeof message, "stream: no memory for %lu bytes", (unsigned long)bytes);
+    calls = 2; /* the third one fails */
+    CHECK(llm_stream_create(NULL, &none, &s, &e) == LLM_ERROR_MEMORY && !s && !strcmp(e.text, message), "%s", e.text);
+    CHECK(llm_stream_feed(NULL, stops[0], collect, &got) == LLM_ERROR_ARGUMENT &&
+              llm_stream_flush(NULL, collect, &got) == LLM_ERROR_ARGUMENT, "of no stream");
+    CHECK(!llm_stream_next(NULL, NULL, NULL) && llm_stream_stopped(NULL) == -1, "of no stream");
+    llm_stream_reset(NULL);
+    CHECK(!llm_stream_create(NULL, NULL, &s, NULL) && llm_stream_flush(s, NULL, NULL) == LLM_ERROR_ARGUMENT &&
+              !llm_stream_next(s, &stops[0], NULL), "nowhere to put it");
+    llm_stream_destroy(s);
+}
+
 int main(void) {
     test_known();
     test_random();
     test_flow();
     test_arguments();
+    test_messages();
     return check_report("stream");
 }

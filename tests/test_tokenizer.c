@@ -16,6 +16,7 @@ static unsigned long long work; /* counted by the tokenizer's loops */
 #endif
 #include LLM_BUILD_HEADER
 #include "check.h"
+#include <math.h>
 
 /* ---- help ---- */
 
@@ -775,46 +776,188 @@ static void test_detokenize(void) {
     }
 }
 
-static void refuse(vocabulary *v, llm_result want, const char *word) {
+static void refuse(vocabulary *v, llm_result want, const char *message) {
     llm_result result = build(v);
-    CHECK(result == want && strstr(v->error.text, word), "%s: %s", llm_result_name(result),
-          v->error.text);
+    CHECK(result == want && v->error.code == want && !strcmp(v->error.text, message),
+          "%s \"%s\",\n    expected \"%s\"", llm_result_name(result), v->error.text, message);
     vocabulary_free(v);
 }
 
+/* A vocabulary of its own arrays, for what needs many tokens. */
+static void refuse_many(size_t count, const llm_text *tokens, const llm_text *merges,
+                        size_t merge_count, const char *model, llm_result want,
+                        const char *message) {
+    tokenizer_source source;
+    float *scores = (float *)calloc(count, sizeof *scores);
+    int32_t *types = (int32_t *)calloc(count, sizeof *types);
+    unsigned char *section = NULL;
+    size_t size = 1, i;
+    llm_error error;
+    llm_result result;
+    if (!scores || !types) exit(2);
+    memset(&source, 0, sizeof source);
+    source.model = model, source.pre = "gpt2", source.count = count, source.tokens = tokens;
+    source.scores = scores, source.types = types;
+    source.merges = merges, source.merge_count = merge_count;
+    source.bos = source.eos = source.eot = source.eom = source.unknown = source.padding = -1;
+    for (i = 0; i < count; i++) types[i] = merges ? LLM_TOKEN_NORMAL : LLM_TOKEN_USER_DEFINED;
+    result = tokenizer_build(&source, &section, &size, &error);
+    CHECK(result == want && !section && !size && error.code == want && !strcmp(error.text, message),
+          "%s \"%s\",\n    expected \"%s\"", llm_result_name(result), error.text, message);
+    free(section), free(scores), free(types);
+}
+
+/* 64 KB of text a token, from one place. */
+static void test_much_text(void) {
+    enum { COUNT = 16385 };
+    llm_text *tokens = (llm_text *)calloc(COUNT, sizeof *tokens);
+    char *text = (char *)calloc(65535, 1);
+    size_t i;
+    if (!tokens || !text) exit(2);
+    for (i = 0; i < COUNT; i++) tokens[i].data = text, tokens[i].size = 65535;
+    refuse_many(COUNT, tokens, NULL, 0, "llama", LLM_ERROR_LIMIT,
+                "tokenizer: tokens 0 .. 16384 have 1073790975 bytes, expected at most 1073741823");
+    free(tokens), free(text);
+}
+
+/* Sets of children of which no two fit one block of the double array: every difference of two bytes
+   is one of two of them. */
+static void test_sparse_trie(void) {
+    enum { COUNT = 256 * 31 };
+    llm_text *tokens = (llm_text *)calloc(COUNT, sizeof *tokens);
+    char *text = (char *)malloc(2 * COUNT);
+    size_t i, k, n = 0;
+    if (!tokens || !text) exit(2);
+    for (i = 0; i < 256; i++)
+        for (k = 0; k < 31; k++, n++) {
+            tokens[n].data = text + 2 * n, tokens[n].size = 2;
+            text[2 * n] = (char)i, text[2 * n + 1] = (char)(k < 16 ? k : (k - 15) << 4);
+        }
+    refuse_many(COUNT, tokens, NULL, 0, "llama", LLM_ERROR_LIMIT,
+                "tokenizer: the trie of 7936 tokens has more than 32256 nodes");
+    free(tokens), free(text);
+}
+
+/* Rules whose hashes begin alike lie in one bucket, and those that follow. */
+static void test_crowded_rules(void) {
+    enum { SYMBOLS = 1100, RULES = 600 };
+    llm_text *tokens = (llm_text *)calloc(SYMBOLS + RULES, sizeof *tokens);
+    llm_text *merges = (llm_text *)calloc(RULES, sizeof *merges);
+    char *text = (char *)malloc(SYMBOLS * 3 + RULES * 16), *at = text;
+    uint32_t i, k, n = 0;
+    if (!tokens || !merges || !text) exit(2);
+    for (i = 0; i < SYMBOLS; i++) { /* U+4E00 and on */
+        uint32_t c = 0x4E00 + i;
+        tokens[i].data = at, tokens[i].size = 3;
+        *at++ = (char)(0xE0 | c >> 12), *at++ = (char)(0x80 | (c >> 6 & 63)), *at++ = (char)(0x80 | (c & 63));
+    }
+    for (i = 0; i < SYMBOLS && n < RULES; i++)
+        for (k = 0; k < SYMBOLS && n < RULES; k++) {
+            const uint64_t key = i | (uint64_t)k << 21;
+            if ((key * 0x9E3779B97F4A7C15u) >> 32 >= 0xFFFFFFFFu / (RULES + 1)) continue;
+            tokens[SYMBOLS + n].data = at, tokens[SYMBOLS + n].size = 6;
+            memcpy(at, tokens[i].data, 3), memcpy(at + 3, tokens[k].data, 3), at += 6;
+            merges[n].data = at, merges[n].size = 7;
+            memcpy(at, tokens[i].data, 3), at[3] = ' ', memcpy(at + 4, tokens[k].data, 3), at += 7;
+            n++;
+        }
+    CHECK(n == RULES, "%u rules", n);
+    refuse_many(SYMBOLS + RULES, tokens, merges, n, "llama", LLM_ERROR_LIMIT,
+                "tokenizer: 600 merges spread over 75 buckets, expected at most 64");
+    free(tokens), free(merges), free(text);
+}
+
+static void test_many_rules(void) {
+    enum { RULES = 1 << 22 };
+    const llm_text rule_text = {"a b", 3}, tokens[] = {{"a", 1}, {"b", 1}, {"ab", 2}};
+    llm_text *merges = (llm_text *)malloc((size_t)RULES * sizeof *merges);
+    size_t i;
+    if (!merges) exit(2);
+    for (i = 0; i < RULES; i++) merges[i] = rule_text;
+    refuse_many(3, tokens, merges, RULES, "gpt2", LLM_ERROR_LIMIT,
+                "tokenizer: 4194304 merges, expected at most 4194303");
+    free(merges);
+}
+
 static void test_builder_errors(void) {
-    vocabulary *v = byte_level("martian");
-    refuse(v, LLM_ERROR_UNSUPPORTED, "martian");
+    vocabulary *v = byte_level("martian\033[2J");
+    static char long_text[70000];
+    char message[256];
+    memset(long_text, 't', sizeof long_text);
+    refuse(v, LLM_ERROR_UNSUPPORTED, "tokenizer: the pre-tokenizer is \"martian?[2J\", expected that of GPT-2, "
+           "SmolLM, Llama 3, Qwen 2 or one of their kin");
     v = byte_level("gpt-2");
     v->source.model = "bert";
-    refuse(v, LLM_ERROR_UNSUPPORTED, "bert");
+    refuse(v, LLM_ERROR_UNSUPPORTED, "tokenizer: the model is \"bert\", expected \"gpt2\" or \"llama\"");
+    v = byte_level("gpt-2");
+    v->source.model = v->source.pre = NULL;
+    refuse(v, LLM_ERROR_UNSUPPORTED, "tokenizer: the model is \"\", expected \"gpt2\" or \"llama\"");
     v = byte_level("gpt-2");
     v->merges[3] = text_of("q zz");
-    refuse(v, LLM_ERROR_FORMAT, "q zz");
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: merge 3 is \"q zz\": no such token as the second");
+    v = byte_level("gpt-2");
+    v->merges[3] = text_of("zz q");
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: merge 3 is \"zz q\": no such token as the first");
+    v = byte_level("gpt-2");
+    v->merges[3] = text_of("q z");
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: merge 3 is \"q z\": no such token as both together");
     v = byte_level("gpt-2");
     v->merges[3] = text_of("qzz");
-    refuse(v, LLM_ERROR_FORMAT, "two tokens");
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: merge 3 is \"qzz\", 3 bytes, expected two tokens with a space between, "
+           "at most 65536");
     v = byte_level("gpt-2");
     v->source.eos = 1000000;
-    refuse(v, LLM_ERROR_FORMAT, "outside");
+    (void)snprintf(message, sizeof message, "tokenizer: eos is token 1000000, expected -1 .. %u",
+                   (unsigned)v->source.count - 1);
+    refuse(v, LLM_ERROR_FORMAT, message);
+    v = byte_level("gpt-2");
+    v->source.eom = -2;
+    (void)snprintf(message, sizeof message, "tokenizer: eom is token -2, expected -1 .. %u",
+                   (unsigned)v->source.count - 1);
+    refuse(v, LLM_ERROR_FORMAT, message);
     v = byte_level("gpt-2");
     v->types[2] = 9;
-    refuse(v, LLM_ERROR_FORMAT, "type");
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: token 2 \"\xC4\x82\" is of type 9, expected 1 .. 6");
+    v = byte_level("gpt-2");
+    v->types[2] = 0;
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: token 2 \"\xC4\x82\" is of type 0, expected 1 .. 6");
     v = pieces(false);
+    (void)snprintf(message, sizeof message, "tokenizer: neither scores nor merges for %u tokens",
+                   (unsigned)v->source.count);
     v->source.scores = NULL;
-    refuse(v, LLM_ERROR_FORMAT, "scores");
+    refuse(v, LLM_ERROR_FORMAT, message);
+    v = pieces(false);
+    v->scores[5] = NAN;
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: token 5 \"<0x01>\" has the score nan, expected a number");
     v = pieces(false);
     v->tokens[10] = text_of("<0xZZ>");
-    refuse(v, LLM_ERROR_FORMAT, "0xNN");
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: token 10 is the byte \"<0xZZ>\", expected the form <0xNN>");
+    v = pieces(false);
+    v->tokens[10] = text_of("<0x0>");
+    refuse(v, LLM_ERROR_FORMAT, "tokenizer: token 10 is the byte \"<0x0>\", expected the form <0xNN>");
     v = byte_level("gpt-2");
     v->source.count = 0;
-    refuse(v, LLM_ERROR_LIMIT, "number of tokens");
+    refuse(v, LLM_ERROR_LIMIT, "tokenizer: 0 tokens, expected 1 .. 2097152");
+    v = pieces(false);
+    v->tokens[263].data = long_text, v->tokens[263].size = 65536;
+    (void)snprintf(message, sizeof message, "tokenizer: token 263 \"%.80s\" has 65536 bytes, expected at most 65535",
+                   long_text);
+    refuse(v, LLM_ERROR_LIMIT, message);
+    v = pieces(false);
+    v->tokens[263].data = long_text, v->tokens[263].size = 5000;
+    (void)snprintf(message, sizeof message, "tokenizer: token 263 \"%.80s\" has 5000 symbols, expected at most 4096",
+                   long_text);
+    refuse(v, LLM_ERROR_LIMIT, message);
     v = byte_level("gpt-2"); /* of two tokens spelled alike the last one is found */
     v->tokens[v->source.count - 1] = text_of("hello");
     v->types[v->source.count - 1] = LLM_TOKEN_NORMAL;
     CHECK(build(v) == LLM_OK, "%s", v->error.text);
     CHECK(llm_token_find(&v->t, text_of("hello")) == (int32_t)v->source.count - 1, "last");
     vocabulary_free(v);
+    test_much_text();
+    test_sparse_trie();
+    test_crowded_rules();
+    test_many_rules();
 }
 
 /* ---- hostile tables ---- */

@@ -269,7 +269,9 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     result = vocabulary_section(s, p->desc.vocab, &section, &section_size, error);
     tokenizer.data = (const char *)section;
     tokenizer.size = section_size;
-    if (!tables || meta.failed) result = llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+    if (result == LLM_OK && (!tables || meta.failed))
+        result = llm__fail(error, LLM_ERROR_MEMORY, "no memory for tables and %zu bytes of text",
+                           meta.size);
     if (result == LLM_OK)
         result = writer_run(&w, o->output, meta_text, template_text, tokenizer);
     if (result == LLM_OK && !o->quiet) report(p, w.size);
@@ -294,41 +296,47 @@ static llm_result convert(const options *o, llm_error *error) {
     return result;
 }
 
-static bool parse_type(const char *text, bool may_be_auto, uint32_t *type) {
+static bool parse_type(const char *text, uint32_t *type) {
     uint32_t i;
     for (i = 0; i < LLM_TYPE_COUNT; i++)
         if (strcmp(text, llm__type_names[i]) == 0) return *type = i, true;
     *type = TYPE_AUTO;
-    return may_be_auto && strcmp(text, "auto") == 0;
+    return strcmp(text, "auto") == 0;
 }
 
-static int usage_error(const char *what, const char *value) {
-    fprintf(stderr, "llm-convert: %s%s%s; llm-convert --help says more\n", what, value ? " " : "",
-            value ? value : "");
+static int usage_error(const char *format, ...) LLM__PRINTF(1, 2);
+static int usage_error(const char *format, ...) {
+    llm_error error;
+    va_list args;
+    va_start(args, format);
+    (void)llm__vfail(&error, LLM_ERROR_ARGUMENT, format, args);
+    va_end(args);
+    fprintf(stderr, "llm-convert: %s; llm-convert --help says more\n", error.text);
     return 2;
 }
 
 /* One option and its value; 0, or the exit status. */
 static int parse_option(options *o, const char *name, const char *value) {
-    if (!value) return usage_error("no value after", name);
-    if (strcmp(name, "--type") == 0) {
-        if (!parse_type(value, true, &o->type)) return usage_error("unknown type", value);
-    } else if (strcmp(name, "--embedding") == 0) {
-        if (!parse_type(value, true, &o->embedding)) return usage_error("unknown type", value);
-        o->embedding_given = true;
+    if (!value) return usage_error("no value after %s", name);
+    if (strcmp(name, "--type") == 0 || strcmp(name, "--embedding") == 0) {
+        bool embedding = name[2] == 'e';
+        if (!parse_type(value, embedding ? &o->embedding : &o->type))
+            return usage_error("%s is \"%s\", expected auto, q8, q6, q5, q4, q3, bf16 or f32", name,
+                               value);
+        o->embedding_given = o->embedding_given || embedding;
     } else if (strcmp(name, "--rotate") == 0) {
         if (strcmp(value, "auto") == 0) o->rotate = ROTATE_AUTO;
         else if (strcmp(value, "yes") == 0) o->rotate = ROTATE_YES;
         else if (strcmp(value, "no") == 0) o->rotate = ROTATE_NO;
-        else return usage_error("--rotate wants auto, yes or no, not", value);
+        else return usage_error("--rotate is \"%s\", expected auto, yes or no", value);
     } else if (strcmp(name, "--threads") == 0) {
         char *end;
         long threads = strtol(value, &end, 10);
         if (*end || end == value || threads < 1 || threads > (long)LLM__MOST_LANES)
-            return usage_error("--threads wants 1 .. 256, not", value);
+            return usage_error("--threads is \"%s\", expected 1 .. 256", value);
         o->threads = (unsigned)threads;
     } else {
-        return usage_error("unknown option", name);
+        return usage_error("%s is not an option", name);
     }
     return 0;
 }
@@ -356,11 +364,12 @@ int main(int count, char **arguments) {
         } else if (!o.output) {
             o.output = argument;
         } else {
-            return usage_error("one name too many:", argument);
+            return usage_error("\"%s\" is a name too many", argument);
         }
     }
-    if (!o.output) return usage_error("INPUT and OUTPUT.llm wanted", NULL);
+    if (!o.output) return usage_error("%s is missing", o.input ? "OUTPUT.llm" : "INPUT");
     if (convert(&o, &error) == LLM_OK) return !output_written("llm-convert");
-    fprintf(stderr, "llm-convert: %s: %s\n", o.input, error.text);
+    if (error.code == LLM_ERROR_IO) fprintf(stderr, "llm-convert: %s\n", error.text);
+    else fprintf(stderr, "llm-convert: %s: %s\n", o.input, error.text);
     return 1;
 }

@@ -209,6 +209,19 @@ static const ggml_type ggml_types[] = {
     {20, "IQ4_NL", 4, 32, 18, ggml_iq4_nl}, {23, "IQ4_XS", 4, 256, 136, ggml_iq4_xs},
     {30, "BF16", 16, 1, 2, ggml_bf16},      {39, "MXFP4", 4, 32, 17, ggml_mxfp4}};
 
+/* Their names, for messages. */
+typedef struct ggml_type_list {
+    char text[160];
+} ggml_type_list;
+static LLM__UNUSED ggml_type_list ggml_type_names(void) {
+    ggml_type_list list;
+    size_t i, used = 0;
+    for (i = 0; i < sizeof ggml_types / sizeof *ggml_types; i++)
+        used += (size_t)snprintf(list.text + used, sizeof list.text - used, "%s%u %s",
+                                 i ? ", " : "", ggml_types[i].id, ggml_types[i].name);
+    return list;
+}
+
 static const ggml_type *ggml_type_find(uint32_t id) {
     size_t i;
     for (i = 0; i < sizeof ggml_types / sizeof *ggml_types; i++)

@@ -98,8 +98,8 @@ static llm_result family_number(const source_file *s, const char *key, double fa
     *number = fallback;
     if (value.kind == SOURCE_NONE) return LLM_OK;
     if (value.kind != SOURCE_NUMBER)
-        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "key %s%s: expected one number",
-                         key[0] == '.' ? s->architecture : "", key);
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "key %s%s: %s, expected one number",
+                         key[0] == '.' ? s->architecture : "", key, show_value(value).text);
     *number = value.number;
     if (value.number >= least && value.number <= most) return LLM_OK;
     return llm__fail(error, LLM_ERROR_FORMAT, "key %s%s: %g, expected %g .. %g",
@@ -140,8 +140,9 @@ static llm_result family_describe(const source_file *s, const family *f, llm__fi
         source_value value = s->value(s, family_refused[i]);
         if (value.kind == SOURCE_NUMBER && !(value.number > 0.0 || value.number < 0.0)) continue;
         if (value.kind != SOURCE_NONE)
-            return llm__fail(error, LLM_ERROR_UNSUPPORTED, "key %s%s: not supported",
-                             s->architecture, family_refused[i]);
+            return llm__fail(error, LLM_ERROR_UNSUPPORTED,
+                             "key %s%s: %s, expected none or 0: it is not supported",
+                             s->architecture, family_refused[i], show_value(value).text);
     }
     if (!embedding) return llm__fail(error, LLM_ERROR_FORMAT, "tensor token_embd.weight: missing");
     if (embedding->shape[1] > 4194304)
@@ -150,14 +151,16 @@ static llm_result family_describe(const source_file *s, const family *f, llm__fi
     desc->vocab = (uint32_t)embedding->shape[1];
     if (!desc->kv_heads) desc->kv_heads = desc->heads;
     if (desc->heads % desc->kv_heads)
-        return llm__fail(error, LLM_ERROR_FORMAT, "%u heads for queries, %u for keys: "
-                         "no multiple", desc->heads, desc->kv_heads);
+        return llm__fail(error, LLM_ERROR_FORMAT, "key %s.attention.head_count_kv: %u, expected a "
+                         "divisor of head_count, %u", s->architecture, desc->kv_heads,
+                         desc->heads);
     if (!desc->head_size) desc->head_size = desc->width / desc->heads;
     if (!desc->value_size) desc->value_size = desc->head_size;
     if (desc->head_size < 2 || desc->head_size > 512 || desc->head_size % 2 ||
         desc->value_size < 1 || desc->value_size > 512)
-        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "heads of %u (values %u), expected an even "
-                         "number, at most 512", desc->head_size, desc->value_size);
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "heads of %u with values of %u, expected an "
+                         "even number in 2 .. 512 and values in 1 .. 512", desc->head_size,
+                         desc->value_size);
     desc->norm = LLM__NORM_RMS;
     desc->activation = f->activation;
     if (!(desc->query_scale > 0.0f)) {
@@ -293,7 +296,7 @@ static llm_result family_make(const source_file *s, const family *f, plan *p,
         result = family_take(s, second, true, rows, cols, &from[1], error);
     if (result != LLM_OK || !from[0]) return result;
     t = family_add(p, role, layer);
-    if (!t) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+    if (!t) return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu tensors", p->count + 1);
     t->from[0] = from[0];
     t->from[1] = from[1];
     t->file.rows = role == LLM__GATE_UP ? 2 * ((rows + 15) / 16 * 16) : rows;
@@ -334,9 +337,8 @@ static llm_result family_rope(const source_file *s, const family *f, plan *p, ui
         factor = 1.0;
     else if (scaling.kind != SOURCE_NONE && (scaling.kind != SOURCE_TEXT ||
              text_compare(scaling.text, text_of("linear")) != 0))
-        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "key %s.rope.scaling.type: \"%s\", expected "
-                         "none or linear", s->architecture,
-                         scaling.kind == SOURCE_TEXT ? show(scaling.text).text : "?");
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "key %s.rope.scaling.type: %s, expected "
+                         "\"none\" or \"linear\"", s->architecture, show_value(scaling).text);
     if (factors) {
         result = family_take(s, "rope_freqs.weight", true, 1, *turned / 2, &factors, error);
         if (result != LLM_OK) return result;
@@ -344,7 +346,8 @@ static llm_result family_rope(const source_file *s, const family *f, plan *p, ui
     p->desc.ropes = ropes;
     for (i = 0; i < ropes; i++) { /* the last one is of the layers that attend to everything */
         plan_tensor *t = family_add(p, LLM__ROPE, i);
-        if (!t) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+        if (!t)
+            return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu tensors", p->count + 1);
         t->file.rows = 1;
         t->file.cols = *turned / 2;
         t->base = i + 1 < ropes ? local : base;
@@ -361,7 +364,8 @@ static llm_result family_layers(const source_file *s, const family *f, plan *p, 
     uint32_t i;
     llm_result result = LLM_OK;
     p->layers = (llm__file_layer *)calloc(p->desc.layers, sizeof *p->layers);
-    if (!p->layers) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+    if (!p->layers)
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %u layers", p->desc.layers);
     if (!f->pattern) return LLM_OK;
     result = family_number(s, ".attention.sliding_window", 0, 0, 1073741824, &window, error);
     every = f->pattern;
@@ -370,9 +374,9 @@ static llm_result family_layers(const source_file *s, const family *f, plan *p, 
                                error);
     if (result == LLM_OK && listed.kind == SOURCE_ARRAY &&
         (listed.element != SOURCE_NUMBER || listed.count < p->desc.layers))
-        result = llm__fail(error, LLM_ERROR_FORMAT, "key %s.attention.sliding_window_pattern: %llu "
-                           "elements, expected a number for each of %u layers", s->architecture,
-                           (unsigned long long)listed.count, p->desc.layers);
+        result = llm__fail(error, LLM_ERROR_FORMAT, "key %s.attention.sliding_window_pattern: %s, "
+                           "expected a number for each of %u layers", s->architecture,
+                           show_value(listed).text, p->desc.layers);
     for (i = 0; i < p->desc.layers && result == LLM_OK; i++) {
         bool local = (i + 1) % (uint32_t)every != 0;
         if (listed.kind == SOURCE_ARRAY && s->next(s, &listed, &element))

@@ -52,10 +52,8 @@ static void gguf_refuse(gguf_cursor *c, const char *format, ...) {
     if (c->failed) return;
     c->failed = true;
     c->at = c->end;
-    if (!c->error) return;
-    c->error->code = LLM_ERROR_FORMAT;
     va_start(args, format);
-    (void)vsnprintf(c->error->text, sizeof c->error->text, format, args);
+    (void)llm__vfail(c->error, LLM_ERROR_FORMAT, format, args);
     va_end(args);
 }
 
@@ -121,8 +119,9 @@ static void gguf_read_pair(gguf_cursor *c, gguf_pair *pair) {
     if (pair->type == GGUF_STRING) {
         for (i = 0; i < pair->count && !c->failed; i++) (void)gguf_text(c, what);
     } else if (pair->count > UINT64_MAX / 8) {
-        gguf_refuse(c, "key %s: an array of %llu elements", show(pair->key).text,
-                    (unsigned long long)pair->count);
+        gguf_refuse(c, "key %s: an array of %llu elements, expected at most %llu",
+                    show(pair->key).text, (unsigned long long)pair->count,
+                    (unsigned long long)(UINT64_MAX / 8));
     } else {
         (void)gguf_take(c, pair->count * gguf_sizes[pair->type], what);
         gguf_check_booleans(c, pair);
@@ -136,14 +135,17 @@ static void gguf_read_tensor(gguf_cursor *c, source_tensor *t, uint64_t *offset)
     unsigned i;
     t->name = gguf_text(c, "a tensor's name");
     t->dims = gguf_u32(c, "a tensor's dimensions");
-    if (!c->failed && (t->name.size == 0 || t->dims < 1 || t->dims > 4))
+    if (!c->failed && t->name.size == 0)
+        gguf_refuse(c, "a tensor's name of 0 bytes, expected 1 or more");
+    if (!c->failed && (t->dims < 1 || t->dims > 4))
         gguf_refuse(c, "tensor %s: %u dimensions, expected 1 .. 4", show(t->name).text, t->dims);
     for (i = 0; i < 4; i++) {
         t->shape[i] = i < t->dims && !c->failed ? gguf_u64(c, "a tensor's shape") : 1;
         if (c->failed) return;
         if (t->shape[i] == 0 || t->shape[i] > ((uint64_t)1 << 56) / elements)
-            gguf_refuse(c, "tensor %s: dimension %u is %llu", show(t->name).text, i,
-                        (unsigned long long)t->shape[i]);
+            gguf_refuse(c, "tensor %s: dimension %u is %llu, expected 1 .. %llu",
+                        show(t->name).text, i, (unsigned long long)t->shape[i],
+                        (unsigned long long)(((uint64_t)1 << 56) / elements));
         else
             elements *= t->shape[i];
     }
@@ -152,7 +154,8 @@ static void gguf_read_tensor(gguf_cursor *c, source_tensor *t, uint64_t *offset)
     if (c->failed) return;
     type = ggml_type_find(t->format);
     if (!type) {
-        gguf_refuse(c, "tensor %s: type %u is not supported", show(t->name).text, t->format);
+        gguf_refuse(c, "tensor %s: type %u, expected one of %s", show(t->name).text, t->format,
+                    ggml_type_names().text);
     } else if (t->shape[0] % type->block != 0) {
         gguf_refuse(c, "tensor %s: rows of %llu weights, expected a multiple of %u for %s",
                     show(t->name).text, (unsigned long long)t->shape[0], type->block, type->name);
@@ -293,7 +296,9 @@ static void gguf_close(source_file *s) {
 static void gguf_read_header(gguf_cursor *c, source_file *s, gguf_file *file) {
     const uint8_t *magic = gguf_take(c, 4, "the magic number");
     uint64_t tensors, pairs, left;
-    if (magic && memcmp(magic, "GGUF", 4) != 0) gguf_refuse(c, "no GGUF file");
+    if (magic && memcmp(magic, "GGUF", 4) != 0)
+        gguf_refuse(c, "the file begins with \"%.4s\", a GGUF file with \"GGUF\"",
+                    (const char *)magic);
     s->version = gguf_u32(c, "the version");
     if (!c->failed && (s->version < 2 || s->version > 3))
         gguf_refuse(c, "GGUF version %u, expected 2 or 3 in little-endian order", s->version);
@@ -320,39 +325,45 @@ static void gguf_read_pairs(gguf_cursor *c, source_file *s, gguf_file *file) {
             gguf_refuse(c, "key %s: there are two of it", show(file->pairs[i].key).text);
     pair = gguf_find(file, text_of("general.architecture"));
     if (!pair || pair->array || pair->type != GGUF_STRING) {
-        gguf_refuse(c, "key general.architecture: missing or no text");
+        gguf_refuse(c, "key general.architecture: %s, expected a text",
+                    show_value(gguf_pair_value(pair)).text);
         return;
     }
     name = gguf_pair_value(pair).text;
     if (name.size == 0 || name.size >= sizeof s->architecture || memchr(name.data, 0, name.size))
-        gguf_refuse(c, "key general.architecture: \"%s\"", show(name).text);
+        gguf_refuse(c, "key general.architecture: \"%s\", %zu bytes, expected 1 .. %zu and no NUL",
+                    show(name).text, name.size, sizeof s->architecture - 1);
     else
         memcpy(s->architecture, name.data, name.size);
 }
 
-static void gguf_read_tensors(gguf_cursor *c, source_file *s, gguf_file *file) {
+/* Where tensors may begin; 32 if the file does not say. */
+static uint64_t gguf_alignment(gguf_cursor *c, const gguf_file *file) {
     const gguf_pair *pair = gguf_find(file, text_of("general.alignment"));
-    uint64_t alignment = 32, *offsets;
-    double wanted = pair && !pair->array && pair->type != GGUF_STRING
-                        ? gguf_number(pair->type, pair->data) : pair ? 0.0 : 32.0;
+    const source_value value = gguf_pair_value(pair);
+    uint64_t alignment = 0;
+    if (!pair || c->failed) return 32;
+    if (value.kind == SOURCE_NUMBER && value.number >= 1.0 && value.number <= 1048576.0)
+        alignment = (uint64_t)value.number;
+    if (!alignment || (double)alignment != value.number || (alignment & (alignment - 1)) != 0)
+        gguf_refuse(c, "key general.alignment: %s, expected a power of two up to 1048576",
+                    show_value(value).text);
+    return alignment;
+}
+
+static void gguf_read_tensors(gguf_cursor *c, source_file *s, gguf_file *file, uint64_t *offsets) {
+    const uint64_t alignment = gguf_alignment(c, file);
     size_t i, data;
     if (c->failed) return;
-    if (wanted >= 1.0 && wanted <= 1048576.0) alignment = (uint64_t)wanted;
-    if ((double)alignment != wanted || (alignment & (alignment - 1)) != 0) {
-        gguf_refuse(c, "key general.alignment: %g, expected a power of two up to 1048576", wanted);
-        return;
-    }
-    offsets = (uint64_t *)calloc(s->tensor_count + 1, sizeof *offsets);
-    if (!offsets) gguf_refuse(c, "no memory for %zu tensors", s->tensor_count);
     for (i = 0; i < s->tensor_count && !c->failed; i++)
         gguf_read_tensor(c, &s->tensors[i], &offsets[i]);
     data = (size_t)(c->at - c->start);
     data += (size_t)((alignment - data % alignment) % alignment);
     if (!c->failed && s->tensor_count && data > (size_t)(c->end - c->start))
-        gguf_refuse(c, "the file ends before its tensors' data");
+        gguf_refuse(c, "the tensors' data begin at byte %zu, the file has %zu", data,
+                    (size_t)(c->end - c->start));
     for (i = 0; i < s->tensor_count && !c->failed; i++)
         gguf_place_tensor(c, &s->tensors[i], offsets[i], data, alignment);
-    free(offsets);
     if (c->failed) return;
     qsort(s->tensors, s->tensor_count, sizeof *s->tensors, gguf_tensor_order);
     for (i = 1; i < s->tensor_count; i++)
@@ -369,11 +380,17 @@ static llm_result gguf_parse(source_file *s, gguf_file *file, llm_error *error) 
     c.failed = false;
     gguf_read_header(&c, s, file);
     if (!c.failed) {
+        uint64_t *offsets = (uint64_t *)calloc(s->tensor_count + 1, sizeof *offsets);
         file->pairs = (gguf_pair *)calloc(file->pair_count + 1, sizeof *file->pairs);
         s->tensors = (source_tensor *)calloc(s->tensor_count + 1, sizeof *s->tensors);
-        if (!file->pairs || !s->tensors) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+        if (!file->pairs || !s->tensors || !offsets) {
+            free(offsets);
+            return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu keys and %zu tensors",
+                             file->pair_count, s->tensor_count);
+        }
         gguf_read_pairs(&c, s, file);
-        gguf_read_tensors(&c, s, file);
+        gguf_read_tensors(&c, s, file, offsets);
+        free(offsets);
     }
     return c.failed ? LLM_ERROR_FORMAT : LLM_OK;
 }
@@ -394,7 +411,9 @@ static void gguf_source(source_file *s, gguf_file *file) {
 static llm_result gguf_open(source_file *s, const char *path, llm_error *error) {
     gguf_file *file = (gguf_file *)calloc(1, sizeof *file);
     llm_result result;
-    if (!file) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+    if (!file)
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for a file of %zu bytes",
+                         sizeof *file);
     gguf_source(s, file);
     result = map_open(&file->map, path, error);
     if (result == LLM_OK) result = gguf_parse(s, file, error);

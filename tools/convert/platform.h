@@ -103,13 +103,13 @@ typedef struct map_file {
     size_t size;
 } map_file;
 
-static void map_close(map_file *map) {
+static LLM__UNUSED void map_close(map_file *map) {
     if (map->data) llm__unmap(map->data, map->size);
     map->data = NULL;
     map->size = 0;
 }
 
-static llm_result map_open(map_file *map, const char *path, llm_error *error) {
+static LLM__UNUSED llm_result map_open(map_file *map, const char *path, llm_error *error) {
     map->size = 0;
     map->data = llm__map(path, &map->size, error);
     return map->data ? LLM_OK : error->code;
@@ -167,7 +167,8 @@ typedef struct new_file {
 } new_file;
 
 static llm_result new_file_fail(const new_file *file, const char *what, llm_error *error) {
-    return llm__fail(error, LLM_ERROR_IO, "%s: %s: %s", file->path, what, strerror(errno));
+    return llm__fail(error, LLM_ERROR_IO, "%s: cannot be %s: %s", file->path, what,
+                     strerror(errno));
 }
 
 /* Removes the temporary file, if it is still there. */
@@ -189,12 +190,14 @@ static LLM__UNUSED llm_result new_file_open(new_file *file, const char *path, ll
     if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) /* no device may become a file */
         return llm__fail(error, LLM_ERROR_IO, "%s: not a regular file, so not replaced", path);
     file->temporary = (char *)malloc(size);
-    if (!file->temporary) return llm__fail(error, LLM_ERROR_MEMORY, "no memory");
+    if (!file->temporary)
+        return llm__fail(error, LLM_ERROR_MEMORY, "%s: no memory for a name of %zu bytes", path,
+                         size);
     (void)snprintf(file->temporary, size, "%s.%ld.tmp", path, (long)platform_id());
     handle = platform_create(file->temporary);
     if (handle >= 0) file->stream = platform_fdopen(handle, "wb");
     if (!file->stream) {
-        llm_result result = new_file_fail(file, "cannot be created", error);
+        llm_result result = new_file_fail(file, "created", error);
         if (handle >= 0) {
             (void)platform_close(handle);
             (void)platform_remove(file->temporary);
@@ -209,13 +212,13 @@ static LLM__UNUSED llm_result new_file_open(new_file *file, const char *path, ll
 static LLM__UNUSED llm_result new_file_write(new_file *file, const void *data, size_t size,
                                              llm_error *error) {
     if (size && fwrite(data, 1, size, file->stream) != size)
-        return new_file_fail(file, "writing failed", error);
+        return new_file_fail(file, "written", error);
     return LLM_OK;
 }
 
 static LLM__UNUSED llm_result new_file_seek(new_file *file, uint64_t at, llm_error *error) {
     if (platform_seek(file->stream, at)) return LLM_OK;
-    return new_file_fail(file, "writing failed", error);
+    return new_file_fail(file, "written", error);
 }
 
 /* Everything on the disk, then under its name: a killed conversion leaves no half file there. */
@@ -223,12 +226,12 @@ static LLM__UNUSED llm_result new_file_commit(new_file *file, llm_error *error) 
     FILE *stream = file->stream;
     bool synced = fflush(stream) == 0 && platform_sync(stream);
     llm_result result = LLM_OK;
-    if (!synced) result = new_file_fail(file, "writing failed", error);
+    if (!synced) result = new_file_fail(file, "written", error);
     file->stream = NULL;
     if (fclose(stream) != 0 && result == LLM_OK)
-        result = new_file_fail(file, "writing failed", error);
+        result = new_file_fail(file, "written", error);
     if (result == LLM_OK && !platform_rename(file->temporary, file->path))
-        result = new_file_fail(file, "renaming failed", error);
+        result = new_file_fail(file, "renamed", error);
     if (result == LLM_OK) {
         free(file->temporary);
         file->temporary = NULL;

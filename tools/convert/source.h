@@ -66,6 +66,22 @@ static LLM__UNUSED shown show(llm_text name) {
     return s;
 }
 
+/* A value in a message: "8", "\"silu\"", "an array of 3 numbers", "missing". */
+static LLM__UNUSED shown show_value(source_value value) {
+    shown s;
+    if (value.kind == SOURCE_NONE)
+        (void)snprintf(s.text, sizeof s.text, "missing");
+    else if (value.kind == SOURCE_NUMBER)
+        (void)snprintf(s.text, sizeof s.text, "%.10g", value.number);
+    else if (value.kind == SOURCE_TEXT)
+        (void)snprintf(s.text, sizeof s.text, "\"%.90s\"", show(value.text).text);
+    else
+        (void)snprintf(s.text, sizeof s.text, "an array of %llu %s",
+                       (unsigned long long)value.count,
+                       value.element == SOURCE_TEXT ? "texts" : "numbers");
+    return s;
+}
+
 static int text_compare(llm_text a, llm_text b) {
     size_t size = a.size < b.size ? a.size : b.size;
     int order = size ? memcmp(a.data, b.data, size) : 0;

@@ -60,18 +60,26 @@ typedef struct tb_state {
 
 static void *tb_allocate(tb_state *b, size_t count, size_t size) {
     void *memory = NULL;
-    if (b->block_count < 64 && (!size || count < SIZE_MAX / 2 / size))
-        memory = calloc(count ? count : 1, size ? size : 1);
+    if (b->block_count < 64) memory = calloc(count ? count : 1, size);
     if (memory) b->blocks[b->block_count++] = memory;
-    else (void)llm__fail(b->error, LLM_ERROR_MEMORY, "tokenizer: no memory for the tables");
+    else (void)llm__fail(b->error, LLM_ERROR_MEMORY, "tokenizer: no memory for %zu x %zu bytes",
+                         count, size);
     return memory;
 }
 
-static bool tb_fail(tb_state *b, llm_result code, const char *what, size_t index, llm_text text) {
-    int size = text.size < 80 ? (int)text.size : 80;
-    (void)llm__fail(b->error, code, "tokenizer: %s (number %lu, \"%.*s\")", what,
-                    (unsigned long)index, size, text.data ? text.data : "");
-    return false;
+/* Refuses; false. */
+#define TB_FAIL(b, code, ...) (llm__fail((b)->error, code, __VA_ARGS__), false)
+
+/* The first bytes of a text, for a message. */
+typedef struct tb_shown_text {
+    char text[81];
+} tb_shown_text;
+static tb_shown_text tb_show(llm_text text) {
+    tb_shown_text s;
+    size_t size = text.data && text.size < 80 ? text.size : text.data ? 80 : 0;
+    memcpy(s.text, text.data ? text.data : "", size);
+    s.text[size] = 0;
+    return s;
 }
 
 /* ---- names ---- */
@@ -91,22 +99,19 @@ static const struct {
 
 static bool tb_choose_pre(tb_state *b) {
     const tokenizer_source *s = b->source;
-    llm_text name;
+    const char *model = s->model ? s->model : "", *pre = s->pre ? s->pre : "";
     size_t i;
-    b->pieces = s->model && !strcmp(s->model, "llama");
-    if (!b->pieces && (!s->model || strcmp(s->model, "gpt2"))) {
-        name.data = s->model ? s->model : "";
-        name.size = strlen(name.data);
-        return tb_fail(b, LLM_ERROR_UNSUPPORTED, "unknown kind of vocabulary", 0, name);
-    }
+    b->pieces = !strcmp(model, "llama");
+    if (!b->pieces && strcmp(model, "gpt2"))
+        return TB_FAIL(b, LLM_ERROR_UNSUPPORTED,
+                       "tokenizer: the model is \"%.80s\", expected \"gpt2\" or \"llama\"", model);
     b->header.pre = LLM__PRE_SENTENCEPIECE;
     if (b->pieces) return true;
-    name.data = s->pre ? s->pre : "";
-    name.size = strlen(name.data);
     for (i = 0; i < sizeof tb_pre_names / sizeof *tb_pre_names; i++)
-        if (!strcmp(name.data, tb_pre_names[i].name)) b->header.pre = tb_pre_names[i].pre;
+        if (!strcmp(pre, tb_pre_names[i].name)) b->header.pre = tb_pre_names[i].pre;
     if (b->header.pre == LLM__PRE_SENTENCEPIECE)
-        return tb_fail(b, LLM_ERROR_UNSUPPORTED, "unknown pre-tokenizer", 0, name);
+        return TB_FAIL(b, LLM_ERROR_UNSUPPORTED, "tokenizer: the pre-tokenizer is \"%.80s\", "
+                       "expected that of GPT-2, SmolLM, Llama 3, Qwen 2 or one of their kin", pre);
     return true;
 }
 
@@ -199,7 +204,8 @@ static bool tb_decode(tb_state *b, size_t i) {
     if (b->kinds[i] == LLM_TOKEN_BYTE && b->pieces) {
         if (in.size != 6 || memcmp(in.data, "<0x", 3) || tb_hex(in.data[3]) < 0 ||
             tb_hex(in.data[4]) < 0)
-            return tb_fail(b, LLM_ERROR_FORMAT, "a byte token is not written <0xNN>", i, in);
+            return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: token %zu is the byte \"%s\", expected "
+                           "the form <0xNN>", i, tb_show(in).text);
         out[size++] = (uint8_t)(tb_hex(in.data[3]) * 16 + tb_hex(in.data[4]));
         b->bytes[out[0]] = (uint32_t)i;
     } else if (b->pieces) {
@@ -225,14 +231,18 @@ static bool tb_make_text(tb_state *b) {
     const tokenizer_source *s = b->source;
     size_t i, total = 1;
     for (i = 0; i < s->count; i++) {
-        if (s->tokens[i].size > LLM__TOK_MAX_LENGTH || (s->tokens[i].size && !s->tokens[i].data))
-            return tb_fail(b, LLM_ERROR_LIMIT, "a token is too long", i, s->tokens[i]);
+        if (s->tokens[i].size > LLM__TOK_MAX_LENGTH)
+            return TB_FAIL(b, LLM_ERROR_LIMIT, "tokenizer: token %zu \"%s\" has %zu bytes, "
+                           "expected at most %d", i, tb_show(s->tokens[i]).text, s->tokens[i].size,
+                           (int)LLM__TOK_MAX_LENGTH);
         if (s->types && (s->types[i] < 1 || s->types[i] > 6))
-            return tb_fail(b, LLM_ERROR_FORMAT, "a token has an unknown type", i, s->tokens[i]);
+            return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: token %zu \"%s\" is of type %d, "
+                           "expected 1 .. 6", i, tb_show(s->tokens[i]).text, (int)s->types[i]);
         total += s->tokens[i].size;
+        if (total > 0x40000000u)
+            return TB_FAIL(b, LLM_ERROR_LIMIT, "tokenizer: tokens 0 .. %zu have %zu bytes, "
+                           "expected at most %u", i, total - 1, 0x40000000u - 1);
     }
-    if (total > 0x40000000u)
-        return tb_fail(b, LLM_ERROR_LIMIT, "too much text in the vocabulary", i, s->tokens[0]);
     b->kinds = (uint8_t *)tb_allocate(b, s->count, 1);
     b->tokens = (llm__tok_token *)tb_allocate(b, s->count + 1, sizeof(llm__tok_token));
     b->text = (uint8_t *)tb_allocate(b, total, 1);
@@ -287,14 +297,19 @@ static bool tb_listed_rules(tb_state *b) {
         size_t split = space ? (size_t)(space - m.data) : 0;
         uint32_t left, right, result;
         if (!space || m.size > 65536)
-            return tb_fail(b, LLM_ERROR_FORMAT, "a merge is not two tokens", i, m);
+            return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: merge %zu is \"%s\", %zu bytes, "
+                           "expected two tokens with a space between, at most 65536", i,
+                           tb_show(m).text, m.size);
         memcpy(joined, m.data, split);
         memcpy(joined + split, space + 1, m.size - split - 1);
         left = tb_find(b, b->map, m.data, split);
         right = tb_find(b, b->map, space + 1, m.size - split - 1);
         result = tb_find(b, b->map, joined, m.size - 1);
         if (left == LLM__TOK_NONE || right == LLM__TOK_NONE || result == LLM__TOK_NONE)
-            return tb_fail(b, LLM_ERROR_FORMAT, "a merge names a token that does not exist", i, m);
+            return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: merge %zu is \"%s\": no such token as "
+                           "%s", i, tb_show(m).text, left == LLM__TOK_NONE    ? "the first"
+                                               : right == LLM__TOK_NONE ? "the second"
+                                                                        : "both together");
         if (b->kinds[left] != LLM_TOKEN_NORMAL || b->kinds[right] != LLM_TOKEN_NORMAL ||
             b->kinds[result] != LLM_TOKEN_NORMAL)
             continue;
@@ -357,7 +372,8 @@ static bool tb_scored_rules(tb_state *b) {
     size_t i, total = 0;
     for (i = 0; i < b->source->count; i++) {
         if (b->source->scores[i] != b->source->scores[i])
-            return tb_fail(b, LLM_ERROR_FORMAT, "a score is not a number", i, b->source->tokens[i]);
+            return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: token %zu \"%s\" has the score nan, "
+                           "expected a number", i, tb_show(b->source->tokens[i]).text);
         total += tb_splits_of(b, (uint32_t)i, NULL);
     }
     splits = (tb_split *)tb_allocate(b, total, sizeof(tb_split));
@@ -375,17 +391,18 @@ static bool tb_scored_rules(tb_state *b) {
 }
 
 static bool tb_make_rules(tb_state *b) {
-    const llm_text none = {"", 0};
     size_t i;
     if (b->source->merges || !b->pieces) {
         if (!tb_listed_rules(b)) return false;
     } else if (!b->source->scores) {
-        return tb_fail(b, LLM_ERROR_FORMAT, "neither scores nor merges", 0, none);
+        return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: neither scores nor merges for %zu tokens",
+                       b->source->count);
     } else if (!tb_scored_rules(b)) {
         return false;
     }
     if (b->rule_count && b->rules[b->rule_count - 1].rank > LLM__TOK_MAX_RANK)
-        return tb_fail(b, LLM_ERROR_LIMIT, "too many merges", b->rule_count, none);
+        return TB_FAIL(b, LLM_ERROR_LIMIT, "tokenizer: %u merges, expected at most %d",
+                       b->rules[b->rule_count - 1].rank, (int)LLM__TOK_MAX_RANK);
     for (b->rule_mask = 1024; b->rule_mask < b->rule_count * 2; b->rule_mask *= 2) continue;
     b->rule_map = (uint32_t *)tb_allocate(b, b->rule_mask--, sizeof(uint32_t));
     if (!b->rule_map) return false;
@@ -452,7 +469,8 @@ static bool tb_make_trees(tb_state *b) {
         token->shorter = 0xFFFFFFFFu;
         if (b->kinds[i] != LLM_TOKEN_NORMAL || (count = tb_symbols(b, i, symbols)) == 0) continue;
         if (count > 4096)
-            return tb_fail(b, LLM_ERROR_LIMIT, "a token is too long", i, b->source->tokens[i]);
+            return TB_FAIL(b, LLM_ERROR_LIMIT, "tokenizer: token %u \"%s\" has %zu symbols, "
+                           "expected at most 4096", i, tb_show(b->source->tokens[i]).text, count);
         memset(&last, 0, sizeof last);
         if (tb_merge(b, symbols, count, &last, &token->time) != i) {
             token->time = 0;
@@ -589,8 +607,9 @@ static bool tb_make_trie(tb_state *b, int which, const tb_string *s, uint32_t co
     queue[0].to = count;
     for (; count && head < tail; head++)
         if (!tb_expand(&a, s, queue[head], queue, &tail, which ? NULL : b->reachable)) {
-            (void)llm__fail(b->error, LLM_ERROR_LIMIT, "tokenizer: too many nodes in a trie");
-            return false;
+            return TB_FAIL(b, LLM_ERROR_LIMIT,
+                           "tokenizer: the trie of %u tokens has more than %u nodes", count,
+                           a.room);
         }
     b->trie[which] = a.nodes;
     b->trie_count[which] = count ? a.count : 0;
@@ -690,8 +709,8 @@ static bool tb_make_pairs(tb_state *b) {
         if (!tb_fill_pairs(b, load)) return false;
         if (b->header.reach <= LLM__TOK_MAX_REACH) return true;
     }
-    (void)llm__fail(b->error, LLM_ERROR_LIMIT, "tokenizer: the merge rules do not spread");
-    return false;
+    return TB_FAIL(b, LLM_ERROR_LIMIT, "tokenizer: %zu merges spread over %u buckets, expected at "
+                   "most %d", b->rule_count, b->header.reach, (int)LLM__TOK_MAX_REACH);
 }
 
 /* ---- end of generation ---- */
@@ -739,15 +758,16 @@ static bool tb_make_header(tb_state *b) {
     static const char *const turns[] = {"<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>"};
     const tokenizer_source *s = b->source;
     const int32_t ids[6] = {s->bos, s->eos, s->eot, s->unknown, s->padding, s->eom};
-    const llm_text none = {"", 0};
+    static const char names[6][8] = {"bos", "eos", "eot", "unknown", "padding", "eom"};
     llm__tok_header *h = &b->header;
     size_t i;
     if (!s->count || s->count > LLM__TOK_MAX_VOCAB)
-        return tb_fail(b, LLM_ERROR_LIMIT, "number of tokens out of range", s->count, none);
+        return TB_FAIL(b, LLM_ERROR_LIMIT, "tokenizer: %zu tokens, expected 1 .. %d", s->count,
+                       (int)LLM__TOK_MAX_VOCAB);
     for (i = 0; i < 6; i++)
         if (ids[i] < -1 || ids[i] >= (int64_t)s->count)
-            return tb_fail(b, LLM_ERROR_FORMAT, "a special id is outside the vocabulary",
-                           (size_t)(ids[i] < 0 ? 0 : ids[i]), none);
+            return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: %s is token %d, expected -1 .. %zu",
+                           names[i], (int)ids[i], s->count - 1);
     h->magic = LLM__TOK_MAGIC;
     h->version = LLM__TOK_VERSION;
     h->vocab = (uint32_t)s->count;
@@ -784,16 +804,12 @@ static bool tb_write(tb_state *b, unsigned char **section, size_t *size) {
         b->header.table[i].count = counts[i];
         at = (at + (uint64_t)counts[i] * llm__tok_table_size[i] + 63) & ~(uint64_t)63;
     }
-    if (at > 0xFFFFFFFFu) {
-        (void)llm__fail(b->error, LLM_ERROR_LIMIT, "tokenizer: the tables pass 4 GB");
-        return false;
-    }
+    /* Text of 1 GB, 2^21 tokens, 2^22 rules and 2^24 nodes twice: less than 4 GB. */
     b->header.size = (uint32_t)at;
     *section = (unsigned char *)calloc((size_t)at, 1);
-    if (!*section) {
-        (void)llm__fail(b->error, LLM_ERROR_MEMORY, "tokenizer: no memory for the section");
-        return false;
-    }
+    if (!*section)
+        return TB_FAIL(b, LLM_ERROR_MEMORY, "tokenizer: no memory for a section of %llu bytes",
+                       (unsigned long long)at);
     memcpy(*section, &b->header, sizeof b->header);
     for (i = 0; i < LLM__TOK_TABLES; i++)
         if (counts[i])
@@ -812,7 +828,8 @@ static LLM__UNUSED llm_result tokenizer_build(const tokenizer_source *source,
     *section = NULL;
     *size = 0;
     error->code = LLM_OK;
-    if (!b) return llm__fail(error, LLM_ERROR_MEMORY, "tokenizer: no memory");
+    if (!b)
+        return llm__fail(error, LLM_ERROR_MEMORY, "tokenizer: no memory for %zu bytes", sizeof *b);
     b->source = source;
     b->error = error;
     done = tb_choose_pre(b) && tb_make_text(b) && tb_make_header(b) && tb_make_maps(b) &&

@@ -38,8 +38,9 @@ static llm_result vocabulary_array(const source_file *s, const char *key, int el
     source_value array = s->value(s, key), one;
     size_t i;
     if (array.kind != SOURCE_ARRAY || array.element != element || array.count != count)
-        return llm__fail(error, LLM_ERROR_FORMAT, "key %s: expected an array of %llu %s", key,
-                         (unsigned long long)count, element == SOURCE_TEXT ? "texts" : "numbers");
+        return llm__fail(error, LLM_ERROR_FORMAT, "key %s: %s, expected an array of %llu %s", key,
+                         show_value(array).text, (unsigned long long)count,
+                         element == SOURCE_TEXT ? "texts" : "numbers");
     for (i = 0; s->next(s, &array, &one); i++) {
         char *to = (char *)out + i * size;
         if (element == SOURCE_TEXT) {
@@ -49,6 +50,19 @@ static llm_result vocabulary_array(const source_file *s, const char *key, int el
             memcpy(to, &score, sizeof score);
         }
     }
+    return LLM_OK;
+}
+
+/* The number of texts in an array; there may be none of it. */
+static llm_result vocabulary_count(const source_file *s, const char *key, bool required,
+                                   size_t *count, llm_error *error) {
+    source_value array = s->value(s, key);
+    *count = 0;
+    if (array.kind == SOURCE_NONE && !required) return LLM_OK;
+    if (array.kind != SOURCE_ARRAY || array.element != SOURCE_TEXT)
+        return llm__fail(error, LLM_ERROR_FORMAT, "key %s: %s, expected an array of texts", key,
+                         show_value(array).text);
+    *count = (size_t)array.count;
     return LLM_OK;
 }
 
@@ -78,13 +92,13 @@ static void vocabulary_special(const source_file *s, vocabulary *v) {
 
 /* The arrays; the counts were checked against the size of the file when it was read. */
 static llm_result vocabulary_read(const source_file *s, vocabulary *v, llm_error *error) {
-    source_value tokens = s->value(s, "tokenizer.ggml.tokens");
-    source_value merges = s->value(s, "tokenizer.ggml.merges");
     bool typed = s->value(s, "tokenizer.ggml.token_type").kind != SOURCE_NONE;
     bool scored = s->value(s, "tokenizer.ggml.scores").kind != SOURCE_NONE;
-    size_t count = tokens.kind == SOURCE_ARRAY ? (size_t)tokens.count : 0, i;
-    size_t rules = merges.kind == SOURCE_ARRAY ? (size_t)merges.count : 0;
-    llm_result result;
+    size_t count, rules, i;
+    llm_result result = vocabulary_count(s, "tokenizer.ggml.tokens", true, &count, error);
+    if (result == LLM_OK)
+        result = vocabulary_count(s, "tokenizer.ggml.merges", false, &rules, error);
+    if (result != LLM_OK) return result;
     v->tokens = (llm_text *)calloc(count + 1, sizeof *v->tokens);
     v->merges = (llm_text *)calloc(rules + 1, sizeof *v->merges);
     v->types = (int32_t *)calloc(count + 1, sizeof *v->types);

@@ -260,7 +260,8 @@ static llm_result writer_matrix(writer *w, plan_tensor *t) {
     job.w = w;
     job.tensor = t;
     job.units = (writer_unit *)calloc(w->slab, sizeof *job.units);
-    if (!job.units) return llm__fail(w->error, LLM_ERROR_MEMORY, "no memory");
+    if (!job.units)
+        return llm__fail(w->error, LLM_ERROR_MEMORY, "no memory for %zu units of rows", w->slab);
     for (done = 0; done < units && result == LLM_OK; done += now) {
         uint32_t rows;
         now = units - done < w->slab ? units - done : w->slab;
@@ -296,7 +297,8 @@ static llm_result writer_vector(writer *w, const plan_tensor *t) {
         writer_check(row[i], t->from[i]->shape[0], 0, &unit);
     }
     if (!out || !row[0] || (t->from[1] && !row[1]))
-        result = llm__fail(w->error, LLM_ERROR_MEMORY, "no memory");
+        result = llm__fail(w->error, LLM_ERROR_MEMORY, "tensor %s: no memory for %u elements",
+                           show(t->from[0]->name).text, t->file.cols);
     else if (unit.bad)
         result = writer_not_finite(w, t, &unit);
     for (i = 0; i < t->file.cols && result == LLM_OK; i++) {
@@ -321,7 +323,9 @@ static llm_result writer_rope(writer *w, const plan_tensor *t) {
     float *factors = (float *)calloc(t->file.cols, sizeof *factors);
     llm_result result = LLM_OK;
     uint32_t i;
-    if (!out || !factors) result = llm__fail(w->error, LLM_ERROR_MEMORY, "no memory");
+    if (!out || !factors)
+        result = llm__fail(w->error, LLM_ERROR_MEMORY, "no memory for %u frequencies",
+                           t->file.cols);
     else if (t->from[0]) w->from->row(w->from, t->from[0], 0, factors);
     for (i = 0; i < t->file.cols && result == LLM_OK; i++) {
         long double factor = t->from[0] ? (long double)factors[i] : 1.0L, turns;
@@ -458,7 +462,8 @@ static llm_result writer_run(writer *w, const char *path, llm_text meta, llm_tex
     w->section_count = count;
     w->at = 0;
     if (!directory || !writer_buffers(w)) {
-        result = llm__fail(w->error, LLM_ERROR_MEMORY, "no memory");
+        result = llm__fail(w->error, LLM_ERROR_MEMORY,
+                           "no memory for a slab of %zu units of %zu columns", w->slab, w->widest);
     } else {
         writer_layout(w, sections);
         result = new_file_open(&w->file, path, w->error);
@@ -466,7 +471,8 @@ static llm_result writer_run(writer *w, const char *path, llm_text meta, llm_tex
         free(directory);
         directory = writer_directory(p);
         if (result == LLM_OK && !directory)
-            result = llm__fail(w->error, LLM_ERROR_MEMORY, "no memory");
+            result = llm__fail(w->error, LLM_ERROR_MEMORY,
+                               "no memory for a directory of %zu tensors", p->count);
         if (result == LLM_OK) result = writer_tables(w, directory);
         if (result == LLM_OK) result = new_file_commit(&w->file, w->error);
         else new_file_abandon(&w->file);
