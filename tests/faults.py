@@ -108,7 +108,7 @@ def check_disk(report, folder):
     output, size = os.path.join(folder, "out.llm"), os.path.getsize(MODEL)
     for limit in [0, 1, 4095, 4096, 5000, 65536, size // 2, size - 4096, size - 1]:
         result = start("llm-convert", [SOURCE, output, "--type", "q8", "--quiet"], FSIZE=limit)
-        refused(report, f"llm-convert with room for {limit} bytes", result, word="writing failed")
+        refused(report, f"llm-convert with room for {limit} bytes", result, word="cannot be written")
         report.check(not os.listdir(folder), f"room for {limit} bytes: {os.listdir(folder)} is left")
     status, _, said = start("llm-convert", [SOURCE, output, "--type", "q8", "--quiet"], FSIZE=size)
     report.check(status == 0 and os.path.getsize(output) == size, f"room for all {size} bytes: {said}")

@@ -568,7 +568,7 @@ static void test_arguments(void) {
     static const char *const absent = "build/tests/there is no such file.llm";
     llm_model_desc desc;
     llm_model *model = NULL;
-    char message[600], path[1200];
+    char message[1400], path[1200];
     size_t i;
     memset(&desc, 0, sizeof desc);
     CHECK(llm_model_open(NULL, &desc) == LLM_ERROR_ARGUMENT, "no model");
