@@ -49,6 +49,7 @@ LONG_SCRIPTS = [
     ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1200),
     ("hostile weights", [PYTHON, "tests/hostile.py"], [], 900),
     ("windows", [PYTHON, "tests/windows.py"], [], 900),
+    ("coverage", [PYTHON, "tests/coverage.py"], [], 600),
 ]
 # Only with --require-real, alone at the end: it fetches both models where they are not there, and takes a
 # quarter of an hour.
