@@ -59,7 +59,7 @@ REAL = ("real models", [PYTHON, "tests/real/run.py"], ["numpy", "gguf", "tokeniz
 LONG = ["test_bits", "test_template", "test_tokenizer", "test_kernels"]
 C_LIMIT = 300
 # These run a second time under a thread sanitizer.
-RACES = ["test_session.c", "test_threads.c"]
+RACES = ["test_session.c", "test_threads.c", "test_jobs.c", "test_read.c"]
 COUNTS = re.compile(r"^(.*): (\d+) passed, (\d+) failed, (\d+) skipped$", re.MULTILINE)
 
 

@@ -57,7 +57,8 @@ int main(int count, char **arguments) {
     memset(longest, 'x', sizeof longest - 1);
     CHECK(open_path(longest, &error) != LLM_OK, "a path of 40,000 bytes opens");
 #if defined(_WIN32)
-    CHECK(open_path("build/tests/\xff.llm", &error) == LLM_ERROR_ARGUMENT && strstr(error.text, "UTF-8"), "%s", error.text);
+    CHECK(open_path("build/tests/\xff.llm", &error) == LLM_ERROR_ARGUMENT && strstr(error.text, "UTF-8"), "%s",
+          error.text);
     CHECK(open_path("build/tests/\xed\xa0\x80.llm", &error) == LLM_ERROR_ARGUMENT, "a surrogate: %s", error.text);
     CHECK(open_path("build/tests/\xc0\xaf.llm", &error) == LLM_ERROR_ARGUMENT, "an overlong form: %s", error.text);
 #endif

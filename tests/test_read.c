@@ -510,7 +510,8 @@ static void test_prefetch(source *s) {
           "nothing given");
     d.error = &error, d.progress = watching, d.user = &w, d.position = &position, d.huge = true;
     w.stop_at = s->size / 2;
-    CHECK(llm_model_prefetch(model, &d) == LLM_CANCELLED && position >= s->size / 2 && position < s->size / 2 + LLM_READ_MOST,
+    CHECK(llm_model_prefetch(model, &d) == LLM_CANCELLED && position >= s->size / 2 &&
+              position < s->size / 2 + LLM_READ_MOST,
           "cancelled at %zu", position);
     (void)snprintf(message, sizeof message, "prefetch: stopped at byte %zu of %zu", position, s->size);
     CHECK(error.code == LLM_CANCELLED && !strcmp(error.text, message), "%s", error.text);

@@ -16,7 +16,7 @@ LIBRARIES = ["-static", "-lm", "-lpthread"]
 TESTS = ["test_paths", "test_model", "test_session", "test_bits", "test_kernels", "test_tokenizer", "test_template",
          "test_chat"]
 PROGRAMS = {"llm-convert": "tools/convert/convert.c", "llm-inspect": "tools/convert/inspect.c",
-            **{n: f"examples/{n}.c" for n in ("bench", "chat", "evaluate", "generate", "minimal", "tokenize")}}
+            **{n: f"examples/{n}.c" for n in ("bench", "chat", "evaluate", "generate", "jobs", "minimal", "tokenize")}}
 FIXTURES = os.path.join("tests", "fixtures", "models")
 
 
@@ -43,7 +43,8 @@ def builds():
     for name, source in PROGRAMS.items():
         yield name, [CC, "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", source, "-o", program(name), *LIBRARIES]
     for name, flags in (("bits", ["-O2"]), ("bits-fast", ["-Ofast", "-march=native"])):
-        yield name, [CC, "-std=c11", *flags, "-w", "-DLLM_NO_TEMPLATE", "tests/bits.c", "-o", program(name), *LIBRARIES]
+        yield name, [CC, "-std=c11", *flags, "-w", "-DLLM_NO_TEMPLATE", "tests/bits.c", "-o", program(name),
+                     *LIBRARIES]
     for name in TESTS:
         yield name, [CC, "-std=c11", "-O1", "-w", *WRAP, f"tests/{name}.c", "-o", program(name), *LIBRARIES]
 
@@ -78,7 +79,7 @@ def check_tests(report, wine, built):
     def check(name):
         arguments = [os.path.join("build", "tests", "models")] if name != "test_template" else []
         status, said = wine.run(program(name), *arguments, timeout=120)
-        report.check(status == 0 and " 0 failed," in said.rstrip().splitlines()[-1:][0] if said.strip() else False,
+        report.check(status == 0 and " 0 failed, " in said.rstrip().rsplit("\n", 1)[-1],
                      f"{name}: status {status}: {said[-600:]}")
     in_parallel(check, [n for n in TESTS if built[n]])
 
@@ -117,9 +118,9 @@ def check_programs(report, wine):
     shutil.copy(os.path.join(ROOT, "tests", "data", "text.txt"), text)
     with open(text, "r+b") as f:
         f.truncate(2000)
-    native = os.path.join(BUILD, "models", "gemma.q4.llm")
+    native, gguf = os.path.join(BUILD, "models", "gemma.q4.llm"), os.path.join(FIXTURES, "gemma.gguf")
     for _ in range(2):  # the second time it replaces the first
-        status, said = wine.run(program("llm-convert"), os.path.join(FIXTURES, "gemma.gguf"), model, "--type", "q4", "--quiet")
+        status, said = wine.run(program("llm-convert"), gguf, model, "--type", "q4", "--quiet")
         if not report.check(status == 0 and same(model, native), f"llm-convert: status {status}: {said[-500:]}"):
             return
     report.check(os.listdir(folder).count(os.path.basename(model)) == 1 and
@@ -136,8 +137,8 @@ def check_programs(report, wine):
                  f"evaluate: status {status}: {said[-500:]}")
     status, said = wine.run(program("generate"), model, "-p", "Grüße 你好", "-n", "8", "--ids")
     report.check(status == 0, f"generate: status {status}: {said[-500:]}")
-    status, said = wine.run(program("llm-convert"), os.path.join(FIXTURES, "gemma.gguf"), os.path.join(folder, "no", "x.llm"))
-    report.check(status == 1 and "cannot be created" in said, f"a folder that is not there: status {status}: {said[-500:]}")
+    status, said = wine.run(program("llm-convert"), gguf, os.path.join(folder, "no", "x.llm"))
+    report.check(status == 1 and "cannot be created" in said, f"no such folder: status {status}: {said[-500:]}")
 
 
 def main():
