@@ -243,13 +243,16 @@ typedef struct llm_tokenizer {
     const uint8_t *kinds;
     const uint8_t *text;
     const void *trie;
-    const void *added;
+    const void *added[2]; /* looked for in the text as it is, and once it is normalised */
     const uint64_t *pairs;
     const uint32_t *bytes;
     const uint32_t *starts;
     const uint32_t *joins;
     const uint32_t *ends;
-    uint32_t vocab, text_size, trie_count, added_count, pair_buckets, end_count;
+    const uint8_t *nfc_page, *nfc_class;
+    const uint32_t *nfc_split, *nfc_join, *words;
+    uint32_t vocab, text_size, trie_count, added_count[2], pair_buckets, end_count;
+    uint32_t nfc_pages, nfc_classes, nfc_splits, nfc_joins, word_ranges;
 } llm_tokenizer;
 
 /* What a token is (the numbers are GGUF's). */
@@ -278,7 +281,8 @@ typedef struct llm_tokenize_desc {
     const char *text; /* may be NULL when size is 0 */
     size_t size;      /* bytes */
     bool special;     /* the text may hold control tokens ("<|im_end|>" becomes one id). Leave it
-                         false for text from outside, or whoever wrote it can end its own turn. */
+                         false for text from outside, or whoever wrote it can end its own turn.
+                         User-defined tokens are text and are found either way */
     int bos;          /* 0: as the model wants, 1: always (where there is one), -1: never */
     int eos;          /* the same for the end of the text */
     llm_allocator allocator; /* for working memory, released before the call returns */
@@ -290,7 +294,9 @@ typedef struct llm_tokenize_desc {
    written, and the result is LLM_ERROR_LIMIT, unless `ids` is NULL (a request for the count).
    The time is linear in the text, whatever the text. A stretch that the vocabulary's rules do not
    split (a word, a run of letters) needs at most 1.6 bytes of working memory a byte, normally 0.3;
-   stretches below 512 bytes need none.
+   stretches below 512 bytes need none. Where the vocabulary wants its text in Unicode's normal form
+   C (Qwen), what is in it already, as almost all text is, costs nothing; what is not is brought into
+   it, for which a stretch of over 170 bytes without a space needs up to 16 bytes more a byte.
    Bytes that are no UTF-8: a byte-level vocabulary takes each as a symbol that is neither letter,
    number nor space; a SentencePiece vocabulary as its byte token. Both come back unchanged, as
    does a NUL. A byte-level vocabulary that lacks a byte drops it, as its original does. */
@@ -1505,15 +1511,28 @@ static uint64_t llm__xxh64(const void *data, size_t size) {
 
     byte 0    header, 256 bytes: llm__tok_header
          .    TOKENS  (vocab + 1) x 24 bytes: llm__tok_token; the last one only ends the text
-         .    KINDS   vocab x u8: llm_token_kind
+         .    KINDS   vocab x u8: llm_token_kind in bits 0 .. 3; of added tokens also: bit 4 takes
+                      the white space before it, bit 5 behind it, bit 6 never inside a word
          .    TEXT    the bytes of all tokens, one after another (SentencePiece's U+2581 as a space)
          .    TRIE    nodes x 8 bytes: llm__tok_node; normal tokens by their bytes
-         .    ADDED   the same for control and user-defined tokens
+         .    ADDED   the same for control and user-defined tokens, found before anything else
          .    PAIRS   buckets x 8 x u64: merge rules, hashed
          .    BYTES   256 x u32: the token of a byte; ~0: none
-         .    STARTS  2 x 256 bits: bytes that an added token can start with; user-defined, then all
+         .    STARTS  4 x 256 bits: bytes that an added token can start with; user-defined, then
+                      all; the same for NORMALIZED
          .    JOINS   65536 bits: bit 256 * x + y set if a normal token holds byte x before byte y
          .    ENDS    u32 ids that end a generation
+         .    NORMALIZED   as ADDED: those found in what lies between ADDED ones, once normalised
+         .    NFC PAGES    u8 for every 128 scalars: the element of NFC CLASSES that has them
+         .    NFC CLASSES  128 x u8: a scalar's combining class; 255 if it may not be in normal form
+                           C: then NFC SPLITS has its class
+         .    NFC SPLITS   3 x u32, sorted: scalar | class << 24, and the two scalars that it
+                           decomposes into in one step (one and 0; or 0 and 0, if it does not)
+         .    NFC JOINS    3 x u32, sorted: two scalars, and what they compose to
+         .    WORDS        2 x u32, sorted: first and last of a range of scalars that make words
+
+   The tables NFC are empty in a vocabulary that does not want its text in normal form C. WORDS is
+   empty where no token has bit 6.
 
    A trie is a double array. The child of a node for byte c is node number (base ^ c), and it is one
    only if that node's label is c; the root is node 0.
@@ -1532,7 +1551,7 @@ static uint64_t llm__xxh64(const void *data, size_t size) {
         rank   | right id | left id      rank 1 merges first
 
    A reader takes a section whose header holds what stands beside its fields, whose tables lie in
-   the section, are of their size (BYTES 256 elements, STARTS 2 of 32 bytes, JOINS 8192 bytes;
+   the section, are of their size (BYTES 256 elements, STARTS 4 of 32 bytes, JOINS 8192 bytes;
    TOKENS and KINDS by the vocabulary), with at most 0xFFFF00 nodes in a trie and at least one
    bucket.
 
@@ -1541,7 +1560,7 @@ static uint64_t llm__xxh64(const void *data, size_t size) {
 */
 enum {
     LLM__TOK_MAGIC = 0x4B4F544C, /* the bytes "LTOK" */
-    LLM__TOK_VERSION = 1,
+    LLM__TOK_VERSION = 2,
     LLM__TOK_MAX_VOCAB = 1 << 21,
     LLM__TOK_MAX_RANK = (1 << 22) - 1,
     LLM__TOK_MAX_NODES = 0xFFFF00,
@@ -1560,7 +1579,18 @@ enum { /* header.flags */
     LLM__TOK_ADD_BOS = 1,
     LLM__TOK_ADD_EOS = 2,
     LLM__TOK_SPACE_PREFIX = 4, /* SentencePiece: a space before every stretch of text */
-    LLM__TOK_WHOLE_WORDS = 8   /* a word that is a token is not merged (`ignore_merges`) */
+    LLM__TOK_WHOLE_WORDS = 8,  /* a word that is a token is not merged (`ignore_merges`) */
+    LLM__TOK_PREFIX_FIRST = 16, /* the space only at the beginning of the whole text */
+    LLM__TOK_PREFIX_NEW = 32,   /* the space behind NORMALIZED tokens too, not before a space */
+    LLM__TOK_FOLD_ADDED = 64,   /* U+2581 in the text is a space to ADDED tokens */
+    LLM__TOK_FOLD_NORMALIZED = 128 /* the same for NORMALIZED ones, and both are no white space */
+};
+
+enum { /* KINDS */
+    LLM__TOK_KIND = 15,
+    LLM__TOK_LSTRIP = 16,
+    LLM__TOK_RSTRIP = 32,
+    LLM__TOK_SINGLE_WORD = 64
 };
 
 enum { /* header.pre: how text is cut before it is merged */
@@ -1575,6 +1605,8 @@ enum { /* header.pre: how text is cut before it is merged */
 enum {
     LLM__TOK_TOKENS, LLM__TOK_KINDS, LLM__TOK_TEXT, LLM__TOK_TRIE, LLM__TOK_ADDED,
     LLM__TOK_PAIRS, LLM__TOK_BYTES, LLM__TOK_STARTS, LLM__TOK_JOINS, LLM__TOK_ENDS,
+    LLM__TOK_NORMALIZED, LLM__TOK_NFC_PAGES, LLM__TOK_NFC_CLASSES, LLM__TOK_NFC_SPLITS,
+    LLM__TOK_NFC_JOINS, LLM__TOK_WORDS,
     LLM__TOK_TABLES
 };
 
@@ -1593,7 +1625,7 @@ typedef struct llm__tok_header {
     uint32_t bos, eos, eot, unknown, padding; /* ids below vocab; ~0: none */
     uint32_t reserved[3];                     /* not looked at */
     llm__tok_table table[LLM__TOK_TABLES];    /* in the order above */
-    uint32_t zero[28];                        /* not looked at */
+    uint32_t zero[16];                        /* not looked at */
 } llm__tok_header;
 
 /* How a token comes about when its own bytes are merged: the last merge joins `left` and `right`
@@ -1608,18 +1640,20 @@ typedef struct llm__tok_node {
     uint32_t token, link;
 } llm__tok_node;
 
-static const uint8_t llm__tok_table_size[LLM__TOK_TABLES] = {24, 1, 1, 8, 8, 64, 4, 32, 1, 4};
+static const uint8_t llm__tok_table_size[LLM__TOK_TABLES] = {24, 1, 1, 8, 8,   64, 4,  32,
+                                                              1,  4, 8, 1, 128, 12, 12, 8};
 
 static llm_result llm__tok_check_tables(const llm__tok_header *h, size_t size, llm_error *error) {
-    static const char names[LLM__TOK_TABLES][8] = {"tokens", "kinds", "text", "trie", "added",
-                                                       "pairs", "bytes", "starts", "joins", "ends"};
+    static const char names[LLM__TOK_TABLES][12] = {
+        "tokens", "kinds", "text", "trie", "added", "pairs", "bytes", "starts", "joins", "ends",
+        "normalized", "NFC pages", "NFC classes", "NFC splits", "NFC joins", "words"};
     uint32_t exact[LLM__TOK_TABLES];
     uint32_t i;
     for (i = 0; i < LLM__TOK_TABLES; i++) exact[i] = h->table[i].count;
     exact[LLM__TOK_TOKENS] = h->vocab + 1;
     exact[LLM__TOK_KINDS] = h->vocab;
     exact[LLM__TOK_BYTES] = 256;
-    exact[LLM__TOK_STARTS] = 2;
+    exact[LLM__TOK_STARTS] = 4;
     exact[LLM__TOK_JOINS] = 8192;
     for (i = 0; i < LLM__TOK_TABLES; i++) {
         uint64_t end = h->table[i].at + (uint64_t)h->table[i].count * llm__tok_table_size[i];
@@ -1649,6 +1683,8 @@ static llm_result llm__tok_check_ranges(const llm__tok_header *h, uint32_t most_
                   {"reach", h->reach, 0, LLM__TOK_MAX_REACH},
                   {"nodes of table trie", h->table[LLM__TOK_TRIE].count, 0, LLM__TOK_MAX_NODES},
                   {"nodes of table added", h->table[LLM__TOK_ADDED].count, 0, LLM__TOK_MAX_NODES},
+                  {"nodes of table normalized", h->table[LLM__TOK_NORMALIZED].count, 0,
+                   LLM__TOK_MAX_NODES},
                   {"buckets of table pairs", h->table[LLM__TOK_PAIRS].count, 1, 0xFFFFFFFFu}};
     const struct {
         const char *field;
@@ -1717,7 +1753,8 @@ static LLM__UNUSED llm_result llm__tokenizer_init(llm_tokenizer *t, const void *
     t->kinds = LLM__CAST(const uint8_t *, at[LLM__TOK_KINDS]);
     t->text = LLM__CAST(const uint8_t *, at[LLM__TOK_TEXT]);
     t->trie = at[LLM__TOK_TRIE];
-    t->added = at[LLM__TOK_ADDED];
+    t->added[0] = at[LLM__TOK_ADDED];
+    t->added[1] = at[LLM__TOK_NORMALIZED];
     t->pairs = LLM__CAST(const uint64_t *, at[LLM__TOK_PAIRS]);
     t->bytes = LLM__CAST(const uint32_t *, at[LLM__TOK_BYTES]);
     t->starts = LLM__CAST(const uint32_t *, at[LLM__TOK_STARTS]);
@@ -1726,9 +1763,20 @@ static LLM__UNUSED llm_result llm__tokenizer_init(llm_tokenizer *t, const void *
     t->vocab = h->vocab;
     t->text_size = h->table[LLM__TOK_TEXT].count;
     t->trie_count = h->table[LLM__TOK_TRIE].count;
-    t->added_count = h->table[LLM__TOK_ADDED].count;
+    t->added_count[0] = h->table[LLM__TOK_ADDED].count;
+    t->added_count[1] = h->table[LLM__TOK_NORMALIZED].count;
     t->pair_buckets = h->table[LLM__TOK_PAIRS].count;
     t->end_count = h->table[LLM__TOK_ENDS].count;
+    t->nfc_page = LLM__CAST(const uint8_t *, at[LLM__TOK_NFC_PAGES]);
+    t->nfc_class = LLM__CAST(const uint8_t *, at[LLM__TOK_NFC_CLASSES]);
+    t->nfc_split = LLM__CAST(const uint32_t *, at[LLM__TOK_NFC_SPLITS]);
+    t->nfc_join = LLM__CAST(const uint32_t *, at[LLM__TOK_NFC_JOINS]);
+    t->words = LLM__CAST(const uint32_t *, at[LLM__TOK_WORDS]);
+    t->nfc_pages = h->table[LLM__TOK_NFC_PAGES].count;
+    t->nfc_classes = h->table[LLM__TOK_NFC_CLASSES].count;
+    t->nfc_splits = h->table[LLM__TOK_NFC_SPLITS].count;
+    t->nfc_joins = h->table[LLM__TOK_NFC_JOINS].count;
+    t->word_ranges = h->table[LLM__TOK_WORDS].count;
     return LLM_OK;
 }
 
@@ -2272,33 +2320,139 @@ static uint32_t llm__tok_longest(const llm_tokenizer *t, const uint8_t *s, size_
     return best;
 }
 
-/* The same for the added tokens; `*size` becomes the bytes that it takes up in the text. Of user-
-   defined and control tokens only the former unless `special`. In SentencePiece vocabularies
-   U+2581 is a space. */
-static uint32_t llm__tok_match_added(const llm_tokenizer *t, const uint8_t *s, size_t n,
-                                     bool special, size_t *size) {
-    const llm__tok_node *nodes = LLM__CAST(const llm__tok_node *, t->added);
-    const bool pieces = llm__tok_head(t)->pre == LLM__PRE_SENTENCEPIECE;
-    uint32_t at = 0, best = LLM__TOK_NONE, depth = llm__tok_head(t)->longest, token;
+/* The same for the added tokens of pass 0 or 1 (ADDED, NORMALIZED); `*size` becomes the bytes that
+   it takes up in the text. Of user-defined and control tokens only the former unless `special`.
+   `prefix`: a space that is not in the text goes before it. */
+static uint32_t llm__tok_match_added(const llm_tokenizer *t, unsigned pass, const uint8_t *s,
+                                     size_t n, bool special, bool prefix, size_t *size) {
+    const llm__tok_node *nodes = LLM__CAST(const llm__tok_node *, t->added[pass]);
+    const uint32_t flags = llm__tok_head(t)->flags, count = t->added_count[pass];
+    const bool fold = (flags & (pass ? LLM__TOK_FOLD_NORMALIZED : LLM__TOK_FOLD_ADDED)) != 0;
+    uint32_t at = 0, best = LLM__TOK_NONE, depth = llm__tok_head(t)->longest + 1, token;
     size_t i = 0;
-    if (!t->added_count) return best;
-    while (i < n && depth--) {
-        uint8_t c = s[i++];
-        if (pieces && c == 0xE2 && n - i >= 2 && s[i] == 0x96 && s[i + 1] == 0x81) {
+    if (!count) return best;
+    while ((i < n || prefix) && depth--) {
+        uint8_t c = prefix ? ' ' : s[i++];
+        if (fold && c == 0xE2 && n - i >= 2 && s[i] == 0x96 && s[i + 1] == 0x81) {
             c = ' ';
             i += 2;
         }
+        prefix = false;
         LLM__TOK_COUNT(1);
         at = nodes[at].link >> 8 ^ c;
-        if (at >= t->added_count) break;
+        if (at >= count) break;
         token = nodes[at].token;
         if ((nodes[at].link & 255) != c || token == LLM__TOK_EMPTY) break;
         if (token == LLM__TOK_NONE || (token &= LLM__TOK_ID) >= t->vocab) continue;
-        if (t->kinds[token] != LLM_TOKEN_USER_DEFINED && !special) continue;
+        if ((t->kinds[token] & LLM__TOK_KIND) != LLM_TOKEN_USER_DEFINED && !special) continue;
         best = token;
         *size = i;
     }
     return best;
+}
+
+/* What stands before s[i], i > 0, and where it starts. */
+static size_t llm__tok_before(const uint8_t *s, size_t i, uint32_t *scalar) {
+    size_t k;
+    for (k = 2; k <= 4 && k <= i; k++)
+        if (s[i - k] >= 0xC0) {
+            if (llm__tok_utf8(s + i - k, k, scalar) == k) return i - k;
+            break;
+        }
+    *scalar = s[i - 1] < 0x80 ? s[i - 1] : 0xFFFD;
+    return i - 1;
+}
+
+/* Whether a scalar is white space to added tokens that strip it; `folded`: a space is U+2581. */
+LLM__INLINE bool llm__tok_is_space(uint32_t c, bool folded) {
+    return llm__unicode(c) == LLM__CLASS_SPACE && !(folded && c == ' ');
+}
+
+/* Whether words are made of this scalar, as far as added tokens care. */
+static bool llm__tok_is_word(const llm_tokenizer *t, uint32_t c) {
+    uint32_t low = 0, high = t->word_ranges;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (c < t->words[2 * (size_t)middle]) high = middle;
+        else if (c > t->words[2 * (size_t)middle + 1]) low = middle + 1;
+        else return true;
+    }
+    return false;
+}
+
+/* Whether no word goes on before s[start] or at s[end]. */
+static bool llm__tok_is_alone(const llm_tokenizer *t, const uint8_t *s, size_t start, size_t end,
+                              size_t n) {
+    uint32_t scalar = 0;
+    if (start) (void)llm__tok_before(s, start, &scalar);
+    if (start && llm__tok_is_word(t, scalar)) return false;
+    return end >= n || !llm__tok_utf8(s + end, n - end, &scalar) || !llm__tok_is_word(t, scalar);
+}
+
+/* An added token in a text, and where to go on. */
+typedef struct llm__tok_added {
+    uint32_t id;       /* LLM__TOK_NONE: there is no other one */
+    bool prefix;       /* it takes the space that is not in the text */
+    size_t start, end; /* with the white space that it takes */
+    size_t next;       /* behind its own bytes: where to look for the next one */
+    size_t space;      /* up to here white space goes on behind it */
+} llm__tok_added;
+
+/* Widens a token found in [start, next) by the white space that it takes: before it not beyond
+   `from`, where the last one ended. */
+static void llm__tok_strip(const llm_tokenizer *t, bool folded, const uint8_t *s, size_t n,
+                           size_t from, llm__tok_added *a) {
+    uint32_t scalar = 0;
+    size_t k, at = a->next;
+    a->end = at;
+    if (t->kinds[a->id] & LLM__TOK_LSTRIP) {
+        if (a->start < from) a->start = from;
+        while (a->start > from) {
+            k = llm__tok_before(s, a->start, &scalar);
+            if (!llm__tok_is_space(scalar, folded)) break;
+            a->start = k;
+            LLM__TOK_COUNT(1);
+        }
+    }
+    if (!(t->kinds[a->id] & LLM__TOK_RSTRIP)) return;
+    if (at < a->space) at = a->space;
+    while (at < n && (k = llm__tok_utf8(s + at, n - at, &scalar)) != 0 &&
+           llm__tok_is_space(scalar, folded)) {
+        at += k;
+        LLM__TOK_COUNT(1);
+    }
+    a->end = a->space = at;
+}
+
+/* The next added token from a->next on: the leftmost, and of those the longest. `prefix`: a space
+   that is not there goes before s[0]. */
+static void llm__tok_next_added(const llm_tokenizer *t, unsigned pass, const uint8_t *s, size_t n,
+                                bool special, bool prefix, size_t from, llm__tok_added *a) {
+    const uint32_t *starts = t->starts + 16 * pass + (special ? 8 : 0);
+    const bool folded = pass && (llm__tok_head(t)->flags & LLM__TOK_FOLD_NORMALIZED) != 0;
+    size_t i = a->next, size = 0;
+    prefix = prefix && i == 0;
+    while (i < n) {
+        a->id = LLM__TOK_NONE;
+        a->prefix = prefix;
+        prefix = false;
+        if (a->prefix) a->id = llm__tok_match_added(t, pass, s, n, special, true, &size);
+        if (a->id == LLM__TOK_NONE && starts[s[i] >> 5] >> (s[i] & 31) & 1) {
+            a->prefix = false;
+            a->id = llm__tok_match_added(t, pass, s + i, n - i, special, false, &size);
+        }
+        if (a->id == LLM__TOK_NONE) {
+            i++;
+            continue;
+        }
+        a->start = i;
+        a->next = i += size;
+        if ((t->kinds[a->id] & LLM__TOK_SINGLE_WORD) && !llm__tok_is_alone(t, s, a->start, i, n))
+            continue;
+        llm__tok_strip(t, folded, s, n, from, a);
+        return;
+    }
+    a->id = LLM__TOK_NONE;
 }
 
 /* One call's state. */
@@ -2310,6 +2464,10 @@ typedef struct llm__tok_run {
     size_t fused;   /* `count` after the last unknown token, which swallows further ones */
     uint8_t *memory; /* for stretches of LLM__TOK_SHORT bytes and more */
     size_t memory_size;
+    uint8_t *normal; /* for stretches that are brought into normal form C */
+    size_t normal_size;
+    const uint8_t *first; /* where the whole text begins; NULL: not in this call */
+    bool special;
     bool failed; /* no memory */
     uint64_t bits[2 * (LLM__TOK_SHORT / 64)];
     uint8_t copy[LLM__TOK_SHORT];
@@ -2320,15 +2478,19 @@ LLM__INLINE void llm__tok_emit(llm__tok_run *run, uint32_t id) {
     run->count++;
 }
 
-static bool llm__tok_reserve(llm__tok_run *run, size_t size) {
-    if (size <= run->memory_size) return true;
-    llm__release(run->allocator, run->memory, run->memory_size);
-    run->memory_size = size + size / 4;
-    run->memory = LLM__CAST(uint8_t *, llm__allocate(run->allocator, run->memory_size));
-    if (run->memory) return true;
-    run->memory_size = 0;
+static bool llm__tok_room(llm__tok_run *run, uint8_t **memory, size_t *room, size_t size) {
+    if (size <= *room) return true;
+    llm__release(run->allocator, *memory, *room);
+    *room = size + size / 4;
+    *memory = LLM__CAST(uint8_t *, llm__allocate(run->allocator, *room));
+    if (*memory) return true;
+    *room = 0;
     run->failed = true;
     return false;
+}
+
+static bool llm__tok_reserve(llm__tok_run *run, size_t size) {
+    return llm__tok_room(run, &run->memory, &run->memory_size, size);
 }
 
 /* Bytes of the two bit sets over the positions 0..n. */
@@ -2475,11 +2637,10 @@ LLM__INLINE uint8_t llm__tok_piece_byte(const uint8_t *s, size_t *i, size_t n) {
 
 /* SentencePiece text is one word, but no token reaches across two bytes that no token joins. So it
    falls apart there, almost always before a space. */
-static void llm__tok_segment_pieces(llm__tok_run *run, const uint8_t *s, size_t n) {
+static void llm__tok_segment_pieces(llm__tok_run *run, const uint8_t *s, size_t n, bool prefix) {
     const uint32_t *joins = run->t->joins;
-    bool prefix = (llm__tok_head(run->t)->flags & LLM__TOK_SPACE_PREFIX) != 0;
     size_t i = 0;
-    while (i < n && !run->failed) {
+    while ((i < n || prefix) && !run->failed) {
         size_t at = i, next = i, size = prefix ? 1 : 0, k;
         uint32_t pair = prefix ? ' ' : llm__tok_piece_byte(s, &at, n);
         if (!prefix) size = 1;
@@ -2505,39 +2666,274 @@ static void llm__tok_segment_pieces(llm__tok_run *run, const uint8_t *s, size_t 
     }
 }
 
-static void llm__tok_segment(llm__tok_run *run, const uint8_t *s, size_t n) {
+static void llm__tok_segment(llm__tok_run *run, const uint8_t *s, size_t n, bool prefix) {
+    if ((llm__tok_head(run->t)->flags & LLM__TOK_PREFIX_NEW) && n &&
+        (*s == ' ' || (n >= 3 && s[0] == 0xE2 && s[1] == 0x96 && s[2] == 0x81)))
+        prefix = false;
     run->fused = (size_t)-1;
     if (llm__tok_head(run->t)->pre == LLM__PRE_SENTENCEPIECE)
-        llm__tok_segment_pieces(run, s, n);
+        llm__tok_segment_pieces(run, s, n, prefix);
     else
         llm__tok_segment_words(run, s, n);
 }
 
-/* Cuts the text at added tokens: the leftmost, and of those the longest. */
-static void llm__tok_text(llm__tok_run *run, const uint8_t *s, size_t n, bool special) {
-    const uint32_t *starts = run->t->starts + (special ? 8 : 0);
-    size_t from = 0, i = 0, size = 0;
-    while (i < n && !run->failed) {
-        uint32_t id = LLM__TOK_NONE;
-        if (starts[s[i] >> 5] >> (s[i] & 31) & 1)
-            id = llm__tok_match_added(run->t, s + i, n - i, special, &size);
-        if (id == LLM__TOK_NONE) {
-            i++;
+/* Whether a space goes before a stretch of text. */
+static bool llm__tok_prefix(const llm__tok_run *run, const uint8_t *s) {
+    const uint32_t flags = llm__tok_head(run->t)->flags;
+    return (flags & LLM__TOK_SPACE_PREFIX) && (!(flags & LLM__TOK_PREFIX_FIRST) || s == run->first);
+}
+
+/* Normalised text, cut at the added tokens that are looked for in it. */
+static void llm__tok_normalized(llm__tok_run *run, const uint8_t *s, size_t n) {
+    const bool late = (llm__tok_head(run->t)->flags & LLM__TOK_PREFIX_NEW) != 0;
+    bool prefix = llm__tok_prefix(run, s); /* late: before what is left of the text */
+    llm__tok_added a = LLM__ZERO;
+    size_t from = 0;
+    while (run->t->added_count[1] && !run->failed) {
+        llm__tok_next_added(run->t, 1, s, n, run->special, prefix && !late, from, &a);
+        if (a.id == LLM__TOK_NONE) break;
+        if (from < a.start || (prefix && !late && !a.prefix))
+            llm__tok_segment(run, s + from, from < a.start ? a.start - from : 0, prefix);
+        llm__tok_emit(run, a.id);
+        from = a.end;
+        prefix = late && llm__tok_prefix(run, s + from);
+    }
+    if (from < n && !run->failed) llm__tok_segment(run, s + from, n - from, prefix);
+}
+
+/* ---- normal form C: what is in it already is found to be so, and not touched ---- */
+
+enum { LLM__NFC_SCALARS = 256, LLM__NFC_CHUNK = 128, LLM__NFC_BYTE = 0x110000 };
+
+/* A scalar's combining class; 255: see its record. */
+LLM__INLINE uint32_t llm__nfc_class(const llm_tokenizer *t, uint32_t c) {
+    uint32_t page;
+    if (c >> 7 >= t->nfc_pages || (page = t->nfc_page[c >> 7]) >= t->nfc_classes) return 0;
+    return t->nfc_class[page * 128 + (c & 127)];
+}
+
+/* Whether text is in NFC for certain. Whatever is below U+0300 is. */
+static bool llm__nfc_is(const llm_tokenizer *t, const uint8_t *s, size_t n) {
+    uint32_t last = 0, scalar = 0, kind;
+    size_t i = 0, size;
+    while (i < n) {
+        LLM__TOK_COUNT(1);
+        if (n - i >= 8 && !(llm__u64(s + i) & 0x8080808080808080u)) {
+            i += 8;
+            last = 0;
             continue;
         }
-        llm__tok_segment(run, s + from, i - from);
-        llm__tok_emit(run, id);
-        from = i += size;
+        size = s[i] < 0xCC ? 0 : llm__tok_utf8(s + i, n - i, &scalar);
+        kind = size ? llm__nfc_class(t, scalar) : 0;
+        if (kind == 255 || (kind && kind < last)) return false;
+        last = kind;
+        i += size ? size : s[i] >= 0xC2 && s[i] < 0xCC && n - i >= 2 ? 2 : 1;
     }
-    llm__tok_segment(run, s + from, n - from);
+    return true;
+}
+
+/* The record of a scalar, NULL if it has none. */
+static const uint32_t *llm__nfc_record(const llm_tokenizer *t, uint32_t c) {
+    uint32_t low = 0, high = t->nfc_splits;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        const uint32_t *record = t->nfc_split + 3 * (size_t)middle;
+        if ((record[0] & 0xFFFFFF) == c) return record;
+        if ((record[0] & 0xFFFFFF) < c) low = middle + 1;
+        else high = middle;
+    }
+    return NULL;
+}
+
+/* scalar | combining class << 24 */
+static uint32_t llm__nfc_mark(const llm_tokenizer *t, uint32_t c) {
+    const uint32_t kind = llm__nfc_class(t, c);
+    const uint32_t *record = kind == 255 ? llm__nfc_record(t, c) : NULL;
+    return c | (record ? record[0] & 0xFF000000u : kind << 24);
+}
+
+/* The scalars that one decomposes into, at most four, with their classes. */
+static uint32_t llm__nfc_decompose(const llm_tokenizer *t, uint32_t c, uint32_t *out) {
+    uint32_t tail[3], count = 0, used = 0, steps;
+    const uint32_t *record;
+    if (c - 0xAC00 < 11172) { /* Hangul */
+        c -= 0xAC00;
+        out[0] = 0x1100 + c / 588;
+        out[1] = 0x1161 + c % 588 / 28;
+        out[2] = 0x11A7 + c % 28;
+        return c % 28 ? 3 : 2;
+    }
+    for (steps = 0; c >= 0xC0 && steps < 8 && count < 3; steps++) {
+        record = llm__nfc_record(t, c);
+        if (!record || !record[1]) break;
+        c = record[1] & 0x1FFFFF;
+        if (record[2]) tail[count++] = record[2] & 0x1FFFFF;
+    }
+    for (out[used++] = llm__nfc_mark(t, c); count;) out[used++] = llm__nfc_mark(t, tail[--count]);
+    return used;
+}
+
+/* What two scalars compose to, 0 if nothing. */
+static uint32_t llm__nfc_compose(const llm_tokenizer *t, uint32_t a, uint32_t b) {
+    uint32_t low = 0, high = t->nfc_joins;
+    if (a - 0x1100 < 19 && b - 0x1161 < 21)
+        return 0xAC00 + ((a - 0x1100) * 21 + (b - 0x1161)) * 28;
+    if (a - 0xAC00 < 11172 && (a - 0xAC00) % 28 == 0 && b - 0x11A8 < 27) return a + (b - 0x11A7);
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        const uint32_t *join = t->nfc_join + 3 * (size_t)middle;
+        if (join[0] == a && join[1] == b) return join[2] & 0x1FFFFF;
+        if (join[0] < a || (join[0] == a && join[1] < b)) low = middle + 1;
+        else high = middle;
+    }
+    return 0;
+}
+
+/* Sorts marks by class, those of a class as they come, in linear time. */
+static bool llm__nfc_order(llm__tok_run *run, uint32_t *c, size_t n) {
+    size_t i, k, counts[256];
+    uint32_t *copy;
+    LLM__TOK_COUNT(n);
+    if (n <= 16) {
+        for (i = 1; i < n; i++) {
+            const uint32_t one = c[i];
+            for (k = i; k && c[k - 1] >> 24 > one >> 24; k--) c[k] = c[k - 1];
+            c[k] = one;
+        }
+        return true;
+    }
+    if (!llm__tok_reserve(run, n * sizeof *c)) return false;
+    copy = LLM__CAST(uint32_t *, LLM__CAST(void *, run->memory));
+    memcpy(copy, c, n * sizeof *c);
+    memset(counts, 0, sizeof counts);
+    for (i = 0; i < n; i++) counts[copy[i] >> 24]++;
+    for (i = k = 0; i < 256; i++) {
+        const size_t count = counts[i];
+        counts[i] = k;
+        k += count;
+    }
+    for (i = 0; i < n; i++) c[counts[copy[i] >> 24]++] = copy[i];
+    return true;
+}
+
+/* Orders and composes n scalars in place; returns how many are left. */
+static size_t llm__nfc_join(llm__tok_run *run, uint32_t *c, size_t n) {
+    size_t i, k, out = 0, starter = n;
+    for (i = 0; i < n; i = k + 1) {
+        for (k = i; k < n && c[k] >> 24; k++) continue;
+        if (k - i > 1 && !llm__nfc_order(run, c + i, k - i)) return 0;
+    }
+    for (i = 0; i < n; i++) {
+        const uint32_t kind = c[i] >> 24;
+        uint32_t composed = 0;
+        LLM__TOK_COUNT(1);
+        if (starter < n && (out == starter + 1 || c[out - 1] >> 24 < kind))
+            composed = llm__nfc_compose(run->t, c[starter] & 0xFFFFFF, c[i] & 0xFFFFFF);
+        if (composed) {
+            c[starter] = composed;
+            continue;
+        }
+        if (!kind) starter = out;
+        c[out++] = c[i];
+    }
+    return out;
+}
+
+/* Scalars to UTF-8, in place: none takes more than four bytes. Returns the bytes. */
+static size_t llm__nfc_encode(const uint32_t *c, size_t n, uint8_t *out) {
+    size_t i, used = 0;
+    for (i = 0; i < n; i++) {
+        const uint32_t scalar = c[i] & 0xFFFFFF;
+        if (scalar < 0x80 || scalar >= LLM__NFC_BYTE) {
+            out[used++] = (uint8_t)scalar; /* ASCII, or a byte that is no UTF-8 */
+            continue;
+        }
+        if (scalar >= 0x10000) {
+            out[used++] = (uint8_t)(0xF0 | scalar >> 18);
+            out[used++] = (uint8_t)(0x80 | (scalar >> 12 & 63));
+        } else if (scalar >= 0x800) {
+            out[used++] = (uint8_t)(0xE0 | scalar >> 12);
+        }
+        out[used++] = (uint8_t)(scalar < 0x800 ? 0xC0 | scalar >> 6 : 0x80 | (scalar >> 6 & 63));
+        out[used++] = (uint8_t)(0x80 | (scalar & 63));
+    }
+    return used;
+}
+
+/* Decomposes s[0..n) into `out`; NULL: only counts. */
+static size_t llm__nfc_take_apart(const llm_tokenizer *t, const uint8_t *s, size_t n,
+                                  uint32_t *out) {
+    uint32_t parts[4], scalar = 0, k, count;
+    size_t i, size, used = 0;
+    for (i = 0; i < n; i += size) {
+        size = llm__tok_utf8(s + i, n - i, &scalar);
+        count = size ? llm__nfc_decompose(t, scalar, parts) : 1;
+        if (!size) parts[0] = LLM__NFC_BYTE + s[i], size = 1;
+        for (k = 0; out && k < count; k++) out[used + k] = parts[k];
+        used += count;
+        LLM__TOK_COUNT(1);
+    }
+    return used;
+}
+
+/* A stretch that may not be in NFC. */
+static void llm__nfc_stretch(llm__tok_run *run, const uint8_t *s, size_t n) {
+    uint32_t few[LLM__NFC_SCALARS], *c = few;
+    uint8_t *text;
+    size_t count = llm__nfc_take_apart(run->t, s, n, NULL);
+    if (count > LLM__NFC_SCALARS) {
+        if (!llm__tok_room(run, &run->normal, &run->normal_size, count * sizeof *c)) return;
+        c = LLM__CAST(uint32_t *, LLM__CAST(void *, run->normal));
+    }
+    text = LLM__CAST(uint8_t *, LLM__CAST(void *, c));
+    count = llm__nfc_join(run, c, llm__nfc_take_apart(run->t, s, n, c));
+    if (!run->failed) llm__tok_normalized(run, text, llm__nfc_encode(c, count, text));
+}
+
+/* Text between added tokens. What is not in NFC is brought into it piece by piece: every expression
+   that cuts words cuts before a space that no white space precedes, and nothing composes there. */
+static void llm__tok_stretch(llm__tok_run *run, const uint8_t *s, size_t n) {
+    const llm_tokenizer *t = run->t;
+    const bool whole = t->added_count[1] || llm__tok_head(t)->pre == LLM__PRE_SENTENCEPIECE;
+    size_t i, size;
+    if (!t->nfc_pages || llm__nfc_is(t, s, n)) {
+        llm__tok_normalized(run, s, n);
+        return;
+    }
+    for (i = 0; i < n && !run->failed; i += size) {
+        for (size = whole ? n - i : 0; size < n - i; size++) {
+            uint32_t scalar;
+            if (size < LLM__NFC_CHUNK || s[i + size] != ' ') continue;
+            (void)llm__tok_before(s + i, size, &scalar);
+            if (llm__unicode(scalar) != LLM__CLASS_SPACE) break;
+        }
+        if (llm__nfc_is(t, s + i, size)) llm__tok_normalized(run, s + i, size);
+        else llm__nfc_stretch(run, s + i, size);
+    }
+}
+
+/* Cuts the text at the added tokens that are looked for before anything else. */
+static void llm__tok_text(llm__tok_run *run, const uint8_t *s, size_t n) {
+    llm__tok_added a = LLM__ZERO;
+    size_t from = 0;
+    while (run->t->added_count[0] && !run->failed) {
+        llm__tok_next_added(run->t, 0, s, n, run->special, false, from, &a);
+        if (a.id == LLM__TOK_NONE) break;
+        if (from < a.start) llm__tok_stretch(run, s + from, a.start - from);
+        llm__tok_emit(run, a.id);
+        from = a.end;
+    }
+    if (from < n && !run->failed) llm__tok_stretch(run, s + from, n - from);
 }
 
 /* ======================================================================== */
 /* >>tokenizer-calls: the public functions                                   */
 /* ======================================================================== */
-LLM_API llm_result llm_tokenize(const llm_tokenizer *t, const llm_tokenize_desc *desc, int32_t *ids,
-                                size_t capacity, size_t *count) {
+/* llm_tokenize; `first`: the text is not the continuation of another one. */
+static llm_result llm__tokenize(const llm_tokenizer *t, const llm_tokenize_desc *desc, bool first,
+                                int32_t *ids, size_t capacity, size_t *count) {
     llm__tok_run run;
+    const uint8_t *text;
     const llm__tok_header *h;
     if (count) *count = 0;
     if (!desc) return LLM_ERROR_ARGUMENT;
@@ -2559,17 +2955,19 @@ LLM_API llm_result llm_tokenize(const llm_tokenizer *t, const llm_tokenize_desc 
     run.ids = ids;
     run.capacity = capacity;
     run.count = 0;
-    run.memory = NULL;
-    run.memory_size = 0;
+    run.memory = run.normal = NULL;
+    run.memory_size = run.normal_size = 0;
+    run.special = desc->special;
     run.failed = false;
+    text = LLM__CAST(const uint8_t *, LLM__CAST(const void *, desc->text));
+    run.first = first ? text : NULL;
     if (h->bos < t->vocab && (desc->bos > 0 || (!desc->bos && (h->flags & LLM__TOK_ADD_BOS))))
         llm__tok_emit(&run, h->bos);
-    if (desc->size)
-        llm__tok_text(&run, LLM__CAST(const uint8_t *, LLM__CAST(const void *, desc->text)),
-                      desc->size, desc->special);
+    if (desc->size) llm__tok_text(&run, text, desc->size);
     if (h->eos < t->vocab && (desc->eos > 0 || (!desc->eos && (h->flags & LLM__TOK_ADD_EOS))))
         llm__tok_emit(&run, h->eos);
     llm__release(&desc->allocator, run.memory, run.memory_size);
+    llm__release(&desc->allocator, run.normal, run.normal_size);
     if (run.failed)
         return llm__fail(desc->error, LLM_ERROR_MEMORY,
                          "llm_tokenize: no working memory for %lu bytes of text",
@@ -2579,6 +2977,11 @@ LLM_API llm_result llm_tokenize(const llm_tokenizer *t, const llm_tokenize_desc 
         return llm__fail(desc->error, LLM_ERROR_LIMIT, "llm_tokenize: %lu ids, room for %lu",
                          (unsigned long)run.count, (unsigned long)capacity);
     return LLM_OK;
+}
+
+LLM_API llm_result llm_tokenize(const llm_tokenizer *t, const llm_tokenize_desc *desc, int32_t *ids,
+                                size_t capacity, size_t *count) {
+    return llm__tokenize(t, desc, true, ids, capacity, count);
 }
 
 LLM_API llm_text llm_token_bytes(const llm_tokenizer *t, int32_t id) {
@@ -2593,9 +2996,9 @@ LLM_API llm_text llm_token_bytes(const llm_tokenizer *t, int32_t id) {
 }
 
 LLM_API llm_token_kind llm_token_kind_of(const llm_tokenizer *t, int32_t id) {
-    if (!t || id < 0 || (uint32_t)id >= t->vocab || t->kinds[id] > LLM_TOKEN_BYTE)
+    if (!t || id < 0 || (uint32_t)id >= t->vocab || (t->kinds[id] & LLM__TOK_KIND) > LLM_TOKEN_BYTE)
         return LLM_TOKEN_NONE;
-    return LLM__CAST(llm_token_kind, t->kinds[id]);
+    return LLM__CAST(llm_token_kind, t->kinds[id] & LLM__TOK_KIND);
 }
 
 LLM_API bool llm_token_is_end(const llm_tokenizer *t, int32_t id) {
@@ -2609,9 +3012,13 @@ LLM_API int32_t llm_token_find(const llm_tokenizer *t, llm_text bytes) {
     const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, bytes.data));
     size_t size = 0;
     uint32_t id;
+    unsigned k;
     if (!t || !t->section || !bytes.size || !s) return -1;
-    id = llm__tok_match_added(t, s, bytes.size, true, &size);
-    if (id < t->vocab && size == bytes.size && llm__tok_length(t, id) == size) return (int32_t)id;
+    for (k = 0; k < 3; k++) { /* NORMALIZED also has those that begin with the prefix */
+        id = llm__tok_match_added(t, k > 0, s, bytes.size, true, k == 2, &size);
+        if (id < t->vocab && size == bytes.size && llm__tok_length(t, id) == size)
+            return (int32_t)id;
+    }
     (void)llm__tok_longest(t, s, bytes.size, &id);
     if (id < t->vocab) return (int32_t)id;
     if (bytes.size == 1 && t->bytes[s[0]] < t->vocab) return (int32_t)t->bytes[s[0]];
@@ -11652,10 +12059,21 @@ typedef struct llm__chat_prompt {
     char *text; /* since the last control token */
     size_t size, capacity;
     size_t count; /* ids, also those that had no room */
+    bool strip;   /* the last one takes the white space behind it */
 } llm__chat_prompt;
 
 static llm_result llm__chat_text(llm__chat_prompt *p, const char *data, size_t size) {
     const llm_allocator *a = &p->chat->allocator;
+    const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, data));
+    uint32_t scalar = 0;
+    size_t from = 0, k;
+    while (p->strip && from < size) {
+        k = llm__tok_utf8(s + from, size - from, &scalar);
+        if (!k || !llm__tok_is_space(scalar, false)) p->strip = false;
+        else from += k;
+    }
+    data += from;
+    size -= from;
     if (size > p->capacity - p->size) {
         size_t capacity;
         char *text = NULL;
@@ -11691,36 +12109,62 @@ static llm_result llm__chat_flush(llm__chat_prompt *p) {
     d.bos = d.eos = -1;
     d.allocator = p->chat->allocator;
     d.error = &p->chat->error;
-    r = llm_tokenize(p->chat->tokenizer, &d, room ? p->chat->ids + p->count : NULL, room, &count);
+    r = llm__tokenize(p->chat->tokenizer, &d, p->count == 0,
+                      room ? p->chat->ids + p->count : NULL, room, &count);
     p->count += count;
     p->size = 0;
     return r == LLM_ERROR_LIMIT ? LLM_OK : r; /* the count goes on, for the message */
 }
 
+/* A control token that the template wrote, between the texts around it. */
+static llm_result llm__chat_control(llm__chat_prompt *p, const llm__tok_added *a) {
+    const uint8_t flags = p->chat->tokenizer->kinds[a->id];
+    const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, p->text));
+    uint32_t scalar = 0;
+    llm_result r;
+    while ((flags & LLM__TOK_LSTRIP) && p->size) {
+        const size_t before = llm__tok_before(s, p->size, &scalar);
+        if (!llm__tok_is_space(scalar, false)) break;
+        p->size = before;
+    }
+    if ((r = llm__chat_flush(p)) != LLM_OK) return r;
+    llm__chat_id(p, (int32_t)a->id);
+    p->strip = (flags & LLM__TOK_RSTRIP) != 0;
+    return LLM_OK;
+}
+
+/* Text that the template wrote: its control tokens, those looked for first in pass 0, then the
+   others, and what lies between. User-defined ones are found when that is tokenized. */
+static llm_result llm__chat_trusted(llm__chat_prompt *p, unsigned pass, const char *data,
+                                    size_t size) {
+    const llm_tokenizer *t = p->chat->tokenizer;
+    const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, data));
+    const uint32_t flags = llm__tok_head(t)->flags;
+    llm__tok_added a = LLM__ZERO;
+    size_t from = 0;
+    llm_result r;
+    for (;;) {
+        const bool prefix = pass && !p->size && (flags & LLM__TOK_SPACE_PREFIX) &&
+                            !(flags & LLM__TOK_PREFIX_NEW);
+        llm__tok_next_added(t, pass, s, size, true, prefix, from, &a);
+        if (a.id != LLM__TOK_NONE && llm_token_kind_of(t, (int32_t)a.id) != LLM_TOKEN_CONTROL)
+            continue;
+        if (a.id == LLM__TOK_NONE) a.start = size;
+        if (a.start > from) {
+            r = pass ? llm__chat_text(p, data + from, a.start - from)
+                     : llm__chat_trusted(p, 1, data + from, a.start - from);
+            if (r != LLM_OK) return r;
+        }
+        if (a.id == LLM__TOK_NONE) return LLM_OK;
+        if ((r = llm__chat_control(p, &a)) != LLM_OK) return r;
+        from = a.end;
+    }
+}
+
 /* llm_template_write: control tokens count where the template wrote all of them. */
 static llm_result llm__chat_run(void *user, const char *data, size_t size, bool trusted) {
     llm__chat_prompt *p = LLM__CAST(llm__chat_prompt *, user);
-    const llm_tokenizer *t = p->chat->tokenizer;
-    const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, data));
-    size_t from = 0, i = 0, length = 0;
-    llm_result r;
-    while (trusted && i < size) {
-        uint32_t id = LLM__TOK_NONE;
-        if (t->starts[8 + (s[i] >> 5)] >> (s[i] & 31) & 1)
-            id = llm__tok_match_added(t, s + i, size - i, true, &length);
-        if (id == LLM__TOK_NONE) {
-            i++;
-            continue;
-        }
-        if (llm_token_kind_of(t, (int32_t)id) != LLM_TOKEN_USER_DEFINED) {
-            if ((r = llm__chat_text(p, data + from, i - from)) != LLM_OK) return r;
-            if ((r = llm__chat_flush(p)) != LLM_OK) return r;
-            llm__chat_id(p, (int32_t)id);
-            from = i + length;
-        }
-        i += length;
-    }
-    return llm__chat_text(p, data + from, size - from);
+    return trusted ? llm__chat_trusted(p, 0, data, size) : llm__chat_text(p, data, size);
 }
 
 /* The conversation as ids; `*count` may pass the context. */

@@ -642,7 +642,7 @@ static void test_sparse(void) {
     (void)add(v, "a", LLM_TOKEN_NORMAL, -1);
     (void)add(v, "b", LLM_TOKEN_NORMAL, -1);
     CHECK(build(v) == LLM_OK, "%s", v->error.text);
-    CHECK(!v->t.added_count, "%u nodes for no token", v->t.added_count);
+    CHECK(!v->t.added_count[0], "%u nodes for no token", v->t.added_count[0]);
     CHECK_SHOWN(v, "a<unk>\xE2\x96\x82\xE2\x97\x81" "b", true, "a|<unk>|b"); /* neither is U+2581 */
     CHECK(llm_token_find(&v->t, text_of("c")) == -1 && llm_token_find(&v->t, text_of("a")) == 1, "find");
     vocabulary_free(v);
@@ -1008,8 +1008,9 @@ static void refuse_section(vocabulary *v, uint32_t *field, uint32_t value, llm_r
 }
 
 static void test_section_refusals(void) {
-    static const char *const names[] = {"tokens", "kinds", "text", "trie", "added",
-                                        "pairs", "bytes", "starts", "joins", "ends"};
+    static const char *const names[LLM__TOK_TABLES] = {
+        "tokens", "kinds", "text", "trie", "added", "pairs", "bytes", "starts", "joins", "ends",
+        "normalized", "NFC pages", "NFC classes", "NFC splits", "NFC joins", "words"};
     vocabulary *v = byte_level("gpt-2");
     llm__tok_header *h;
     char message[160];
@@ -1021,7 +1022,7 @@ static void test_section_refusals(void) {
     REFUSED(magic, 0x12345678, LLM_ERROR_FORMAT,
             "tokenizer: magic is 0x12345678, not 0x4b4f544c");
     REFUSED(version, 3000000000u, LLM_ERROR_VERSION,
-            "tokenizer: version 3000000000, this library reads 1");
+            "tokenizer: version 3000000000, this library reads 2");
     (void)snprintf(message, sizeof message, "tokenizer: size is %u, the section has %u bytes",
                    (unsigned)v->size + 1, (unsigned)v->size);
     REFUSED(size, (uint32_t)v->size + 1, LLM_ERROR_FORMAT, message);
@@ -1040,6 +1041,8 @@ static void test_section_refusals(void) {
             "tokenizer: nodes of table trie is 16776961, not in 0 .. 16776960");
     REFUSED(table[LLM__TOK_ADDED].count, 4294967295u, LLM_ERROR_FORMAT,
             "tokenizer: nodes of table added is 4294967295, not in 0 .. 16776960");
+    REFUSED(table[LLM__TOK_NORMALIZED].count, 16776961, LLM_ERROR_FORMAT,
+            "tokenizer: nodes of table normalized is 16776961, not in 0 .. 16776960");
     REFUSED(table[LLM__TOK_PAIRS].count, 0, LLM_ERROR_FORMAT,
             "tokenizer: buckets of table pairs is 0, not in 1 .. 4294967295");
 #define REFUSED_ID(name)                                                                        \
@@ -1066,7 +1069,7 @@ static void test_section_refusals(void) {
                        " end of the section of %u bytes", names[i], end, count, (unsigned)v->size);
         if (count) REFUSED(table[i].at, end, LLM_ERROR_FORMAT, message);
         if (i == LLM__TOK_TEXT || i == LLM__TOK_TRIE || i == LLM__TOK_ADDED || i == LLM__TOK_PAIRS ||
-            i == LLM__TOK_ENDS)
+            i >= LLM__TOK_ENDS)
             continue;
         (void)snprintf(message, sizeof message, "tokenizer: table %s has %u elements, not %u",
                        names[i], count - 1, count);

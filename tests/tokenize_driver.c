@@ -1,11 +1,13 @@
 /* Serves a tokenizer over stdin and stdout, for tests/real/tokenizer_compare.py.
 
        tokenize_driver VOCABULARY             requests of (u32 flags, u32 size, text) answered by
-                                              (u32 count, count x i32); flag 1: special tokens
+                                              (u32 count, count x i32); flag 1: special tokens,
+                                              2: what the model wants around the text
        tokenize_driver VOCABULARY --time      1, 2, 4 and 8 MB of several texts: ratios and MB/s
        tokenize_driver VOCABULARY --time FILE also of this file's text, repeated
 
-   VOCABULARY is the script's dump: u32 words and strings (u32 size, bytes), see read_source. */
+   VOCABULARY is a tokenizer.json, or the script's dump of another file: u32 words and strings (u32
+   size, bytes), see read_source. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 199309L
 #endif
@@ -19,6 +21,7 @@
 #define LLM_BUILD_HEADER "../tools/convert/tokenizer_build.h"
 #endif
 #include LLM_BUILD_HEADER
+#include "../tools/convert/tokenizer_json.h"
 #include <stdio.h>
 #include <time.h>
 
@@ -111,7 +114,7 @@ static int serve(const llm_tokenizer *t) {
         desc.text = text;
         desc.size = head[1];
         desc.special = (head[0] & 1) != 0;
-        desc.bos = desc.eos = -1;
+        desc.bos = desc.eos = head[0] & 2 ? 0 : -1;
         desc.error = &error;
         if (llm_tokenize(t, &desc, ids, room * 4 + 64, &count) != LLM_OK) {
             fprintf(stderr, "%s\n", error.text);
@@ -213,7 +216,17 @@ int main(int argc, char **argv) {
     double start = seconds();
     if (argc < 2 || (dump = read_file(argv[1], &dump_size)) == NULL) return 2;
     cursor = dump;
-    read_source(&source);
+    if (strlen(argv[1]) > 5 && !strcmp(argv[1] + strlen(argv[1]) - 5, ".json")) {
+        tokenizer_json *json = (tokenizer_json *)calloc(1, sizeof *json);
+        llm_text text = {(const char *)dump, dump_size}, none = {NULL, 0};
+        if (!json || tokenizer_json_parse(json, text, none, &error) != LLM_OK) {
+            fprintf(stderr, "%s\n", error.text);
+            return 1;
+        }
+        source = json->source;
+    } else {
+        read_source(&source);
+    }
     if (tokenizer_build(&source, &section, &size, &error) != LLM_OK) {
         fprintf(stderr, "%s\n", error.text);
         return 1;
@@ -231,7 +244,7 @@ int main(int argc, char **argv) {
         const llm__tok_header *h = llm__tok_head(&t);
         printf("section %lu bytes, built in %.2f s; reach %u; trie %u nodes; added %u; pairs %u\n",
                (unsigned long)size, seconds() - start, (unsigned)h->reach, (unsigned)t.trie_count,
-               (unsigned)t.added_count, (unsigned)t.pair_buckets * 8);
+               (unsigned)t.added_count[0], (unsigned)t.pair_buckets * 8);
     }
     if (argc > 3) file.data = (const char *)read_file(argv[3], &file.size);
     return time_all(&t, file);

@@ -4,8 +4,17 @@
 #ifndef LLM_TOKENIZER_BUILD_H
 #define LLM_TOKENIZER_BUILD_H
 
+#include "unicode_tables.h"
 #include <stdlib.h>
 #include <string.h>
+
+enum { /* tokenizer_source.flags, of control and user-defined tokens */
+    TOKENIZER_MERGED = 1,           /* user-defined, but merging may also produce it */
+    TOKENIZER_NORMALIZED = 2,       /* found in normalised text, between the others */
+    TOKENIZER_LSTRIP = LLM__TOK_LSTRIP, /* takes the white space before it */
+    TOKENIZER_RSTRIP = LLM__TOK_RSTRIP, /* and behind it */
+    TOKENIZER_SINGLE_WORD = LLM__TOK_SINGLE_WORD /* not where a word goes on beside it */
+};
 
 typedef struct tokenizer_source {
     const char *model;      /* "gpt2": byte-level BPE, "llama": SentencePiece BPE */
@@ -15,10 +24,21 @@ typedef struct tokenizer_source {
     const int32_t *types;   /* llm_token_kind; NULL: all normal */
     const float *scores;    /* llama; NULL where `merges` are given */
     const llm_text *merges; /* "left right", best first; llama: NULL derives them from the scores */
+    const llm_text *pairs; /* the same as left, right, left, right; instead of `merges` */
     size_t merge_count;
+    const uint8_t *flags;  /* TOKENIZER_…; NULL: none */
+    const int32_t *ends;   /* ids that end a generation, besides eos, eot and eom */
+    size_t end_count;
     int32_t bos, eos, eot, eom, unknown, padding; /* -1: none */
     bool add_bos, add_eos, add_space_prefix;
-    bool ignore_merges; /* tokenizer.json's; implied by the Llama 3 pre-tokenizer */
+    bool ignore_merges; /* tokenizer.json's; implied by GGUF's Llama 3 pre-tokenizer */
+    bool exact; /* tokenizer.json: what it says holds to the letter. Otherwise, as in GGUF, U+2581 in
+                   a text is a space to added tokens too, and Llama 3 ignores merges */
+    bool nfc;   /* text is brought into normal form C first (byte-level vocabularies) */
+    /* SentencePiece: what add_space_prefix means, and words that begin at every space. */
+    bool prefix_first; /* only at the beginning of the whole text */
+    bool prefix_new;   /* not before a space; behind TOKENIZER_NORMALIZED tokens too */
+    bool split_spaces; /* no token goes on across a space */
 } tokenizer_source;
 
 typedef struct tb_rule {
@@ -45,17 +65,24 @@ typedef struct tb_state {
     uint32_t *rule_map; /* hash of (left, right): rule + 1 */
     size_t rule_mask;
     uint8_t *kinds;
+    uint8_t *merged; /* normal, or user-defined and merged */
     llm__tok_token *tokens; /* count + 1 */
     uint8_t *text;
     size_t text_size;
     uint8_t *reachable; /* by merging */
-    uint32_t bytes[256], starts[16], joins[2048];
+    uint32_t bytes[256], starts[32], joins[2048];
     uint32_t ends[64];
     uint32_t end_count;
-    llm__tok_node *trie[2];
-    uint32_t trie_count[2];
+    llm__tok_node *trie[3]; /* normal tokens, added ones, added ones that are normalised */
+    uint32_t trie_count[3];
     uint64_t *pairs;
     uint32_t buckets;
+    uint8_t nfc_page[2048], (*nfc_class)[128];
+    uint32_t *nfc_split, *nfc_join;
+    uint32_t nfc_pages, nfc_classes, nfc_splits, nfc_joins;
+    uint8_t *added_text; /* of added tokens that are normalised */
+    size_t added_room, added_used;
+    llm_allocator allocator; /* malloc */
 } tb_state;
 
 static void *tb_allocate(tb_state *b, size_t count, size_t size) {
@@ -115,6 +142,44 @@ static bool tb_choose_pre(tb_state *b) {
     return true;
 }
 
+/* ---- marks ---- */
+
+/* Names that end a generation wherever they are a control token (the list is llama.cpp's). */
+static const char *const tb_end_names[] = {
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+    "<\xEF\xBD\x9C\145nd\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", "[e~["};
+
+/* Of turns and their ends. */
+static const char *const tb_turn_names[] = {"<start_of_turn>", "<end_of_turn>", "<turn|>", "<|turn>",
+                                            "<end_of_utterance>"};
+
+static bool tb_named(const tb_state *b, uint32_t id, const char *name) {
+    llm_text t = b->source->tokens[id];
+    return t.size == strlen(name) && !memcmp(t.data, name, t.size);
+}
+
+/* Whether a token must be a control token, whatever the source says: text from outside could end
+   the model's turn otherwise. That is so for what is written as a mark ("<|im_end|>"), for the
+   names above, which mean nothing else, and for user-defined ids that begin a text or end one. What
+   tokenizer.json does not list among the added tokens is found by nothing but merging. */
+static bool tb_is_mark(const tb_state *b, size_t i) {
+    const tokenizer_source *s = b->source;
+    const llm_text t = s->tokens[i];
+    const int64_t id = (int64_t)i;
+    size_t k;
+    if (b->kinds[i] != LLM_TOKEN_USER_DEFINED && (b->kinds[i] != LLM_TOKEN_NORMAL || s->exact))
+        return false;
+    if (t.size >= 5 && !memcmp(t.data, "<|", 2) && !memcmp(t.data + t.size - 2, "|>", 2)) return true;
+    for (k = 0; k < sizeof tb_turn_names / sizeof *tb_turn_names; k++)
+        if (tb_named(b, (uint32_t)i, tb_turn_names[k])) return true;
+    for (k = 0; k < s->end_count; k++)
+        if (b->kinds[i] == LLM_TOKEN_USER_DEFINED && s->ends[k] == id) return true;
+    return b->kinds[i] == LLM_TOKEN_USER_DEFINED &&
+           (s->bos == id || s->eos == id || s->eot == id || s->eom == id);
+}
+
 /* ---- strings to ids ---- */
 
 static uint64_t tb_hash(const char *data, size_t size) {
@@ -152,7 +217,7 @@ static bool tb_make_maps(tb_state *b) {
     for (i = 0; i < s->count; i++) {
         if (!s->tokens[i].size) continue;
         *tb_slot(b, b->map, s->tokens[i].data, s->tokens[i].size) = (uint32_t)i + 1;
-        if (b->kinds[i] == LLM_TOKEN_NORMAL)
+        if (b->merged[i])
             *tb_slot(b, b->normal, s->tokens[i].data, s->tokens[i].size) = (uint32_t)i + 1;
     }
     return true;
@@ -196,6 +261,17 @@ static int tb_hex(char c) {
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+static uint8_t tb_flags(const tb_state *b, size_t i) {
+    return b->source->flags ? b->source->flags[i] : 0;
+}
+
+static bool tb_plain(llm_text t) {
+    size_t i;
+    for (i = 0; i < t.size; i++)
+        if (t.data[i] < 33 || t.data[i] > 126) return false;
+    return true;
+}
+
 /* Decodes token i behind the text so far. Tokens that spell no bytes keep their spelling. */
 static bool tb_decode(tb_state *b, size_t i) {
     llm_text in = b->source->tokens[i];
@@ -223,6 +299,9 @@ static bool tb_decode(tb_state *b, size_t i) {
         if (b->kinds[i] == LLM_TOKEN_NORMAL) b->kinds[i] = LLM_TOKEN_UNUSED; /* no text spells it */
     }
     if (size > b->header.longest) b->header.longest = (uint32_t)size;
+    b->merged[i] = b->kinds[i] == LLM_TOKEN_NORMAL;
+    if (b->kinds[i] == LLM_TOKEN_USER_DEFINED && tb_flags(b, i) & TOKENIZER_MERGED)
+        b->merged[i] = b->pieces || tb_plain(in); /* byte-level: spelled as it is written */
     b->text_size += size;
     return true;
 }
@@ -244,13 +323,15 @@ static bool tb_make_text(tb_state *b) {
                            "expected at most %u", i, total - 1, 0x40000000u - 1);
     }
     b->kinds = (uint8_t *)tb_allocate(b, s->count, 1);
+    b->merged = (uint8_t *)tb_allocate(b, s->count, 1);
     b->tokens = (llm__tok_token *)tb_allocate(b, s->count + 1, sizeof(llm__tok_token));
     b->text = (uint8_t *)tb_allocate(b, total, 1);
     b->reachable = (uint8_t *)tb_allocate(b, s->count, 1);
-    if (!b->kinds || !b->tokens || !b->text || !b->reachable) return false;
+    if (!b->kinds || !b->merged || !b->tokens || !b->text || !b->reachable) return false;
     for (i = 0; i < 256; i++) b->bytes[i] = 0xFFFFFFFFu;
     for (i = 0; i < s->count; i++) {
         b->kinds[i] = s->types ? (uint8_t)s->types[i] : LLM_TOKEN_NORMAL;
+        if (tb_is_mark(b, i)) b->kinds[i] = LLM_TOKEN_CONTROL;
         b->tokens[i].text = (uint32_t)b->text_size;
         if (!tb_decode(b, i)) return false;
     }
@@ -283,6 +364,28 @@ static const tb_rule *tb_rule_of(tb_state *b, uint32_t left, uint32_t right) {
     return found ? &b->rules[found - 1] : NULL;
 }
 
+/* The two parts of merge i; false if it has not got two. */
+static bool tb_parts(const tokenizer_source *s, size_t i, llm_text *left, llm_text *right) {
+    const char *space;
+    if (s->pairs) {
+        *left = s->pairs[2 * i];
+        *right = s->pairs[2 * i + 1];
+        return left->size && right->size;
+    }
+    *left = *right = s->merges[i];
+    space = left->size > 2 ? (const char *)memchr(left->data + 1, ' ', left->size - 2) : NULL;
+    if (!space) return false;
+    left->size = (size_t)(space - left->data);
+    right->data = space + 1;
+    right->size -= left->size + 1;
+    return true;
+}
+
+/* A merge for messages: of a pair its first token. */
+static llm_text tb_merge_text(const tokenizer_source *s, size_t i) {
+    return s->pairs ? s->pairs[2 * i] : s->merges[i];
+}
+
 /* Rules as listed. Of two rules for one pair the last counts. Rules for tokens that no merging can
    meet (control tokens and the like) are left out. */
 static bool tb_listed_rules(tb_state *b) {
@@ -292,27 +395,24 @@ static bool tb_listed_rules(tb_state *b) {
     b->rules = (tb_rule *)tb_allocate(b, s->merge_count, sizeof(tb_rule));
     if (!b->rules || !joined) return false;
     for (i = 0; i < s->merge_count; i++) {
-        llm_text m = s->merges[i];
-        const char *space = m.size > 2 ? (const char *)memchr(m.data + 1, ' ', m.size - 2) : NULL;
-        size_t split = space ? (size_t)(space - m.data) : 0;
+        llm_text l, r;
         uint32_t left, right, result;
-        if (!space || m.size > 65536)
+        if (!tb_parts(s, i, &l, &r) || l.size + r.size > 65535)
             return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: merge %zu is \"%s\", %zu bytes, "
                            "expected two tokens with a space between, at most 65536", i,
-                           tb_show(m).text, m.size);
-        memcpy(joined, m.data, split);
-        memcpy(joined + split, space + 1, m.size - split - 1);
-        left = tb_find(b, b->map, m.data, split);
-        right = tb_find(b, b->map, space + 1, m.size - split - 1);
-        result = tb_find(b, b->map, joined, m.size - 1);
+                           tb_show(tb_merge_text(s, i)).text, tb_merge_text(s, i).size);
+        memcpy(joined, l.data, l.size);
+        memcpy(joined + l.size, r.data, r.size);
+        left = tb_find(b, b->map, l.data, l.size);
+        right = tb_find(b, b->map, r.data, r.size);
+        result = tb_find(b, b->map, joined, l.size + r.size);
         if (left == LLM__TOK_NONE || right == LLM__TOK_NONE || result == LLM__TOK_NONE)
             return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: merge %zu is \"%s\": no such token as "
-                           "%s", i, tb_show(m).text, left == LLM__TOK_NONE    ? "the first"
-                                               : right == LLM__TOK_NONE ? "the second"
-                                                                        : "both together");
-        if (b->kinds[left] != LLM_TOKEN_NORMAL || b->kinds[right] != LLM_TOKEN_NORMAL ||
-            b->kinds[result] != LLM_TOKEN_NORMAL)
-            continue;
+                           "%s", i, tb_show(tb_merge_text(s, i)).text,
+                           left == LLM__TOK_NONE    ? "the first"
+                           : right == LLM__TOK_NONE ? "the second"
+                                                    : "both together");
+        if (!b->merged[left] || !b->merged[right] || !b->merged[result]) continue;
         b->rules[b->rule_count].left = left;
         b->rules[b->rule_count].right = right;
         b->rules[b->rule_count].result = result;
@@ -346,7 +446,7 @@ static size_t tb_splits_of(tb_state *b, uint32_t i, tb_split *out) {
     llm_text t = b->source->tokens[i];
     uint32_t characters = 0, before = 0;
     size_t k, found = 0;
-    if (b->kinds[i] != LLM_TOKEN_NORMAL) return 0;
+    if (!b->merged[i]) return 0;
     for (k = 0; k < t.size; k++) characters += tb_starts_character(t.data[k]);
     for (k = 1, before = 1; k < t.size; k++) {
         uint32_t left, right;
@@ -392,7 +492,7 @@ static bool tb_scored_rules(tb_state *b) {
 
 static bool tb_make_rules(tb_state *b) {
     size_t i;
-    if (b->source->merges || !b->pieces) {
+    if (b->source->merges || b->source->pairs || !b->pieces) {
         if (!tb_listed_rules(b)) return false;
     } else if (!b->source->scores) {
         return TB_FAIL(b, LLM_ERROR_FORMAT, "tokenizer: neither scores nor merges for %zu tokens",
@@ -447,6 +547,8 @@ static size_t tb_symbols(tb_state *b, uint32_t id, uint32_t *symbols) {
             if ((symbols[count++] = b->bytes[bytes.data[i]]) == 0xFFFFFFFFu) return 0;
         return count;
     }
+    for (i = 1; i < bytes.size; i++)
+        if (b->source->split_spaces && bytes.data[i] == ' ') return 0;
     for (i = 0; i < spelled.size; i += k) {
         for (k = 1; i + k < spelled.size && !tb_starts_character(spelled.data[i + k]);) k++;
         symbols[count] = tb_find(b, b->normal, spelled.data + i, k);
@@ -459,7 +561,7 @@ static bool tb_make_trees(tb_state *b) {
     uint32_t *symbols = (uint32_t *)tb_allocate(b, 65536, sizeof(uint32_t)), i;
     if (!symbols) return false;
     for (i = 0; i < b->source->count; i++) /* single bytes first: they are the symbols */
-        if (!b->pieces && b->kinds[i] == LLM_TOKEN_NORMAL && tb_bytes(b, i).size == 1)
+        if (!b->pieces && b->merged[i] && tb_bytes(b, i).size == 1)
             b->bytes[*tb_bytes(b, i).data] = i;
     for (i = 0; i < b->source->count; i++) {
         llm__tok_token *token = &b->tokens[i];
@@ -467,7 +569,7 @@ static bool tb_make_trees(tb_state *b) {
         tb_rule last;
         token->left = token->right = i;
         token->shorter = 0xFFFFFFFFu;
-        if (b->kinds[i] != LLM_TOKEN_NORMAL || (count = tb_symbols(b, i, symbols)) == 0) continue;
+        if (!b->merged[i] || (count = tb_symbols(b, i, symbols)) == 0) continue;
         if (count > 4096)
             return TB_FAIL(b, LLM_ERROR_LIMIT, "tokenizer: token %u \"%s\" has %zu symbols, "
                            "expected at most 4096", i, tb_show(b->source->tokens[i]).text, count);
@@ -616,14 +718,9 @@ static bool tb_make_trie(tb_state *b, int which, const tb_string *s, uint32_t co
     return true;
 }
 
-/* Sorts the tokens of one trie; of equal strings the last one stays. */
-static uint32_t tb_sorted(tb_state *b, bool added, tb_string *s) {
-    uint32_t i, k, count = 0;
-    for (i = 0; i < b->source->count; i++) {
-        bool in = added ? b->kinds[i] == LLM_TOKEN_CONTROL || b->kinds[i] == LLM_TOKEN_USER_DEFINED
-                        : b->kinds[i] == LLM_TOKEN_NORMAL;
-        if (in && tb_bytes(b, i).size) s[count++] = tb_bytes(b, i);
-    }
+/* Sorts strings; of equal ones the last one stays. */
+static uint32_t tb_sort(tb_string *s, uint32_t count) {
+    uint32_t i, k;
     if (!count) return 0;
     qsort(s, count, sizeof *s, tb_compare_strings);
     for (i = k = 0; i < count; i++) {
@@ -632,6 +729,85 @@ static uint32_t tb_sorted(tb_state *b, bool added, tb_string *s) {
         s[k++] = s[i];
     }
     return k;
+}
+
+static uint32_t tb_normal_strings(tb_state *b, tb_string *s) {
+    uint32_t i, count = 0;
+    for (i = 0; i < b->source->count; i++)
+        if (b->merged[i] && tb_bytes(b, i).size) s[count++] = tb_bytes(b, i);
+    return tb_sort(s, count);
+}
+
+/* Room for the normalised text of all added tokens: none grows more than eightfold. */
+static bool tb_make_added_room(tb_state *b) {
+    size_t i;
+    for (i = 0; i < b->source->count; i++)
+        if (tb_flags(b, i) & TOKENIZER_NORMALIZED)
+            b->added_room += 8 * b->source->tokens[i].size + 16;
+    b->added_text = (uint8_t *)tb_allocate(b, b->added_room, 1);
+    return b->added_text != NULL;
+}
+
+/* What an added token looks for in normalised text: its own text, normalised. */
+static bool tb_normalized(tb_state *b, tb_string *s) {
+    const uint32_t flags = b->header.flags;
+    const size_t room = (size_t)s->size * 2 + 4;
+    uint32_t *scalars = (uint32_t *)calloc(room, sizeof(uint32_t));
+    uint8_t *out;
+    size_t count;
+    llm_tokenizer t;
+    llm__tok_run run;
+    if (!scalars)
+        return TB_FAIL(b, LLM_ERROR_MEMORY, "tokenizer: no memory for %zu x %zu bytes", room,
+                       sizeof *scalars);
+    out = b->added_text + b->added_used;
+    memset(&t, 0, sizeof t);
+    memset(&run, 0, sizeof run);
+    t.nfc_page = b->nfc_page;
+    t.nfc_class = b->nfc_class ? b->nfc_class[0] : NULL;
+    t.nfc_split = b->nfc_split;
+    t.nfc_join = b->nfc_join;
+    t.nfc_pages = b->nfc_pages;
+    t.nfc_classes = b->nfc_classes;
+    t.nfc_splits = b->nfc_splits;
+    t.nfc_joins = b->nfc_joins;
+    run.t = &t;
+    run.allocator = &b->allocator;
+    if (b->source->nfc) {
+        count = llm__nfc_join(&run, scalars, llm__nfc_take_apart(&t, s->data, s->size, scalars));
+        count = llm__nfc_encode(scalars, count, (uint8_t *)scalars);
+    } else {
+        memcpy(scalars, s->data, count = s->size);
+    }
+    s->size = 0;
+    if ((flags & LLM__TOK_SPACE_PREFIX) && !(flags & LLM__TOK_PREFIX_NEW)) out[s->size++] = ' ';
+    if (count) memcpy(out + s->size, scalars, count);
+    s->size += (uint32_t)count;
+    s->data = out;
+    b->added_used += s->size;
+    llm__release(&b->allocator, run.memory, run.memory_size);
+    free(scalars);
+    return true;
+}
+
+/* The added tokens of a pass: found in the text as it is, or once it is normalised. */
+static bool tb_added_strings(tb_state *b, bool normalized, tb_string *s, uint32_t *count) {
+    uint32_t i;
+    for (i = *count = 0; i < b->source->count; i++) {
+        tb_string one = tb_bytes(b, i);
+        bool added = b->kinds[i] == LLM_TOKEN_CONTROL || b->kinds[i] == LLM_TOKEN_USER_DEFINED;
+        if (!added || !one.size || normalized != ((tb_flags(b, i) & TOKENIZER_NORMALIZED) != 0))
+            continue;
+        if (!(b->header.flags & (normalized ? LLM__TOK_FOLD_NORMALIZED : LLM__TOK_FOLD_ADDED))) {
+            one.data = (const uint8_t *)b->source->tokens[i].data; /* as it is written */
+            one.size = (uint32_t)b->source->tokens[i].size;
+        }
+        if (normalized && !tb_normalized(b, &one)) return false;
+        if (one.size > b->header.longest) b->header.longest = one.size;
+        s[(*count)++] = one;
+    }
+    *count = tb_sort(s, *count);
+    return true;
 }
 
 /* The longest reachable token that each one starts with: in sorted order, a stack of prefixes. */
@@ -650,26 +826,31 @@ static bool tb_make_shorter(tb_state *b, const tb_string *s, uint32_t count) {
     return true;
 }
 
+static bool tb_make_added(tb_state *b, int pass, tb_string *s) {
+    uint32_t *starts = b->starts + 16 * pass, count, i, k;
+    if (!tb_added_strings(b, pass != 0, s, &count)) return false;
+    for (i = 0; i < count; i++) {
+        uint32_t first = s[i].data[0];
+        for (k = b->kinds[s[i].id] == LLM_TOKEN_CONTROL; k < 2; k++) {
+            starts[8 * k + (first >> 5)] |= 1u << (first & 31);
+            if (b->pieces && first == ' ') starts[8 * k + 7] |= 1u << (0xE2 & 31); /* U+2581 */
+        }
+    }
+    return tb_make_trie(b, 1 + pass, s, count);
+}
+
 static bool tb_make_tries(tb_state *b) {
     tb_string *s = (tb_string *)tb_allocate(b, b->source->count, sizeof(tb_string));
     uint32_t count, i, k;
-    if (!s) return false;
-    count = tb_sorted(b, false, s);
+    if (!s || !tb_make_added_room(b)) return false;
+    count = tb_normal_strings(b, s);
     if (!tb_make_shorter(b, s, count) || !tb_make_trie(b, 0, s, count)) return false;
     for (i = 0; i < count; i++)
         for (k = 1; b->reachable[s[i].id] && k < s[i].size; k++) {
             uint32_t pair = (uint32_t)s[i].data[k - 1] << 8 | s[i].data[k];
             b->joins[pair >> 5] |= 1u << (pair & 31);
         }
-    count = tb_sorted(b, true, s);
-    for (i = 0; i < count; i++) {
-        uint32_t first = s[i].data[0];
-        for (k = b->kinds[s[i].id] == LLM_TOKEN_CONTROL; k < 2; k++) {
-            b->starts[8 * k + (first >> 5)] |= 1u << (first & 31);
-            if (b->pieces && first == ' ') b->starts[8 * k + 7] |= 1u << (0xE2 & 31); /* U+2581 */
-        }
-    }
-    return tb_make_trie(b, 1, s, count);
+    return tb_make_added(b, 0, s) && tb_make_added(b, 1, s);
 }
 
 /* ---- pairs ---- */
@@ -715,18 +896,6 @@ static bool tb_make_pairs(tb_state *b) {
 
 /* ---- end of generation ---- */
 
-/* Names that end a generation wherever they are a control token (the list is llama.cpp's). */
-static const char *const tb_end_names[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
-    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
-    "<\xEF\xBD\x9C\145nd\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", "[e~["};
-
-static bool tb_named(const tb_state *b, uint32_t id, const char *name) {
-    llm_text t = b->source->tokens[id];
-    return t.size == strlen(name) && !memcmp(t.data, name, t.size);
-}
-
 static uint32_t tb_control(const tb_state *b, const char *name) {
     uint32_t i;
     for (i = 0; i < b->source->count; i++)
@@ -749,6 +918,7 @@ static void tb_make_ends(tb_state *b) {
     tb_add_end(b, (uint32_t)s->eos);
     tb_add_end(b, (uint32_t)s->eot);
     tb_add_end(b, (uint32_t)s->eom);
+    for (i = 0; i < s->end_count; i++) tb_add_end(b, (uint32_t)s->ends[i]);
     for (i = 0; i < sizeof tb_end_names / sizeof *tb_end_names; i++)
         if (!calls || strcmp(tb_end_names[i], "<|end|>")) /* there it only ends a message */
             tb_add_end(b, tb_control(b, tb_end_names[i]));
@@ -778,8 +948,83 @@ static bool tb_make_header(tb_state *b) {
     h->padding = (uint32_t)s->padding;
     for (i = 0; i < 4 && h->eot >= h->vocab; i++) h->eot = tb_control(b, turns[i]);
     h->flags = (s->add_bos ? LLM__TOK_ADD_BOS : 0u) | (s->add_eos ? LLM__TOK_ADD_EOS : 0u);
-    if (b->pieces && s->add_space_prefix) h->flags |= LLM__TOK_SPACE_PREFIX;
-    if (s->ignore_merges || h->pre == LLM__PRE_LLAMA3) h->flags |= LLM__TOK_WHOLE_WORDS;
+    if (b->pieces && s->add_space_prefix) {
+        h->flags |= LLM__TOK_SPACE_PREFIX;
+        if (s->prefix_first) h->flags |= LLM__TOK_PREFIX_FIRST;
+    }
+    if (b->pieces && s->prefix_new) h->flags |= LLM__TOK_PREFIX_NEW;
+    if (b->pieces && !s->exact) h->flags |= LLM__TOK_FOLD_ADDED;
+    if (b->pieces && !s->prefix_new) h->flags |= LLM__TOK_FOLD_NORMALIZED;
+    if (s->ignore_merges || (h->pre == LLM__PRE_LLAMA3 && !s->exact))
+        h->flags |= LLM__TOK_WHOLE_WORDS;
+    return true;
+}
+
+/* ---- normal form C ---- */
+
+static int tb_compare_triples(const void *x, const void *y) {
+    const uint32_t *a = (const uint32_t *)x, *b = (const uint32_t *)y;
+    if (a[0] != b[0]) return a[0] < b[0] ? -1 : 1;
+    return a[1] < b[1] ? -1 : a[1] > b[1];
+}
+
+/* Decompositions, compositions, and 255 for what cannot stand in the form or may join what is before
+   it. `kinds` has the class of every scalar. */
+static void tb_nfc_lists(tb_state *b, uint8_t *kinds, uint32_t limit) {
+    const uint32_t count = (uint32_t)(sizeof unicode_splits / sizeof *unicode_splits);
+    uint32_t i, c, at = 0;
+    uint8_t *odd = kinds + limit;
+    for (i = 0; i < count; i++) {
+        const uint32_t *split = unicode_splits[i];
+        uint32_t *join = b->nfc_join + 3 * (size_t)b->nfc_joins;
+        if (split[0] >> 31) {
+            odd[split[0] & 0x1FFFFF] = 1;
+            continue;
+        }
+        odd[split[2]] = 1;
+        join[0] = split[1], join[1] = split[2], join[2] = split[0];
+        b->nfc_joins++;
+    }
+    for (c = 0x1161; c <= 0x1175; c++) odd[c] = 1; /* Hangul */
+    for (c = 0x11A8; c <= 0x11C2; c++) odd[c] = 1;
+    qsort(b->nfc_join, b->nfc_joins, 3 * sizeof(uint32_t), tb_compare_triples);
+    for (c = 0; c < limit; c++) {
+        uint32_t *record = b->nfc_split + 3 * (size_t)b->nfc_splits;
+        bool splits = at < count && (unicode_splits[at][0] & 0x1FFFFF) == c;
+        if (!splits && !odd[c]) continue;
+        record[0] = c | (uint32_t)kinds[c] << 24;
+        record[1] = splits ? unicode_splits[at][1] : 0;
+        record[2] = splits ? unicode_splits[at][2] : 0;
+        b->nfc_splits++;
+        at += splits;
+        if (odd[c]) kinds[c] = 255;
+    }
+}
+
+static bool tb_make_nfc(tb_state *b) {
+    const uint32_t limit = 0x30000; /* beyond it all is inert */
+    uint8_t *kinds;
+    uint32_t i, c, page;
+    if (!b->source->nfc) return true;
+    kinds = (uint8_t *)tb_allocate(b, 2 * (size_t)limit, 1);
+    b->nfc_split = (uint32_t *)tb_allocate(b, 4096, 3 * sizeof(uint32_t));
+    b->nfc_join = (uint32_t *)tb_allocate(b, 4096, 3 * sizeof(uint32_t));
+    b->nfc_class = (uint8_t(*)[128])tb_allocate(b, 255, 128);
+    if (!kinds || !b->nfc_split || !b->nfc_join || !b->nfc_class) return false;
+    for (i = 0; i < sizeof unicode_classes / sizeof *unicode_classes; i++)
+        for (c = unicode_classes[i][0]; c <= unicode_classes[i][1]; c++)
+            kinds[c] = (uint8_t)unicode_classes[i][2];
+    tb_nfc_lists(b, kinds, limit);
+    b->nfc_pages = limit / 128;
+    for (page = 0; page < b->nfc_pages; page++) {
+        for (i = c = 0; c < 128; c++) i |= kinds[page * 128 + c];
+        b->nfc_page[page] = 255;
+        if (!i) continue;
+        for (i = 0; i < b->nfc_classes; i++)
+            if (!memcmp(b->nfc_class[i], kinds + page * 128, 128)) break;
+        if (i == b->nfc_classes) memcpy(b->nfc_class[b->nfc_classes++], kinds + page * 128, 128);
+        b->nfc_page[page] = (uint8_t)i;
+    }
     return true;
 }
 
@@ -796,9 +1041,21 @@ static bool tb_write(tb_state *b, unsigned char **section, size_t *size) {
     data[LLM__TOK_ADDED] = b->trie[1], counts[LLM__TOK_ADDED] = b->trie_count[1];
     data[LLM__TOK_PAIRS] = b->pairs, counts[LLM__TOK_PAIRS] = b->buckets;
     data[LLM__TOK_BYTES] = b->bytes, counts[LLM__TOK_BYTES] = 256;
-    data[LLM__TOK_STARTS] = b->starts, counts[LLM__TOK_STARTS] = 2;
+    data[LLM__TOK_STARTS] = b->starts, counts[LLM__TOK_STARTS] = 4;
     data[LLM__TOK_JOINS] = b->joins, counts[LLM__TOK_JOINS] = 8192;
     data[LLM__TOK_ENDS] = b->ends, counts[LLM__TOK_ENDS] = b->end_count;
+    data[LLM__TOK_NORMALIZED] = b->trie[2], counts[LLM__TOK_NORMALIZED] = b->trie_count[2];
+    data[LLM__TOK_NFC_PAGES] = b->nfc_page, counts[LLM__TOK_NFC_PAGES] = b->nfc_pages;
+    data[LLM__TOK_NFC_CLASSES] = b->nfc_class, counts[LLM__TOK_NFC_CLASSES] = b->nfc_classes;
+    data[LLM__TOK_NFC_SPLITS] = b->nfc_split, counts[LLM__TOK_NFC_SPLITS] = b->nfc_splits;
+    data[LLM__TOK_NFC_JOINS] = b->nfc_join, counts[LLM__TOK_NFC_JOINS] = b->nfc_joins;
+    data[LLM__TOK_WORDS] = unicode_words, counts[LLM__TOK_WORDS] = 0;
+    for (i = 0; i < b->header.vocab; i++) {
+        uint8_t flags = tb_flags(b, i) & (TOKENIZER_LSTRIP | TOKENIZER_RSTRIP | TOKENIZER_SINGLE_WORD);
+        b->kinds[i] = (uint8_t)(b->kinds[i] | flags);
+        if (flags & TOKENIZER_SINGLE_WORD)
+            counts[LLM__TOK_WORDS] = sizeof unicode_words / sizeof *unicode_words;
+    }
     for (i = 0; i < LLM__TOK_TABLES; i++) {
         b->header.table[i].at = (uint32_t)at;
         b->header.table[i].count = counts[i];
@@ -833,7 +1090,7 @@ static LLM__UNUSED llm_result tokenizer_build(const tokenizer_source *source,
     b->source = source;
     b->error = error;
     done = tb_choose_pre(b) && tb_make_text(b) && tb_make_header(b) && tb_make_maps(b) &&
-           tb_make_rules(b) && tb_make_trees(b) && tb_make_tries(b) && tb_make_pairs(b);
+           tb_make_nfc(b) && tb_make_rules(b) && tb_make_trees(b) && tb_make_tries(b) && tb_make_pairs(b);
     if (done) {
         tb_make_ends(b);
         done = tb_write(b, section, size);
