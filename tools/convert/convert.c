@@ -9,6 +9,8 @@
 #include "../../llm.h"
 #endif
 #include "gguf.h"
+#include "huggingface.h"
+#include "llama2c.h"
 #include "family.h"
 #include "quantize.h"
 #include "vocabulary.h"
@@ -17,9 +19,17 @@
 static const char usage[] =
     "usage: llm-convert INPUT OUTPUT.llm [options]\n"
     "\n"
-    "Converts a checkpoint to a .llm file. INPUT is a GGUF file (version 2 or 3) of the llama or\n"
-    "the gemma3 architecture.\n"
+    "Converts a checkpoint to a .llm file. INPUT is one of these, of the Llama (and Mistral),\n"
+    "Qwen 2, Qwen 3 or Gemma 3 family:\n"
     "\n"
+    "  a GGUF file       version 2 or 3\n"
+    "  a folder          as Hugging Face has it: config.json, tokenizer.json,\n"
+    "                    tokenizer_config.json, generation_config.json, and model.safetensors or\n"
+    "                    model.safetensors.index.json with the files that it names; weights in\n"
+    "                    F32, F16, BF16 or 8-bit floats with their scales\n"
+    "  a llama2.c .bin   version 0 or 1\n"
+    "\n"
+    "  --tokenizer FILE  of a .bin: its tokenizer; by default tokenizer.bin beside it, if that fits\n"
     "  --type TYPE       how to store matrices: auto, q8, q6, q5, q4, q3, bf16 or f32.\n"
     "                    auto (default) keeps what the source has: 5 bits for a source of up to\n"
     "                    3 bits, 6 bits for one of 4 or 5, 8 bits for the rest\n"
@@ -40,7 +50,7 @@ enum { ROTATE_AUTO, ROTATE_YES, ROTATE_NO };
 #define TYPE_AUTO LLM_TYPE_COUNT
 
 typedef struct options {
-    const char *input, *output;
+    const char *input, *output, *tokenizer;
     uint32_t type, embedding;
     bool embedding_given, quiet;
     int rotate;
@@ -152,7 +162,8 @@ static void collect_meta(const source_file *s, buffer *b) {
     for (i = 0; s->entry(s, i, &key, &value); i++)
         if (key.size > 8 && memcmp(key.data, "general.", 8) == 0 && value.kind == SOURCE_TEXT)
             buffer_line(b, key, value.text);
-    (void)snprintf(format, sizeof format, "%s version %u", s->format, s->version);
+    if (s->version) (void)snprintf(format, sizeof format, "%s version %u", s->format, s->version);
+    else (void)snprintf(format, sizeof format, "%s", s->format);
     buffer_line(b, text_of("source.format"), text_of(format));
 }
 
@@ -281,11 +292,53 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     return result;
 }
 
+static bool ends_with(const char *text, const char *end) {
+    const size_t size = strlen(text), tail = strlen(end);
+    return size >= tail && strcmp(text + size - tail, end) == 0;
+}
+
+/* A path that is not there: perhaps it is the name of a model on a hub. */
+static llm_result input_missing(const char *path, llm_error *error) {
+    const char *slash = strchr(path, '/');
+    if (!slash || slash == path || !slash[1] || strchr(slash + 1, '/') || path[0] == '.' ||
+        ends_with(path, ".gguf") || ends_with(path, ".bin") || ends_with(path, ".safetensors"))
+        return llm__fail(error, LLM_ERROR_IO, "no such file or folder");
+    return llm__fail(error, LLM_ERROR_IO, "no such file or folder, and nothing is downloaded: put "
+                     "the model's config.json, tokenizer.json, tokenizer_config.json, "
+                     "generation_config.json and *.safetensors (with its .index.json) into a folder "
+                     "and name that");
+}
+
+/* By what the input is or how it begins; a .bin of version 0 by its name. */
+static llm_result open_input(const options *o, source_file *s, llm_error *error) {
+    static const uint8_t numbered[] = {0x32, 0x34, 0x6b, 0x61}; /* LLAMA2C_MAGIC */
+    map_file map;
+    llm_result result;
+    uint8_t start[4] = {0};
+    if (!platform_exists(o->input)) return input_missing(o->input, error);
+    if (platform_is_folder(o->input)) return huggingface_open(s, o->input, error);
+    result = map_open(&map, o->input, error);
+    if (result != LLM_OK) return result;
+    memcpy(start, map.data, map.size < 4 ? map.size : 4);
+    map_close(&map);
+    if (memcmp(start, "GGUF", 4) == 0) return gguf_open(s, o->input, error);
+    if (memcmp(start, "PK\3\4", 4) == 0)
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "a zip archive, such as PyTorch keeps "
+                         "weights in; expected the model's .safetensors in a folder");
+    if (memcmp(start, numbered, 4) == 0 || ends_with(o->input, ".bin"))
+        return llama2c_open(s, o->input, o->tokenizer, error);
+    if (ends_with(o->input, ".safetensors") || ends_with(o->input, ".json"))
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "a part of a model; expected the folder "
+                         "that it lies in");
+    return gguf_open(s, o->input, error);
+}
+
 static llm_result convert(const options *o, llm_error *error) {
     source_file s;
     plan p;
-    llm_result result = gguf_open(&s, o->input, error);
+    llm_result result = open_input(o, &s, error);
     if (result != LLM_OK) return result;
+    if (s.note[0] && !o->quiet) fprintf(stderr, "llm-convert: %s: %s\n", o->input, s.note);
     result = plan_open(&p, &s, error);
     if (result == LLM_OK) {
         choose(o, &p);
@@ -329,6 +382,8 @@ static int parse_option(options *o, const char *name, const char *value) {
         else if (strcmp(value, "yes") == 0) o->rotate = ROTATE_YES;
         else if (strcmp(value, "no") == 0) o->rotate = ROTATE_NO;
         else return usage_error("--rotate is \"%s\", expected auto, yes or no", value);
+    } else if (strcmp(name, "--tokenizer") == 0) {
+        o->tokenizer = value;
     } else if (strcmp(name, "--threads") == 0) {
         char *end;
         long threads = strtol(value, &end, 10);

@@ -51,12 +51,27 @@ static const family families[] = {
      FAMILY_BIT(HEAD) | FAMILY_BIT(Q_BIAS) | FAMILY_BIT(K_BIAS) | FAMILY_BIT(V_BIAS) |
          FAMILY_BIT(ATTN_OUT_BIAS) | FAMILY_BIT(GATE_UP_BIAS) | FAMILY_BIT(DOWN_BIAS),
      LLM__ACT_SILU, false, 0, 0.0, 0},
-    {"qwen3", FAMILY_BLOCK | FAMILY_BIT(Q_NORM) | FAMILY_BIT(K_NORM), FAMILY_BIT(HEAD),
+    {"qwen2", FAMILY_BLOCK | FAMILY_BIT(Q_BIAS) | FAMILY_BIT(K_BIAS) | FAMILY_BIT(V_BIAS),
+     FAMILY_BIT(HEAD), LLM__ACT_SILU, false, 0, 0.0, 0},
+    {"qwen3", FAMILY_BLOCK | FAMILY_BIT(Q_NORM) | FAMILY_BIT(K_NORM),
+     FAMILY_BIT(HEAD) | FAMILY_BIT(Q_BIAS) | FAMILY_BIT(K_BIAS) | FAMILY_BIT(V_BIAS) |
+         FAMILY_BIT(ATTN_OUT_BIAS),
      LLM__ACT_SILU, false, 0, 0.0, 0},
     {"gemma3",
      FAMILY_BLOCK | FAMILY_BIT(Q_NORM) | FAMILY_BIT(K_NORM) | FAMILY_BIT(ATTN_POST_NORM) |
          FAMILY_BIT(FFN_POST_NORM),
      FAMILY_BIT(HEAD), LLM__ACT_GELU_TANH, true, 6, 10000.0, 62}};
+
+/* How the source spells a tensor's name. */
+typedef struct family_spelled {
+    char text[100];
+} family_spelled;
+static family_spelled family_spell(const source_file *s, const char *name) {
+    family_spelled spelled;
+    if (s->spell) s->spell(s, name, spelled.text, sizeof spelled.text);
+    else (void)snprintf(spelled.text, sizeof spelled.text, "%s", name);
+    return spelled;
+}
 
 /* ---- keys -------------------------------------------------------------- */
 
@@ -144,10 +159,13 @@ static llm_result family_describe(const source_file *s, const family *f, llm__fi
                              "key %s%s: %s, expected none or 0: it is not supported",
                              s->architecture, family_refused[i], show_value(value).text);
     }
-    if (!embedding) return llm__fail(error, LLM_ERROR_FORMAT, "tensor token_embd.weight: missing");
+    if (!embedding)
+        return llm__fail(error, LLM_ERROR_FORMAT, "tensor %s: missing",
+                         family_spell(s, "token_embd.weight").text);
     if (embedding->shape[1] > 4194304)
-        return llm__fail(error, LLM_ERROR_FORMAT, "tensor token_embd.weight: %llu tokens, "
-                         "expected 1 .. 4194304", (unsigned long long)embedding->shape[1]);
+        return llm__fail(error, LLM_ERROR_FORMAT, "tensor %s: %llu tokens, expected 1 .. 4194304",
+                         family_spell(s, "token_embd.weight").text,
+                         (unsigned long long)embedding->shape[1]);
     desc->vocab = (uint32_t)embedding->shape[1];
     if (!desc->kv_heads) desc->kv_heads = desc->heads;
     if (desc->heads % desc->kv_heads)
@@ -265,10 +283,12 @@ static llm_result family_take(const source_file *s, const char *name, bool requi
     source_tensor *t = source_find(s, name);
     *out = t;
     if (!t && !required) return LLM_OK;
-    if (!t) return llm__fail(error, LLM_ERROR_FORMAT, "tensor %s: missing", name);
+    if (!t)
+        return llm__fail(error, LLM_ERROR_FORMAT, "tensor %s: missing", family_spell(s, name).text);
     if (t->shape[0] != cols || t->shape[1] != rows || t->shape[2] != 1 || t->shape[3] != 1)
         return llm__fail(error, LLM_ERROR_FORMAT,
-                         "tensor %s: shape %llu x %llu x %llu x %llu, expected %u x %u", name,
+                         "tensor %s: shape %llu x %llu x %llu x %llu, expected %u x %u",
+                         family_spell(s, name).text,
                          (unsigned long long)t->shape[0], (unsigned long long)t->shape[1],
                          (unsigned long long)t->shape[2], (unsigned long long)t->shape[3], cols,
                          rows);
@@ -357,7 +377,8 @@ static llm_result family_rope(const source_file *s, const family *f, plan *p, ui
     return LLM_OK;
 }
 
-/* Windows: all layers but every pattern-th, or as the source lists them. */
+/* Windows: all layers but every pattern-th, or as the source lists them. A family without a pattern
+   has one rope, and windows only where they are listed. */
 static llm_result family_layers(const source_file *s, const family *f, plan *p, llm_error *error) {
     source_value listed = s->value(s, ".attention.sliding_window_pattern"), element;
     double window, every;
@@ -366,9 +387,9 @@ static llm_result family_layers(const source_file *s, const family *f, plan *p, 
     p->layers = (llm__file_layer *)calloc(p->desc.layers, sizeof *p->layers);
     if (!p->layers)
         return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %u layers", p->desc.layers);
-    if (!f->pattern) return LLM_OK;
+    if (!f->pattern && listed.kind != SOURCE_ARRAY) return LLM_OK;
     result = family_number(s, ".attention.sliding_window", 0, 0, 1073741824, &window, error);
-    every = f->pattern;
+    every = f->pattern ? f->pattern : 1;
     if (result == LLM_OK && listed.kind != SOURCE_ARRAY)
         result = family_number(s, ".attention.sliding_window_pattern", every, 1, 1024, &every,
                                error);
@@ -382,7 +403,7 @@ static llm_result family_layers(const source_file *s, const family *f, plan *p, 
         if (listed.kind == SOURCE_ARRAY && s->next(s, &listed, &element))
             local = element.number > 0.0;
         p->layers[i].window = local ? (uint32_t)window : 0;
-        p->layers[i].rope = local && window > 0.0 ? 0 : 1;
+        p->layers[i].rope = f->pattern && !(local && window > 0.0) ? 1 : 0;
     }
     return result;
 }
@@ -426,8 +447,8 @@ static llm_result plan_open(plan *p, const source_file *s, llm_error *error) {
         if (strcmp(families[i].name, s->architecture) == 0) f = &families[i];
     if (!f)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
-                         "architecture \"%s\" is not supported, expected llama or gemma3",
-                         show(text_of(s->architecture)).text);
+                         "architecture \"%s\" is not supported, expected llama, qwen2, qwen3 or "
+                         "gemma3", show(text_of(s->architecture)).text);
     result = family_describe(s, f, &p->desc, error);
     if (result == LLM_OK) result = family_layers(s, f, p, error);
     if (result == LLM_OK) result = family_list(s, f, p, error);

@@ -95,6 +95,54 @@ static bool platform_seek(FILE *stream, uint64_t at) {
 #define platform_id     getpid
 #endif
 
+/* ---- paths -------------------------------------------------------------- */
+
+#if defined(_WIN32)
+static DWORD platform_attributes(const char *path) {
+    wchar_t *wide = platform_wide(path);
+    const DWORD attributes = wide ? GetFileAttributesW(wide) : INVALID_FILE_ATTRIBUTES;
+    free(wide);
+    return attributes;
+}
+static LLM__UNUSED bool platform_exists(const char *path) {
+    return platform_attributes(path) != INVALID_FILE_ATTRIBUTES;
+}
+static LLM__UNUSED bool platform_is_folder(const char *path) {
+    const DWORD attributes = platform_attributes(path);
+    return attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY);
+}
+static bool platform_separates(char c) { return c == '/' || c == '\\'; }
+#else
+static LLM__UNUSED bool platform_exists(const char *path) { return access(path, F_OK) == 0; }
+static LLM__UNUSED bool platform_is_folder(const char *path) {
+    struct stat about;
+    return stat(path, &about) == 0 && S_ISDIR(about.st_mode);
+}
+static bool platform_separates(char c) { return c == '/'; }
+#endif
+
+/* Where the last name of a path begins. */
+static LLM__UNUSED size_t platform_base(const char *path) {
+    size_t at = strlen(path);
+    while (at && !platform_separates(path[at - 1])) at--;
+    return at;
+}
+
+/* FOLDER/NAME, where `folder` is the first `size` bytes; from malloc. */
+static char *platform_join(const char *folder, size_t size, const char *name) {
+    char *path = (char *)malloc(size + strlen(name) + 2);
+    if (!path) return NULL;
+    if (size) memcpy(path, folder, size);
+    if (size && !platform_separates(folder[size - 1])) path[size++] = '/';
+    memcpy(path + size, name, strlen(name) + 1);
+    return path;
+}
+
+/* The path of a file in the folder of another one; from malloc. */
+static LLM__UNUSED char *platform_beside(const char *path, const char *name) {
+    return platform_join(path, platform_base(path), name);
+}
+
 /* ---- files as memory ---------------------------------------------------- */
 
 /* A file as read-only memory. */

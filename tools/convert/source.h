@@ -39,6 +39,7 @@ struct source_file {
     bool rope_interleaved;   /* rows of q and k lie as pairs (2i, 2i + 1) */
     source_tensor *tensors;  /* sorted by name, no name twice */
     size_t tensor_count;
+    char note[256];          /* what the user should know of the input; empty: nothing */
     void *self;
     /* The value of a key; kind SOURCE_NONE when there is none. A key that begins with '.' has the
        architecture in front of it. */
@@ -50,6 +51,8 @@ struct source_file {
     /* Row `row` of a tensor seen as [everything else][shape[0]], as floats. */
     void (*row)(const source_file *s, const source_tensor *t, uint64_t row, float *out);
     void (*close)(source_file *s);
+    /* What the input calls the tensor `name`, for messages; NULL: the same. */
+    void (*spell)(const source_file *s, const char *name, char *out, size_t room);
 };
 
 /* A name from outside, fit to be printed: no control characters, at most 99 bytes. */
