@@ -75,7 +75,9 @@
    quantised matrices are integers; every output row owns a lane, to which super-blocks are added
    in order; sums over a row use 16 virtual lanes and one tree; activations are quantised per token;
    exp, sine and reciprocals are its own (see >>numerics). That holds for damaged weights too: what
-   is not finite shows in the logits, and every NaN there has the same bits.
+   is not finite shows in the logits, and every NaN there has the same bits. One exception: on
+   32-bit x86 without SSE2 (-msse2 -mfpmath=sse) the logits are the same, but doubles are rounded
+   twice, so a sampler may decide differently where two tokens are as good as equal.
 
    A guest. It never aborts, exits, prints, reads the environment, installs handlers or keeps
    writable globals. Every failure is a code and a message on the object, which stays usable. All
@@ -3983,9 +3985,10 @@ LLM__INLINE float llm__gelu_tanh(float x) {
    position of any size keeps its full precision. */
 static void llm__sincos(uint32_t phase, float *sine, float *cosine) {
     uint32_t quadrant = (phase + 0x20000000u) >> 30;
-    float x =
-        llm__mulf((float)(int32_t)(phase - (quadrant << 30)), 1.46291807927e-9f); /* 2 pi / 2^32 */
-    float z = llm__mulf(x, x), s, c;
+    float x = (float)(int32_t)(phase - (quadrant << 30)), z, s, c;
+    LLM__PIN(x); /* 30 bits: x87 would keep them */
+    x = llm__mulf(x, 1.46291807927e-9f); /* 2 pi / 2^32 */
+    z = llm__mulf(x, x);
     s = llm__addf(llm__mulf(-1.9515295891e-4f, z), 8.3321608736e-3f);
     s = llm__addf(llm__mulf(s, z), -1.6666654611e-1f);
     s = llm__addf(llm__mulf(llm__mulf(s, z), x), x);
@@ -4103,9 +4106,16 @@ LLM__INLINE uint32_t llm__fetch_add32(uint32_t *p, uint32_t v) {
 LLM__INLINE uint32_t llm__exchange32(uint32_t *p, uint32_t v) {
     return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL);
 }
-LLM__INLINE uint64_t llm__load64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-LLM__INLINE void llm__store64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-LLM__INLINE uint64_t llm__fetch_add64(uint64_t *p, uint64_t v) {
+/* On 32-bit x86 a member of 64 bits is aligned to 4 only: across a cache line it would not be
+   atomic, and clang asks for a library. */
+typedef uint64_t llm__atomic64 __attribute__((aligned(8)));
+LLM__INLINE uint64_t llm__load64(const llm__atomic64 *p) {
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+LLM__INLINE void llm__store64(llm__atomic64 *p, uint64_t v) {
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+LLM__INLINE uint64_t llm__fetch_add64(llm__atomic64 *p, uint64_t v) {
     return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
 }
 #elif defined(_MSC_VER)
@@ -4121,6 +4131,7 @@ LLM__INLINE uint32_t llm__fetch_add32(uint32_t *p, uint32_t v) {
 LLM__INLINE uint32_t llm__exchange32(uint32_t *p, uint32_t v) {
     return (uint32_t)_InterlockedExchange((volatile long *)p, (long)v);
 }
+typedef uint64_t llm__atomic64;
 LLM__INLINE uint64_t llm__load64(const uint64_t *p) {
     return (uint64_t)_InterlockedOr64((volatile __int64 *)p, 0);
 }
@@ -4273,7 +4284,7 @@ static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_er
    number of lanes makes progress, and stopping is not taking any more. */
 
 typedef struct llm__run {
-    uint64_t cursor;
+    llm__atomic64 cursor;
     uint32_t done; /* items of the present step that are finished */
     uint32_t stop; /* 1: the budget is spent, the evaluation is cancelled or has failed */
     uint32_t failed;

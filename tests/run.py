@@ -50,6 +50,8 @@ LONG_SCRIPTS = [
     ("hostile weights", [PYTHON, "tests/hostile.py"], [], 900),
     ("windows", [PYTHON, "tests/windows.py"], [], 900),
     ("coverage", [PYTHON, "tests/coverage.py"], [], 600),
+    ("32 bits", [PYTHON, "tests/narrow.py"], [], 900),
+    ("recursion", [PYTHON, "tests/recursion.py"], [], 300),
 ]
 # Only with --require-real, alone at the end: it fetches both models where they are not there, and takes a
 # quarter of an hour.
