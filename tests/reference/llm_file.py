@@ -28,8 +28,9 @@ RANGES = {"vocab": (1, 1 << 22), "width": (1, 1 << 16), "layers": (1, 1024), "co
           "heads": (1, 1024), "kv_heads": (1, 1024), "head_size": (2, 512), "value_size": (1, 512),
           "ffn": (1, 1 << 18), "norm": (0, 1), "activation": (0, 4), "ropes": (0, 8)}
 
-TABLES = "TOKENS KINDS TEXT TRIE ADDED PAIRS BYTES STARTS JOINS ENDS".split()
-ELEMENT = dict(zip(TABLES, (24, 1, 1, 8, 8, 64, 4, 32, 1, 4)))
+TABLES = ("TOKENS KINDS TEXT TRIE ADDED PAIRS BYTES STARTS JOINS ENDS "
+          "NORMALIZED NFC_PAGES NFC_CLASSES NFC_SPLITS NFC_JOINS WORDS").split()
+ELEMENT = dict(zip(TABLES, (24, 1, 1, 8, 8, 64, 4, 32, 1, 4, 8, 1, 128, 12, 12, 8)))
 
 
 class Refused(Exception):
@@ -224,21 +225,21 @@ def check_tensors(data, d, sections):
 
 def check_tokenizer(data, vocab):
     want(len(data) >= 256, "the tokenizer's header is cut")
-    header = struct.unpack_from("<4s15I20I", data)
+    header = struct.unpack_from("<4s15I32I", data)
     magic, version, size, pre, _, count, longest, reach = header[:8]
-    want(magic == b"LTOK" and version == 1, "tokenizer", magic, version)
+    want(magic == b"LTOK" and version == 2, "tokenizer", magic, version)
     want(size <= len(data), "tokenizer of size", size)
     want(pre <= 4, "pre-tokenizer", pre)
     want(1 <= count <= min(vocab, 1 << 21), "vocabulary of", count)
     for number in header[8:13]:
         want(number < count or number == NONE, "id", number)
     want(longest <= 65535 and reach <= 64, "longest", longest, "reach", reach)
-    exact = {"TOKENS": count + 1, "KINDS": count, "BYTES": 256, "STARTS": 2, "JOINS": 8192}
+    exact = {"TOKENS": count + 1, "KINDS": count, "BYTES": 256, "STARTS": 4, "JOINS": 8192}
     for i, table in enumerate(TABLES):
         at, elements = header[16 + 2 * i:18 + 2 * i]
         want(at % 64 == 0 and at >= 256 and at + elements * ELEMENT[table] <= len(data), table, at, elements)
         want(elements == exact.get(table, elements), table, "has elements", elements)
-        want(table not in ("TRIE", "ADDED") or elements <= 0xFFFF00, table, "has nodes", elements)
+        want(table not in ("TRIE", "ADDED", "NORMALIZED") or elements <= 0xFFFF00, table, "has nodes", elements)
         want(table != "PAIRS" or elements >= 1, "no bucket of pairs")
 
 
