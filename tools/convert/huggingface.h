@@ -941,8 +941,19 @@ static llm_result hf_ends(hf_file *f, llm_error *error) {
             return hf_refuse(j, "eos_token_id", n, "token ids of 0 .. 4194303", error);
         ids[count++] = (double)id;
     }
-    keys_array(&f->keys, "tokenizer.ggml.eos_token_ids", SOURCE_NUMBER, ids, count);
+    keys_array(&f->keys, "eos_token_id", SOURCE_NUMBER, ids, count);
     return LLM_OK;
+}
+
+/* A file as the value of a key of its name. */
+static llm_result hf_text(hf_file *f, const char *name, llm_error *error) {
+    hf_part part;
+    llm_text text;
+    llm_result result = hf_load(f, name, false, &part, error);
+    text.data = (const char *)part.data;
+    text.size = part.size;
+    if (part.data) keys_text(&f->keys, name, text);
+    return result;
 }
 
 static llm_result hf_texts(source_file *s, hf_file *f, llm_error *error) {
@@ -952,7 +963,10 @@ static llm_result hf_texts(source_file *s, hf_file *f, llm_error *error) {
         result = hf_load_json(f, "generation_config.json", false, &f->generation, error);
     if (result == LLM_OK) result = hf_template(f, error);
     if (result == LLM_OK) result = hf_ends(f, error);
-    (void)s;
+    if (result == LLM_OK) result = hf_text(f, "tokenizer.json", error);
+    if (result == LLM_OK) result = hf_text(f, "tokenizer_config.json", error);
+    if (result == LLM_OK && keys_value(s, "tokenizer.json").kind == SOURCE_NONE)
+        (void)snprintf(s->note, sizeof s->note, "no tokenizer: there is no tokenizer.json");
     return result;
 }
 
@@ -992,6 +1006,12 @@ static llm_result hf_describe(source_file *s, hf_file *f, llm_error *error) {
     return result;
 }
 
+static void hf_note_left_out(source_file *s, const hf_file *f) {
+    const size_t used = strlen(s->note);
+    (void)snprintf(s->note + used, sizeof s->note - used, "%sonly the model of text is converted: "
+                   "%u tensors are left out", used ? "; " : "", (unsigned)f->left_out);
+}
+
 static llm_result hf_open(source_file *s, hf_file *f, llm_error *error) {
     llm_result result;
     memset(s, 0, sizeof *s);
@@ -1011,8 +1031,7 @@ static llm_result hf_open(source_file *s, hf_file *f, llm_error *error) {
     if (result == LLM_OK && f->keys.failed)
         result = keys_no_memory(error);
     if (result == LLM_OK && f->text && f->left_out)
-        (void)snprintf(s->note, sizeof s->note, "only the model of text is converted: %u tensors "
-                       "are left out", (unsigned)f->left_out);
+        hf_note_left_out(s, f);
     if (result != LLM_OK) hf_close(s);
     return result;
 }

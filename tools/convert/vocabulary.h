@@ -6,6 +6,7 @@
 
 #include "source.h"
 #include "tokenizer_build.h"
+#include "tokenizer_json.h"
 
 /* Copies a text value; empty where there is none. */
 static void vocabulary_name(const source_file *s, const char *key, char *out, size_t room) {
@@ -128,6 +129,34 @@ static llm_result vocabulary_read(const source_file *s, vocabulary *v, llm_error
     return result;
 }
 
+/* The texts of a folder, and the ids that end a generation, besides those that the texts name. */
+static llm_result vocabulary_from_json(const source_file *s, uint32_t model_vocab,
+                                       unsigned char **section, size_t *size, llm_error *error) {
+    const source_value text = s->value(s, "tokenizer.json");
+    const source_value config = s->value(s, "tokenizer_config.json");
+    source_value listed = s->value(s, "eos_token_id"), one;
+    int32_t *ends = (int32_t *)calloc((size_t)listed.count + 1, sizeof *ends);
+    tokenizer_json t;
+    llm_result result;
+    size_t count = 0;
+    if (!ends)
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu ids", (size_t)listed.count);
+    while (s->next(s, &listed, &one)) ends[count++] = (int32_t)one.number;
+    result = tokenizer_json_parse(&t, text.text, config.text, error);
+    if (result == LLM_OK) {
+        t.source.ends = ends;
+        t.source.end_count = count;
+        if (t.source.count > model_vocab)
+            result = llm__fail(error, LLM_ERROR_FORMAT, "tokenizer.json: %zu tokens, the model has "
+                               "%u", t.source.count, model_vocab);
+        else
+            result = tokenizer_build(&t.source, section, size, error);
+        tokenizer_json_free(&t);
+    }
+    free(ends);
+    return result;
+}
+
 /* *section is NULL when the source has no tokenizer; otherwise the caller frees it. */
 static llm_result vocabulary_section(const source_file *s, uint32_t model_vocab,
                                      unsigned char **section,
@@ -136,6 +165,8 @@ static llm_result vocabulary_section(const source_file *s, uint32_t model_vocab,
     llm_result result;
     *section = NULL;
     *size = 0;
+    if (s->value(s, "tokenizer.json").kind == SOURCE_TEXT)
+        return vocabulary_from_json(s, model_vocab, section, size, error);
     if (s->value(s, "tokenizer.ggml.model").kind == SOURCE_NONE) return LLM_OK;
     memset(&v, 0, sizeof v);
     vocabulary_name(s, "tokenizer.ggml.model", v.model, sizeof v.model);
