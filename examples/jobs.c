@@ -76,13 +76,22 @@ static void run_one(job_system *s) {
     if (--*j.left == 0) condition_wake(&s->changed);
 }
 
-static void work_loop(job_system *s) {
+/* Works until `*left` is 0, or to the end without it. With nothing to do it looks again for some 50
+   microseconds, because falling asleep and waking up take as long. */
+static void work_until(job_system *s, const uint32_t *left) {
+    uint32_t looked = 0, i;
     mutex_lock(&s->lock);
-    while (!s->quit) {
-        if (s->count)
+    while (left ? *left > 0 : !s->quit) {
+        if (s->count) {
             run_one(s);
-        else
+            looked = 0;
+        } else if (looked++ < 100) {
+            mutex_unlock(&s->lock);
+            for (i = 0; i < 32; i++) llm__relax();
+            mutex_lock(&s->lock);
+        } else {
             condition_wait(&s->changed, &s->lock);
+        }
     }
     mutex_unlock(&s->lock);
 }
@@ -103,26 +112,14 @@ static void add_jobs(job_system *s, void (*work)(void *, uint32_t), void *contex
     mutex_unlock(&s->lock);
 }
 
-/* Waits for a group, and works as long as there is something to do. */
-static void wait_for(job_system *s, const uint32_t *left) {
-    mutex_lock(&s->lock);
-    while (*left) {
-        if (s->count)
-            run_one(s);
-        else
-            condition_wait(&s->changed, &s->lock);
-    }
-    mutex_unlock(&s->lock);
-}
-
 #if defined(_WIN32)
-static DWORD WINAPI start(void *s) { return work_loop((job_system *)s), 0; }
+static DWORD WINAPI start(void *s) { return work_until((job_system *)s, NULL), 0; }
 static bool start_thread(thread *t, job_system *s) {
     return (*t = CreateThread(NULL, 0, start, s, 0, NULL)) != NULL;
 }
 static void join_thread(thread t) { (void)WaitForSingleObject(t, INFINITE), CloseHandle(t); }
 #else
-static void *start(void *s) { return work_loop((job_system *)s), NULL; }
+static void *start(void *s) { return work_until((job_system *)s, NULL), NULL; }
 static bool start_thread(thread *t, job_system *s) { return !pthread_create(t, NULL, start, s); }
 static void join_thread(thread t) { (void)pthread_join(t, NULL); }
 #endif
@@ -148,7 +145,7 @@ static void parallel_for(void *user, void (*work)(void *context, uint32_t index)
                          uint32_t count) {
     uint32_t left = 0;
     add_jobs((job_system *)user, work, context, count, &left);
-    wait_for((job_system *)user, &left);
+    work_until((job_system *)user, &left);
 }
 
 /* ---- what the game does ---- */
@@ -185,7 +182,7 @@ static void play(job_system *s, llm_session *session, const int32_t *ids, size_t
         int32_t id;
         if (game_jobs) add_jobs(s, move_particles, NULL, game_jobs, &left);
         r = llm_step(session, 4000);
-        wait_for(s, &left);
+        work_until(s, &left);
         frames++;
         if (r == LLM_PENDING) continue;
         CHECKED(r, llm_session_error(session));
