@@ -23,8 +23,9 @@ static const option options[] = {
      false},
     {"--special", OPTION_FLAG, &special, NULL,
      "the prompt may hold control tokens, such as <|im_start|>", false},
-    {"--ids", OPTION_FLAG, &as_ids, NULL, "write token ids, and go on after the model's end token",
-     false},
+    {"--ids", OPTION_FLAG, &as_ids, NULL,
+     "write token ids, and go on after the model's end token; of a model without a tokenizer the "
+     "prompt is ids too", false},
     {"--ctx", OPTION_COUNT, &context, "N", "positions; by default what prompt and -n need", false},
     {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
     {"--threads", OPTION_COUNT, &threads, "N", "by default one per core", false},
@@ -37,6 +38,29 @@ static const program self = {
     "The text ends with the model's end token, after -n tokens, or when the context is full.",
     options};
 
+/* Ids between blanks or commas. */
+static int32_t *read_ids(llm_text text, size_t *count) {
+    int32_t *ids = (int32_t *)malloc((text.size / 2 + 1) * sizeof *ids);
+    size_t i;
+    bool inside = false;
+    if (!ids) fail(EXIT_FAILED, "no memory for the ids of %lu bytes", (unsigned long)text.size);
+    for (i = *count = 0; i < text.size; i++) {
+        const char c = text.data[i];
+        const bool digit = c >= '0' && c <= '9';
+        if (!digit && (!c || !strchr(" \t\r\n,", c)))
+            fail(EXIT_FAILED, "%s: byte %lu of the prompt is 0x%02X, expected token ids: the model "
+                 "has no tokenizer", self.name, (unsigned long)i, (unsigned)(unsigned char)c);
+        if (digit && !inside) ids[(*count)++] = 0;
+        inside = digit;
+        if (!digit) continue;
+        if (ids[*count - 1] > 99999999)
+            fail(EXIT_FAILED, "%s: byte %lu of the prompt: a token id of over 9 digits", self.name,
+                 (unsigned long)i);
+        ids[*count - 1] = ids[*count - 1] * 10 + (c - '0');
+    }
+    return ids;
+}
+
 static int32_t *read_prompt(const llm_model *model, size_t *count) {
     llm_text text = llm_string(prompt);
     char *data = NULL;
@@ -44,6 +68,12 @@ static int32_t *read_prompt(const llm_model *model, size_t *count) {
     if (!prompt == !file)
         fail(EXIT_USAGE, "%s: give either -p TEXT or -f FILE; see %s --help", self.name, self.name);
     if (file) text.data = data = read_all(file, &text.size);
+    if (as_ids && !llm_model_tokenizer(model)) {
+        ids = read_ids(text, count);
+        free(data);
+        if (!*count) fail(EXIT_FAILED, "%s: the prompt holds no token id", self.name);
+        return ids;
+    }
     ids = tokenize(model, text, special, 0, -1, count);
     if (!*count) { /* nothing to start from but the beginning of text */
         free(ids);

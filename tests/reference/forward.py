@@ -188,9 +188,10 @@ def hidden_states(w, s, ids, kv_type):
     return norm("output_norm.weight", x)
 
 
-def forward(path, ids, kv_type="f64"):
-    """Logits, float64 [position][vocabulary], for one sequence that starts at position 0."""
-    w = Weights(path)
+def forward(model, ids, kv_type="f64"):
+    """Logits, float64 [position][vocabulary], for one sequence that starts at position 0. `model` is the path of
+    a GGUF file, or something like Weights."""
+    w = Weights(model) if isinstance(model, str) else model
     s = Shape(w)
     head = "output.weight" if "output.weight" in w.tensors else "token_embd.weight"
     vocabulary = w.tensors[head].data.shape[0]

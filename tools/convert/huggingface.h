@@ -66,33 +66,27 @@ static llm_result hf_load(hf_file *f, const char *name, bool required, hf_part *
                           llm_error *error) {
     char *path;
     map_file *maps;
-    llm_result result;
+    llm_result result = LLM_OK;
     size_t i;
     memset(part, 0, sizeof *part);
     part->name = name;
     for (i = 0; i < f->given_count; i++)
         if (strcmp(f->given[i].name, name) == 0) *part = f->given[i];
-    if (!f->path || part->data) {
-        if (part->data || !required) return LLM_OK;
-        return llm__fail(error, LLM_ERROR_IO, "%s: missing", name);
-    }
-    path = platform_join(f->path, strlen(f->path), name);
-    maps = (map_file *)keys_grow(&f->keys, f->maps, &f->map_room, f->map_count, sizeof *maps);
-    if (maps) f->maps = maps;
-    if (!path || !maps) {
-        free(path);
-        return keys_no_memory(error);
-    }
-    result = LLM_OK;
-    if (required || platform_exists(path)) {
-        result = map_open(&f->maps[f->map_count], path, error);
-        if (result == LLM_OK) {
+    if (f->path && !part->data) {
+        path = platform_join(f->path, strlen(f->path), name);
+        maps = (map_file *)keys_grow(&f->keys, f->maps, &f->map_room, f->map_count, sizeof *maps);
+        if (maps) f->maps = maps, memset(&maps[f->map_count], 0, sizeof *maps);
+        if (!path || !maps) result = keys_no_memory(error);
+        else if (platform_exists(path))
+            result = map_open(&f->maps[f->map_count], path, error);
+        if (result == LLM_OK && f->maps[f->map_count].data) {
             part->data = f->maps[f->map_count].data;
             part->size = f->maps[f->map_count++].size;
         }
+        free(path);
     }
-    free(path);
-    return result;
+    if (result != LLM_OK || part->data || !required) return result;
+    return llm__fail(error, LLM_ERROR_IO, "the folder has no %s, expected it", name);
 }
 
 /* Reads a JSON file whose top is an object; `j` stays empty when there is none. */
@@ -566,7 +560,8 @@ static llm_result hf_open_tensors(hf_file *f, llm_error *error) {
     } else {
         result = hf_load_json(f, many, false, &f->index, error);
         if (result == LLM_OK && !f->index.count)
-            result = llm__fail(error, LLM_ERROR_IO, "%s: missing, and %s too", single, many);
+            result = llm__fail(error, LLM_ERROR_IO, "the folder has neither %s nor %s", single,
+                               many);
         if (result == LLM_OK) result = hf_open_index(f, error);
     }
     if (result != LLM_OK) return result;
