@@ -4377,6 +4377,7 @@ typedef struct llm__step {
     uint8_t op, from, to;
     bool last;                 /* works on the rows that want logits only */
     bool want_int, want_float; /* input: which forms the matmul needs */
+    bool begins;               /* input: the layer's, where a page begins with the row */
     uint32_t layer;
     const float *gain, *post_gain; /* input: norms, or NULL */
     uint32_t width;                /* input: values per row */
@@ -4622,6 +4623,16 @@ static void llm__total_sums(const int16_t *sums, uint32_t n, uint32_t super_bloc
         for (total[i] = 0, j = 0; j < super_block / 16; j++) total[i] += sums[j];
 }
 
+/* A page is read whole (what is masked does not count), so a layer's part of it is cleared by the
+   row that begins it, before any row writes there. */
+static void llm__begin_page(const llm_batch *b, uint32_t layer, uint32_t row) {
+    const llm_session *s = b->row[row].session;
+    const uint32_t position = b->row[row].position;
+    if (position % LLM__PAGE_POSITIONS) return;
+    memset(llm__unit_at(s, position / LLM__PAGE_POSITIONS, layer, 0).k, 0,
+           llm__unit_size(&s->shape, s->desc.kv) * b->model->desc->kv_heads);
+}
+
 /* Makes row `item` of the matmul's input. */
 static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t item,
                             uint32_t lane) {
@@ -4636,6 +4647,7 @@ static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t 
                         : step->from == LLM__FROM_ATTENTION
                             ? b->attention + (size_t)row * b->shape.attention
                             : b->hidden + (size_t)row * b->shape.hidden;
+    if (step->begins) llm__begin_page(b, step->layer, row);
     if (step->post_gain) {
         kernels->norm(buffer, b->y + (size_t)row * b->shape.stream, step->post_gain, aligned,
                       llm__recip((float)d->width), d->norm_epsilon);
@@ -5069,6 +5081,7 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
 
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
     input->gain = llm__vector(m, layer, LLM__ATTN_NORM);
+    input->begins = true;
     if (layer) input->post_gain = llm__vector(m, layer - 1, LLM__FFN_POST_NORM);
     step = llm__plan_matmul(b, layer, LLM__TO_STORE, b->qkv, b->shape.qkv);
     llm__plan_part(input, step, &t[LLM__Q], llm__vector(m, layer, LLM__Q_BIAS), 0);

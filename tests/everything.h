@@ -90,6 +90,7 @@ static void everything_tokenize(everything *e) {
 /* More than a page in pieces, a fork that copies a page, the way back. */
 static void everything_sessions(everything *e) {
     llm_session_desc d;
+    llm_session *half;
     uint32_t i;
     if (e->threads > 1) {
         llm_pool_desc p;
@@ -114,6 +115,11 @@ static void everything_sessions(everything *e) {
         TRY(llm_eval(e->session, e->ids + i, 1), llm_session_error(e->session));
         everything_logits(e, llm_session_logits(e->fork, 0));
     }
+    d.kv = LLM_KV_F16;
+    TRY(llm_session_create(&half, &d), &e->error);
+    TRY(llm_eval(half, e->ids, 20), llm_session_error(half));
+    everything_logits(e, llm_session_logits(half, 0));
+    llm_session_destroy(half);
     TRY(llm_session_rewind(e->session, 40), llm_session_error(e->session));
     TRY(llm_eval(e->session, e->ids + 40, 8), llm_session_error(e->session));
     everything_logits(e, llm_session_logits(e->session, 0));

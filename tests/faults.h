@@ -53,6 +53,7 @@ static struct {
     size_t live, blocks; /* not yet released */
     long files, maps;    /* opened and not yet closed */
     bool wrong;          /* a size or an alignment */
+    int fill;            /* what fresh memory holds besides 0xa5, if not 0 */
 } faults;
 
 static inline bool fault_now(fault *f) {
@@ -76,7 +77,7 @@ static inline void *fault_allocate(void *user, size_t size, size_t align) {
     if (!size || !align || align > 64 || (align & (align - 1))) faults.wrong = true;
     if (posix_memalign(&memory, 64, size + 64)) return NULL;
     memcpy(memory, &size, sizeof size);
-    memset((char *)memory + 64, 0xa5, size); /* nobody may count on zeros */
+    memset((char *)memory + 64, faults.fill ? faults.fill : 0xa5, size); /* nobody may count on zeros */
     faults.live += size, faults.blocks++;
     return (char *)memory + 64;
 }

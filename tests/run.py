@@ -45,6 +45,7 @@ SCRIPTS = [
 ]
 # Only with --require-real, as SCRIPTS: what needs other tools, a real model or many minutes.
 LONG_SCRIPTS = [
+    ("memory checkers", [PYTHON, "tests/memory_checkers.py"], [], 1500),
     ("soak of millions of tokens", [PYTHON, "tests/soak.py", "1000000", "2", "3", "4"], [], 600),
     ("other machines", [PYTHON, "tests/platforms.py"], [], 900),
     ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1200),

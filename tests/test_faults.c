@@ -62,6 +62,22 @@ static void test_memory(const char *name, bool allocator, bool on, bool read) {
            allocator ? "by the caller's allocator" : "by malloc");
 }
 
+/* What memory held before has no say in the bits: 0xff are NaNs, in 16 bits and in 32. */
+static void test_fill(const char *name, const char *type) {
+    everything e;
+    uint64_t got[3];
+    int i;
+    memset(&e, 0, sizeof e);
+    e.name = name, e.type = type, e.threads = 1, e.brief = true;
+    e.allocator.allocate = fault_allocate, e.allocator.release = fault_release;
+    for (i = 0; i < 3; i++) {
+        faults_reset();
+        faults.fill = i == 0 ? 0xff : i == 1 ? 0x7f : 1;
+        got[i] = everything_run(&e);
+    }
+    CHECK(got[0] == got[1] && got[1] == got[2], "%s %s: what memory held makes a difference", name, type);
+}
+
 /* An arena that never takes anything back. */
 static char arena[1 << 22];
 static size_t arena_used;
@@ -264,6 +280,8 @@ int main(int count, char **arguments) {
     fixture_arguments(count, arguments);
     test_memory("llama-tied", true, false, false);
     test_memory("gemma", false, true, true);
+    test_fill("llama-odd", "q4");
+    test_fill("gemma-pattern", "bf16");
     test_arena();
     test_threads();
     test_calls();
