@@ -11863,10 +11863,10 @@ static void llm__chat_lay_out(llm_chat *chat, const llm_chat_desc *d, llm_text f
 static llm_result llm__chat_check(const llm_chat_desc *d) {
     if (!d->session) return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat: session is NULL");
     if (!d->session->own)
-        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat: the session is batch_only");
+        return llm__fail(d->error, LLM_ERROR_ARGUMENT, "chat: the session is batch_only, expected one with an evaluator");
     if (d->n_variables && !d->variables)
         return llm__fail(d->error, LLM_ERROR_ARGUMENT,
-                         "chat: n_variables is %lu with variables NULL",
+                         "chat: n_variables is %lu with variables NULL, expected 0",
                          (unsigned long)d->n_variables);
     if (!llm_model_tokenizer(llm_session_model(d->session)))
         return llm__fail(d->error, LLM_ERROR_UNSUPPORTED,
@@ -11973,7 +11973,7 @@ LLM_API void llm_chat_destroy(llm_chat *chat) {
 static llm_result llm__chat_busy(llm_chat *chat, const char *who) {
     if (!chat->answering) return LLM_OK;
     return llm__fail(&chat->error, LLM_ERROR_BUSY,
-                     "%s: an answer is being made; finish or stop it first", who);
+                     "%s: an answer is being made; expected it finished or stopped", who);
 }
 
 static llm_result llm__chat_no_memory(llm_chat *chat, const char *what, size_t size) {
@@ -12023,11 +12023,14 @@ LLM_API llm_result llm_chat_add(llm_chat *chat, llm_text role, llm_text content)
     size_t size;
     char *memory;
     if (!chat) return LLM_ERROR_ARGUMENT;
-    if (!role.data || !role.size || (content.size && !content.data) ||
-        !llm__add(role.size, content.size, &size))
+    if (!role.data || !role.size)
         return llm__fail(&chat->error, LLM_ERROR_ARGUMENT,
-                         "chat: a message without role, or %lu bytes at NULL",
-                         (unsigned long)content.size);
+                         "add: role has %lu bytes%s, expected 1 or more", (unsigned long)role.size,
+                         role.data ? "" : " at NULL");
+    if ((content.size && !content.data) || !llm__add(role.size, content.size, &size))
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT,
+                         "add: content has %lu bytes%s, expected a text",
+                         (unsigned long)content.size, content.data ? "" : " at NULL");
     if ((r = llm__chat_busy(chat, "add")) != LLM_OK) return r;
     if ((r = llm__chat_room(chat)) != LLM_OK) return r;
     memory = LLM__CAST(char *, llm__allocate(&chat->allocator, size));
@@ -12058,7 +12061,7 @@ LLM_API llm_result llm_chat_forget(llm_chat *chat, size_t n) {
     if ((r = llm__chat_busy(chat, "forget")) != LLM_OK) return r;
     head = llm__chat_head(chat);
     if (n > chat->count - head)
-        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "forget: %lu messages of %lu",
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "forget: n is %lu, expected 0 to %lu",
                          (unsigned long)n, (unsigned long)(chat->count - head));
     llm__chat_drop(chat, head, head + n);
     return LLM_OK;
@@ -12069,7 +12072,7 @@ LLM_API llm_result llm_chat_rewind(llm_chat *chat, size_t n) {
     if (!chat) return LLM_ERROR_ARGUMENT;
     if ((r = llm__chat_busy(chat, "rewind")) != LLM_OK) return r;
     if (n > chat->count)
-        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "rewind: to %lu messages, there are %lu",
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "rewind: n is %lu, expected 0 to %lu",
                          (unsigned long)n, (unsigned long)chat->count);
     llm__chat_drop(chat, n, chat->count);
     return LLM_OK;
@@ -12266,12 +12269,14 @@ static llm_result llm__chat_begin(llm_chat *chat) {
     if ((r = llm__chat_room(chat)) != LLM_OK) return r;
     if ((r = llm__chat_render(chat, &count)) != LLM_OK) return r;
     if (!count)
-        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "chat: the conversation is empty");
+        return llm__fail(&chat->error, LLM_ERROR_ARGUMENT, "chat: the conversation gives no tokens, expected a message");
     if (count >= context || context - count < chat->least_room)
         return llm__fail(
             &chat->error, LLM_ERROR_CONTEXT_FULL,
-            "chat: the conversation has %lu tokens, an answer needs %u, the context has %u",
-            (unsigned long)count, (unsigned)chat->least_room, (unsigned)context);
+            "chat: the conversation has %lu tokens, expected at most %u: an answer needs %u, and "
+            "the context has %u",
+            (unsigned long)count, (unsigned)(chat->least_room < context ? context - chat->least_room : 0),
+            (unsigned)chat->least_room, (unsigned)context);
     room = context - (uint32_t)count;
     if (chat->max_tokens && chat->max_tokens < room) room = chat->max_tokens;
     chat->answer_size = 0;
@@ -12409,7 +12414,7 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat) {
 
 #endif /* LLM_NO_TEMPLATE */
 
-/* ---- the pool ---- */
+/* ---- >>pool-threads: the pool ---- */
 
 #define LLM__MOST_LANES         256u
 #define LLM__SPINS_BEFORE_SLEEP 3000u /* of a pause each: some 50 microseconds */

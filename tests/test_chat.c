@@ -8,6 +8,7 @@
 #endif
 #include "check.h"
 #include "fixture.h"
+#include "image.h"
 
 /* ---- an allocator that counts, and refuses from some call on ---- */
 
@@ -377,6 +378,201 @@ static void test_refusals(void) {
     close_setup(&s);
 }
 
+/* The last error, word by word. */
+static void check_said(llm_chat *chat, llm_result r, llm_result expected, const char *text) {
+    CHECK(r == expected && strcmp(llm_chat_error(chat)->text, text) == 0 &&
+              llm_chat_error(chat)->code == expected,
+          "%s: %s, expected %s", llm_result_name(r), llm_chat_error(chat)->text, text);
+}
+
+static void check_refused(setup *s, const llm_chat_desc *d, llm_result expected, const char *text) {
+    llm_chat *chat = s->chat;
+    const llm_result r = llm_chat_create(&chat, d);
+    CHECK(r == expected && !chat && strcmp(s->error.text, text) == 0, "%s: %s, expected %s",
+          llm_result_name(r), s->error.text, text);
+}
+
+/* What each refusal says. */
+static void test_words(void) {
+    setup s = open_setup("llama-tied", 128);
+    llm_chat_desc d = chat_defaults(&s);
+    llm_text empty = llm_string(NULL), wrong, piece;
+    llm_session_desc only;
+    llm_session *batch_only;
+    llm_chat *chat;
+    char text[400];
+    check_said(s.chat, llm_chat_answer(s.chat), LLM_OK, "");
+    llm_chat_stop(s.chat);
+    llm_chat_stop(s.chat); /* nothing to stop */
+    CHECK(llm_chat_rewind(s.chat, 0) == LLM_OK, "rewind");
+    check_said(s.chat, llm_chat_add(s.chat, empty, empty), LLM_ERROR_ARGUMENT,
+               "add: role has 0 bytes at NULL, expected 1 or more");
+    check_said(s.chat, llm_chat_add(s.chat, llm_string(""), empty), LLM_ERROR_ARGUMENT,
+               "add: role has 0 bytes, expected 1 or more");
+    wrong.data = NULL, wrong.size = 5;
+    check_said(s.chat, llm_chat_add(s.chat, llm_string("user"), wrong), LLM_ERROR_ARGUMENT,
+               "add: content has 5 bytes at NULL, expected a text");
+    wrong.data = "x", wrong.size = SIZE_MAX;
+    (void)snprintf(text, sizeof text, "add: content has %lu bytes, expected a text",
+                   (unsigned long)SIZE_MAX);
+    check_said(s.chat, llm_chat_add(s.chat, llm_string("user"), wrong), LLM_ERROR_ARGUMENT, text);
+    check_said(s.chat, llm_chat_forget(s.chat, 1), LLM_ERROR_ARGUMENT,
+               "forget: n is 1, expected 0 to 0");
+    check_said(s.chat, llm_chat_rewind(s.chat, 3), LLM_ERROR_ARGUMENT,
+               "rewind: n is 3, expected 0 to 0");
+    check_said(s.chat, llm_chat_next(s.chat, 0, NULL), LLM_ERROR_ARGUMENT, "next: piece is NULL");
+    memset(text, 'x', sizeof text);
+    text[sizeof text - 1] = 0;
+    CHECK(llm_chat_say(s.chat, llm_string(text)) == LLM_ERROR_CONTEXT_FULL &&
+              strstr(llm_chat_error(s.chat)->text, "tokens, expected at most 127: an answer needs 1, "
+                                                   "and the context has 128"),
+          "%s", llm_chat_error(s.chat)->text);
+    CHECK(llm_chat_say(s.chat, llm_string("a")) == LLM_OK, "say");
+    check_said(s.chat, llm_chat_add(s.chat, llm_string("user"), empty), LLM_ERROR_BUSY,
+               "add: an answer is being made; expected it finished or stopped");
+    check_said(s.chat, llm_chat_answer(s.chat), LLM_ERROR_BUSY,
+               "answer: an answer is being made; expected it finished or stopped");
+    check_said(s.chat, llm_chat_forget(s.chat, 0), LLM_ERROR_BUSY,
+               "forget: an answer is being made; expected it finished or stopped");
+    check_said(s.chat, llm_chat_rewind(s.chat, 0), LLM_ERROR_BUSY,
+               "rewind: an answer is being made; expected it finished or stopped");
+    llm_chat_stop(s.chat);
+
+    d.session = NULL;
+    check_refused(&s, &d, LLM_ERROR_ARGUMENT, "chat: session is NULL");
+    memset(&only, 0, sizeof only);
+    only.model = s.model, only.context = 64, only.batch_only = true;
+    CHECK(llm_session_create(&batch_only, &only) == LLM_OK, "a session for batches");
+    d.session = batch_only;
+    check_refused(&s, &d, LLM_ERROR_ARGUMENT,
+                  "chat: the session is batch_only, expected one with an evaluator");
+    llm_session_destroy(batch_only);
+    d = chat_defaults(&s);
+    d.n_variables = 2;
+    check_refused(&s, &d, LLM_ERROR_ARGUMENT,
+                  "chat: n_variables is 2 with variables NULL, expected 0");
+    d = chat_defaults(&s);
+    wrong = llm_string(""), d.stops = &wrong, d.stop_count = 1;
+    check_refused(&s, &d, LLM_ERROR_ARGUMENT, "stream: stops[0] has 0 bytes; expected 1 to 4096");
+    d = chat_defaults(&s);
+    d.system.size = 3;
+    check_refused(&s, &d, LLM_ERROR_ARGUMENT, "add: content has 3 bytes at NULL, expected a text");
+    d.error = NULL;
+    CHECK(llm_chat_create(&chat, &d) == LLM_ERROR_ARGUMENT && !chat, "no place for the error");
+    d = chat_defaults(&s);
+    d.template_text = llm_string("{{ '' }}");
+    CHECK(llm_chat_create(&chat, &d) == LLM_OK, "%s", s.error.text);
+    check_said(chat, llm_chat_say(chat, llm_string("x")), LLM_ERROR_ARGUMENT,
+               "chat: the conversation gives no tokens, expected a message");
+    llm_chat_destroy(chat);
+    d.template_text = llm_string("x{{ y.z }}");
+    CHECK(llm_chat_create(&chat, &d) == LLM_OK, "%s", s.error.text);
+    check_said(chat, llm_chat_say(chat, llm_string("x")), LLM_ERROR_TEMPLATE,
+               "chat template, line 1, column 7: 'y' is undefined");
+    llm_chat_destroy(chat);
+    d = chat_defaults(&s), d.room = 1000;
+    CHECK(llm_chat_create(&chat, &d) == LLM_OK, "%s", s.error.text);
+    CHECK(llm_chat_say(chat, llm_string("x")) == LLM_ERROR_CONTEXT_FULL &&
+              strstr(llm_chat_error(chat)->text, "expected at most 0: an answer needs 1000"),
+          "%s", llm_chat_error(chat)->text);
+    llm_chat_destroy(chat);
+
+    CHECK(llm_chat_create(NULL, &d) == LLM_ERROR_ARGUMENT, "no place for the chat");
+    CHECK(llm_chat_create(&chat, NULL) == LLM_ERROR_ARGUMENT && !chat, "no descriptor");
+    CHECK(llm_chat_add(NULL, empty, empty) == LLM_ERROR_ARGUMENT, "add");
+    CHECK(llm_chat_answer(NULL) == LLM_ERROR_ARGUMENT, "answer");
+    CHECK(llm_chat_say(NULL, empty) == LLM_ERROR_ARGUMENT, "say");
+    CHECK(llm_chat_next(NULL, 0, &piece) == LLM_ERROR_ARGUMENT, "next");
+    CHECK(llm_chat_forget(NULL, 0) == LLM_ERROR_ARGUMENT, "forget");
+    CHECK(llm_chat_rewind(NULL, 0) == LLM_ERROR_ARGUMENT, "rewind");
+    CHECK(llm_chat_reset(NULL) == LLM_ERROR_ARGUMENT, "reset");
+    llm_chat_stop(NULL);
+    llm_chat_destroy(NULL);
+    close_setup(&s);
+}
+
+/* Settings that the template sees, a conversation longer than its first list, and what is dropped. */
+static void test_settings(void) {
+    setup s = open_setup("llama-tied", 512);
+    llm_chat_desc d = chat_defaults(&s);
+    llm_template_field fields[2];
+    const llm_message *m;
+    llm_text stop = llm_string("zzzz");
+    char name[5] = "mood", value[5] = "fine";
+    size_t i, count;
+    memset(fields, 0, sizeof fields);
+    fields[0].name.data = name, fields[0].name.size = 4;
+    fields[0].text.data = value, fields[0].text.size = 4;
+    fields[1].name = llm_string("empty");
+    d.variables = fields, d.n_variables = 2;
+    d.tools = llm_string("[{\"name\": \"lamp\"}]");
+    d.system = llm_string("Be brief.");
+    d.stops = &stop, d.stop_count = 1;
+    d.date.year = 2024, d.date.month = 2, d.date.day = 29;
+    d.template_text = llm_string("{{ mood }}[{{ empty }}]{{ tools[0].name }}{{ strftime_now('%j') }}"
+                                 "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
+    llm_chat_destroy(s.chat);
+    CHECK(llm_chat_create(&s.chat, &d) == LLM_OK, "%s", s.error.text);
+    memset(name, 0, sizeof name), memset(value, 0, sizeof value); /* the chat has copies */
+    for (i = 0; i < 9; i++)
+        CHECK(llm_chat_add(s.chat, llm_string(i % 2 ? "user" : "tool"), llm_string(i % 3 ? "a" : "")) ==
+                  LLM_OK,
+              "add");
+    CHECK(llm_chat_answer(s.chat) == LLM_OK, "%s", llm_chat_error(s.chat)->text);
+    check_prompt(&s, "fine[]lamp060<system>Be brief.<tool><user>a<tool>a<user><tool>a<user>a<tool>"
+                     "<user>a<tool>a", "settings");
+    CHECK(llm_chat_prompt_tokens(s.chat) > 10 && llm_chat_answer_tokens(s.chat) == 0, "counts");
+    llm_chat_stop(s.chat);
+    CHECK(llm_chat_forget(s.chat, 3) == LLM_OK, "forget");
+    m = llm_chat_messages(s.chat, &count);
+    CHECK(count == 8 && same_text(m[0].content, "Be brief.") && same_text(m[1].role, "user") &&
+              same_text(m[1].content, ""),
+          "%u messages left", (unsigned)count);
+    CHECK(llm_chat_reset(s.chat) == LLM_OK && llm_chat_messages(s.chat, &count) && count == 1,
+          "reset to the system message");
+    CHECK(llm_chat_rewind(s.chat, 0) == LLM_OK && llm_chat_reset(s.chat) == LLM_OK, "empty");
+    CHECK(llm_chat_add(s.chat, llm_string("system1"), llm_string("")) == LLM_OK &&
+              llm_chat_reset(s.chat) == LLM_OK && llm_chat_messages(s.chat, &count) && !count,
+          "a role that only begins like it");
+    CHECK(llm_chat_sampler(s.chat) != NULL, "sampler");
+    close_setup(&s);
+}
+
+/* A model without a template has one by its vocabulary, or none. */
+static void test_known_forms(void) {
+    image f;
+    llm_model_desc md;
+    llm_session_desc sd;
+    llm_chat_desc d;
+    setup s;
+    size_t i;
+    memset(&s, 0, sizeof s);
+    f.data = (uint8_t *)fixture_read(fixture_model_path("llama-tied", "q8"), &f.size);
+    find_section(&f, LLM__SECTION_TMPL)->kind = 0x21212121; /* a kind that is not known */
+    seal(&f);
+    for (i = 0; i < 2; i++) {
+        memset(&md, 0, sizeof md), memset(&sd, 0, sizeof sd);
+        md.data = f.data, md.size = f.size, md.error = &s.error;
+        if (llm_model_open(&s.model, &md)) printf("FAIL %s\n", s.error.text), exit(1);
+        sd.model = s.model, sd.context = 128, sd.error = &s.error;
+        if (llm_session_create(&s.session, &sd)) printf("FAIL %s\n", s.error.text), exit(1);
+        d = chat_defaults(&s);
+        if (i == 0) {
+            CHECK(llm_chat_create(&s.chat, &d) == LLM_OK, "%s", s.error.text);
+            CHECK(llm_chat_say(s.chat, llm_string("Hi")) == LLM_OK, "say");
+            check_prompt(&s, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "ChatML");
+            llm_chat_destroy(s.chat);
+            find_section(&f, LLM__SECTION_TOKN)->kind = 0x21212122;
+        } else {
+            check_refused(&s, &d, LLM_ERROR_UNSUPPORTED, "chat: the model's file has no tokenizer");
+        }
+        llm_session_destroy(s.session);
+        llm_model_close(s.model);
+        seal(&f);
+    }
+    free(f.data);
+}
+
 int main(int argc, char **argv) {
     fixture_arguments(argc, argv);
     test_prompts();
@@ -388,5 +584,8 @@ int main(int argc, char **argv) {
     test_stops();
     test_memory();
     test_refusals();
+    test_words();
+    test_settings();
+    test_known_forms();
     return check_report("chat");
 }

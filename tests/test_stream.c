@@ -352,6 +352,17 @@ static void refuse(const llm_text *stops, size_t count, const char *what) {
     CHECK(strstr(e.text, what) && strstr(e.text, "expected"), "message: %s", e.text);
 }
 
+static void refuse_exactly(const llm_text *stops, size_t count, const char *message) {
+    llm_stream_desc desc;
+    llm_stream *s = NULL;
+    llm_error e;
+    desc.stops = stops;
+    desc.stop_count = count;
+    CHECK(llm_stream_create(&desc, NULL, &s, &e) == LLM_ERROR_ARGUMENT && !s &&
+              e.code == LLM_ERROR_ARGUMENT && strcmp(e.text, message) == 0,
+          "%s, expected %s", e.text, message);
+}
+
 static void test_arguments(void) {
     static char long_stop[4097];
     llm_text stops[2], bytes;
@@ -380,7 +391,27 @@ static void test_arguments(void) {
     CHECK(llm_stream_feed(s, bytes, collect, &got) == LLM_ERROR_ARGUMENT, "NULL bytes");
     CHECK(llm_stream_feed(s, text_of("x"), NULL, NULL) == LLM_ERROR_ARGUMENT, "NULL emit");
     CHECK(llm_stream_stopped(NULL) == -1, "NULL stream");
+    CHECK(strcmp(e.text, "llm_stream_create: stream is NULL") == 0, "message: %s", e.text);
+    CHECK(llm_stream_feed(NULL, text_of("x"), collect, &got) == LLM_ERROR_ARGUMENT, "NULL stream");
+    CHECK(llm_stream_flush(NULL, collect, &got) == LLM_ERROR_ARGUMENT, "NULL stream");
+    CHECK(llm_stream_flush(s, NULL, NULL) == LLM_ERROR_ARGUMENT, "NULL emit");
+    CHECK(!llm_stream_next(NULL, &bytes, &bytes) && !llm_stream_next(s, NULL, NULL), "next of NULL");
+    llm_stream_reset(NULL);
+    bytes.size = 0;
+    CHECK(llm_stream_feed(s, bytes, collect, &got) == LLM_OK, "no bytes at all");
+    got.size = got.pieces = 0, got.limit = 1;
+    CHECK(llm_stream_feed(s, text_of("\xc3"), collect, &got) == LLM_OK && !got.pieces, "half");
+    CHECK(llm_stream_flush(s, collect, &got) == LLM_CANCELLED && got.size == 3, "a flush refused");
     llm_stream_destroy(s);
+    CHECK(llm_stream_query(NULL, NULL, NULL) == LLM_OK, "a query for nothing");
+    refuse_exactly(stops, 257, "stream: stop_count is 257 with stops set; expected at most 256");
+    refuse_exactly(NULL, 2, "stream: stop_count is 2 with stops NULL; expected at most 256");
+    stops[1] = text_of("");
+    refuse_exactly(stops, 2, "stream: stops[1] has 0 bytes; expected 1 to 4096");
+    stops[1].data = NULL, stops[1].size = 3;
+    refuse_exactly(stops, 2, "stream: stops[1] has 3 bytes at NULL; expected 1 to 4096");
+    stops[1] = text_of("ab\xed\xa0\x80");
+    refuse_exactly(stops, 2, "stream: stops[1] has byte 0xED at offset 2; expected UTF-8");
 }
 
 /* The exact words. */
