@@ -34,6 +34,7 @@ SCRIPTS = [
     ("bits of the sampler", ["env", "CFLAGS_EXTRA=-DLLM_NO_TEMPLATE", "sh", "tests/bits_sampler.sh"], [], 200),
     ("soak", [PYTHON, "tests/soak.py", "100000", "1"], [], 200),
     ("stack", [PYTHON, "tests/stack.py"], [], 300),
+    ("fuzz corpus", [PYTHON, "tests/fuzz/run.py", "--replay"], [], 400),
     ("faults of programs", [PYTHON, "tests/faults.py"], [], 400),
     ("sources", [PYTHON, "tests/convert/sources.py"], ["numpy", "gguf", "safetensors"], 300),
     ("dequantisation", [PYTHON, "tests/convert/compare_dequant.py"], ["numpy", "gguf"], 200),
@@ -46,6 +47,7 @@ SCRIPTS = [
 # Only with --require-real, as SCRIPTS: what needs other tools, a real model or many minutes.
 LONG_SCRIPTS = [
     ("memory checkers", [PYTHON, "tests/memory_checkers.py"], [], 1500),
+    ("fuzz", [PYTHON, "tests/fuzz/run.py", "--seconds", "600"], [], 2400),
     ("soak of millions of tokens", [PYTHON, "tests/soak.py", "1000000", "2", "3", "4"], [], 600),
     ("other machines", [PYTHON, "tests/platforms.py"], [], 900),
     ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1200),

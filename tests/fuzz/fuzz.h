@@ -1,8 +1,21 @@
 /* What the fuzzers share: bytes of the input as numbers, an allocator that balances and can run out,
-   checks that end the process, files of the test's fixtures. A fuzzer is one C file with
-   LLVMFuzzerTestOneInput; replay.c is a main() for compilers without libFuzzer. */
+   checks that end the process, files of the tests' fixtures. A fuzzer is a function of one file;
+   all.c makes a program of them. */
 #ifndef LLM_TESTS_FUZZ_H
 #define LLM_TESTS_FUZZ_H
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+#include <cpuid.h>
+/* A virtual machine traps CPUID, which would then be most of a session's creation: asked once. */
+static int fuzz_cpuid(unsigned leaf, unsigned sub, unsigned *a, unsigned *b, unsigned *c,
+                      unsigned *d) {
+    static unsigned known[8][5];
+    unsigned *r = known[leaf % 8];
+    if (!r[4]) r[4] = 1 + (unsigned)__get_cpuid_count(leaf, sub, &r[0], &r[1], &r[2], &r[3]);
+    *a = r[0], *b = r[1], *c = r[2], *d = r[3];
+    return (int)r[4] - 1;
+}
+#define __get_cpuid_count fuzz_cpuid
+#endif
 #define LLM_IMPLEMENTATION
 #include "../../llm.h"
 
@@ -16,9 +29,9 @@
         }                                                                       \
     } while (0)
 
-#define FUZZ_FILES "build/tests/models" /* from the root of the repository */
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+/* From the root of the repository: the models of tests/fixtures, and smaller ones. run.py makes both. */
+#define FUZZ_FILES "build/tests/models"
+#define FUZZ_TINY  "build/tests/fuzz"
 
 /* ---- the input, taken from the front; zeros past its end ---- */
 
@@ -38,7 +51,7 @@ static LLM__UNUSED uint32_t fuzz_below(fuzz_input *in, uint32_t n) {
     return (uint32_t)(fuzz_take(in, n > 65536 ? 4 : n > 256 ? 2 : 1) % n);
 }
 /* At most `most` bytes, by a length that comes first. */
-static LLM__UNUSED llm_text fuzz_text(fuzz_input *in, uint32_t most) {
+static LLM__UNUSED llm_text fuzz_bytes(fuzz_input *in, uint32_t most) {
     llm_text text;
     text.size = fuzz_below(in, most + 1);
     if (text.size > in->size) text.size = in->size;

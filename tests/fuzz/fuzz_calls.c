@@ -3,9 +3,9 @@
 #include "fuzz.h"
 
 #define SESSIONS 4
-static const char *const names[] = {"llama-tied.q4.llm", "gemma-pattern.q8.llm"};
-static llm_model *models[2];
-static uint32_t vocab[2];
+static const char *const call_names[] = {"tiny-llama.q4.llm", "tiny-gemma.q8.llm"};
+static llm_model *call_models[2];
+static uint32_t call_vocab[2];
 
 typedef struct world {
     fuzz_input in;
@@ -19,18 +19,18 @@ typedef struct world {
     llm_chat *chat; /* of session 0 */
 } world;
 
-static void start(void) {
+static void call_start(void) {
     size_t i;
-    for (i = 0; !models[1] && i < 2; i++) {
+    for (i = 0; !call_models[1] && i < 2; i++) {
         char path[256];
         llm_model_desc d;
         llm_model_info info;
         memset(&d, 0, sizeof d);
-        (void)snprintf(path, sizeof path, FUZZ_FILES "/%s", names[i]);
+        (void)snprintf(path, sizeof path, FUZZ_TINY "/%s", call_names[i]);
         d.path = path;
-        FUZZ_CHECK(!llm_model_open(&models[i], &d), "%s", path);
-        llm_model_get_info(models[i], &info);
-        vocab[i] = info.vocab;
+        FUZZ_CHECK(!llm_model_open(&call_models[i], &d), "%s", path);
+        llm_model_get_info(call_models[i], &info);
+        call_vocab[i] = info.vocab;
     }
 }
 
@@ -196,8 +196,8 @@ static void call_chat(world *w) {
         return;
     }
     switch (fuzz_below(&w->in, 8)) {
-    case 0: r = llm_chat_add(w->chat, llm_string("system"), fuzz_text(&w->in, 9)); break;
-    case 1: r = llm_chat_say(w->chat, fuzz_text(&w->in, 9)); break;
+    case 0: r = llm_chat_add(w->chat, llm_string("system"), fuzz_bytes(&w->in, 9)); break;
+    case 1: r = llm_chat_say(w->chat, fuzz_bytes(&w->in, 9)); break;
     case 2:
     case 3: r = llm_chat_next(w->chat, fuzz_below(&w->in, 60), &piece); break;
     case 4: llm_chat_stop(w->chat); break;
@@ -208,8 +208,61 @@ static void call_chat(world *w) {
     if (r && r != LLM_PENDING && r != LLM_CANCELLED) fuzz_refusal(r, llm_chat_error(w->chat));
 }
 
+typedef struct written {
+    char text[256];
+    size_t size;
+} written;
+
+/* Whole characters, as they come. */
+static bool take_text(void *user, llm_text text) {
+    written *to = (written *)user;
+    uint32_t scalar;
+    size_t i, n;
+    for (i = 0; i < text.size; i += n) {
+        n = llm__tok_utf8((const uint8_t *)text.data + i, text.size - i, &scalar);
+        FUZZ_CHECK(n, "a piece is not whole characters");
+    }
+    FUZZ_CHECK(text.size <= sizeof to->text - to->size, "more than three bytes for one");
+    memcpy(to->text + to->size, text.data, text.size);
+    to->size += text.size;
+    return true;
+}
+
+/* The same bytes at once and in two parts: the same text, the same stop string. */
+static void call_stream(world *w) {
+    llm_allocator allocator = fuzz_allocator(&w->memory);
+    llm_stream_desc d;
+    llm_stream *s;
+    llm_error error;
+    llm_text stops[2], text, part;
+    written whole, parts;
+    llm_result r;
+    int stopped;
+    memset(&d, 0, sizeof d);
+    memset(&error, 0, sizeof error);
+    whole.size = parts.size = 0;
+    d.stops = stops, d.stop_count = fuzz_below(&w->in, 3);
+    stops[0] = fuzz_bytes(&w->in, 4), stops[1] = fuzz_bytes(&w->in, 4);
+    text = part = fuzz_bytes(&w->in, 60);
+    part.size = fuzz_below(&w->in, (uint32_t)text.size + 1);
+    r = llm_stream_create(&d, &allocator, &s, &error);
+    fuzz_refusal(r, &error);
+    if (r) return;
+    (void)llm_stream_feed(s, text, take_text, &whole);
+    (void)llm_stream_flush(s, take_text, &whole);
+    stopped = llm_stream_stopped(s);
+    llm_stream_reset(s);
+    (void)llm_stream_feed(s, part, take_text, &parts);
+    part.data += part.size, part.size = text.size - part.size;
+    (void)llm_stream_feed(s, part, take_text, &parts);
+    (void)llm_stream_flush(s, take_text, &parts);
+    FUZZ_CHECK(stopped == llm_stream_stopped(s) && whole.size == parts.size &&
+                   !memcmp(whole.text, parts.text, whole.size), "a cut changes what comes out");
+    llm_stream_destroy(s);
+}
+
 /* What was begun in a batch is ended before its sessions go. */
-static void end(world *w) {
+static void call_end(world *w) {
     uint32_t i;
     w->memory.fail_at = 0;
     if (w->batch && w->added) {
@@ -222,13 +275,13 @@ static void end(world *w) {
     fuzz_balance(&w->memory);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static int fuzz_calls(const uint8_t *data, size_t size) {
     world w;
     unsigned calls = 0;
-    start();
+    call_start();
     memset(&w, 0, sizeof w);
     w.in.data = data, w.in.size = size;
-    w.model = models[size & 1], w.vocab = vocab[size & 1];
+    w.model = call_models[size & 1], w.vocab = call_vocab[size & 1];
     w.memory.fail_at = fuzz_take(&w.in, 1) % 16;
     while (w.in.size && calls++ < 40) {
         uint32_t what = fuzz_below(&w.in, 16), at = fuzz_below(&w.in, SESSIONS);
@@ -239,10 +292,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             call_batch(&w, at);
         } else if (what == 12) {
             call_pool(&w);
+        } else if (what == 15) {
+            call_stream(&w);
         } else {
             call_chat(&w);
         }
     }
-    end(&w);
+    call_end(&w);
     return 0;
 }

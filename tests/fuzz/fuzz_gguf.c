@@ -7,7 +7,7 @@
 #include "../../tools/convert/vocabulary.h"
 #include "fuzz_source.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static int fuzz_gguf(const uint8_t *data, size_t size) {
     source_file source;
     gguf_file *file = (gguf_file *)calloc(1, sizeof *file);
     llm_error error;

@@ -2,24 +2,38 @@
    not). What is accepted is used: described, tokenized with, rendered, evaluated. */
 #include "fuzz.h"
 
-static const char *const names[] = {"llama-tied.q4.llm", "gemma-pattern.q8.llm", "llama-odd.f32.llm"};
-#define BASES (sizeof names / sizeof *names)
-static uint8_t *base[BASES], *work[BASES];
-static size_t base_size[BASES];
+static const char *const file_names[] = {"tiny-llama.q4.llm", "tiny-gemma.q8.llm", "tiny-qwen.f32.llm"};
+#define FILES (sizeof file_names / sizeof *file_names)
+static uint8_t *base[FILES], *work[FILES];
+static size_t base_size[FILES];
 
-static void start(void) {
+static void file_start(void) {
     size_t i;
     char path[256];
     if (base[0]) return;
-    for (i = 0; i < BASES; i++) {
-        (void)snprintf(path, sizeof path, FUZZ_FILES "/%s", names[i]);
+    for (i = 0; i < FILES; i++) {
+        (void)snprintf(path, sizeof path, FUZZ_TINY "/%s", file_names[i]);
         base[i] = fuzz_file(path, &base_size[i]);
         work[i] = fuzz_file(path, &base_size[i]);
     }
 }
 
+/* The checksum of a section, taken from the base's table where bytes low .. high - 1, all that
+   changed, are not in it. */
+static uint64_t sum_of(const uint8_t *file, const llm__file_section *s, unsigned which, size_t low,
+                       size_t high) {
+    const uint32_t count = llm__u32(base[which] + offsetof(llm__file_header, section_count));
+    llm__file_section was;
+    uint32_t i;
+    for (i = 0; i < count && (high <= s->offset || low >= s->offset + s->size); i++) {
+        memcpy(&was, base[which] + sizeof(llm__file_header) + i * sizeof was, sizeof was);
+        if (was.offset == s->offset && was.size == s->size) return was.checksum;
+    }
+    return llm__xxh64(file + s->offset, (size_t)s->size);
+}
+
 /* Right checksums for what the table says, as far as it lies in the file. */
-static void repair(uint8_t *file, size_t size) {
+static void repair(uint8_t *file, size_t size, unsigned which, size_t low, size_t high) {
     llm__file_header header;
     llm__file_section section;
     uint32_t i, count;
@@ -33,12 +47,37 @@ static void repair(uint8_t *file, size_t size) {
         if (section.kind == LLM__SECTION_DATA || section.offset > size ||
             section.size > size - section.offset)
             continue;
-        section.checksum = llm__xxh64(file + section.offset, (size_t)section.size);
+        section.checksum = sum_of(file, &section, which, low, high);
         memcpy(at, &section, sizeof section);
     }
     header.file_size = size;
     header.checksum = llm__xxh64(file + sizeof header, count * sizeof section);
     memcpy(file, &header, sizeof header);
+}
+
+/* Right checksums of the tensors and of their section, then of all others. */
+static void repair_tensors(uint8_t *file, size_t size) {
+    llm__file_section all[64], *data = NULL, *list = NULL;
+    uint32_t i, count;
+    if (size < sizeof(llm__file_header)) return;
+    count = llm__u32(file + offsetof(llm__file_header, section_count));
+    if (count > 64 || count * sizeof *all > size - sizeof(llm__file_header)) return;
+    memcpy(all, file + sizeof(llm__file_header), count * sizeof *all);
+    for (i = 0; i < count; i++) {
+        if (all[i].offset > size || all[i].size > size - all[i].offset) continue;
+        if (all[i].kind == LLM__SECTION_DATA) data = &all[i];
+        if (all[i].kind == LLM__SECTION_TDIR) list = &all[i];
+    }
+    for (i = 0; list && i < list->size / sizeof(llm__file_tensor); i++) {
+        uint8_t *at = file + list->offset + i * sizeof(llm__file_tensor);
+        llm__file_tensor t;
+        memcpy(&t, at, sizeof t);
+        if (t.offset > size || t.size > size - t.offset) continue;
+        t.checksum = llm__xxh64(file + t.offset, (size_t)t.size);
+        memcpy(at, &t, sizeof t);
+    }
+    if (data) data->checksum = llm__xxh64(file + data->offset, (size_t)data->size);
+    memcpy(file + sizeof(llm__file_header), all, count * sizeof *all);
 }
 
 static void use_text(const llm_model *model, fuzz_memory *memory) {
@@ -67,6 +106,37 @@ static void use_text(const llm_model *model, fuzz_memory *memory) {
     (void)llm_token_find(t, llm_string("the"));
 }
 
+/* A template that was accepted with the file, rendered within tight bounds. */
+static void use_template(const llm_model *model, fuzz_memory *memory) {
+    static char out[4096];
+    llm_template_desc d;
+    llm_message message;
+    llm_error error;
+    size_t size;
+    memset(&d, 0, sizeof d);
+    memset(&message, 0, sizeof message);
+    memset(&error, 0, sizeof error);
+    message.role = llm_string("user"), message.content = llm_string("Hello");
+    d.text = llm_model_template(model);
+    d.messages = &message, d.n_messages = 1, d.add_generation_prompt = true;
+    d.bos_token = llm_string("<s>"), d.eos_token = llm_string("</s>");
+    d.max_steps = 5000, d.max_output = sizeof out, d.max_memory = 1 << 20;
+    d.allocator = fuzz_allocator(memory), d.error = &error;
+    if (d.text.size) fuzz_refusal(llm_template_render(&d, out, sizeof out, &size), &error);
+}
+
+/* The file as llm_read hands it out. */
+typedef struct file_bytes {
+    const uint8_t *data;
+    size_t size;
+} file_bytes;
+static bool read_bytes(void *user, uint64_t offset, void *to, size_t size) {
+    const file_bytes *f = (const file_bytes *)user;
+    FUZZ_CHECK(offset <= f->size && size <= f->size - offset, "a read past the end");
+    memcpy(to, f->data + offset, size);
+    return true;
+}
+
 static void use_session(const llm_model *model, fuzz_memory *memory) {
     static const int32_t ids[3] = {1, 0, 2};
     llm_session_desc d;
@@ -93,10 +163,14 @@ static void open_and_use(uint8_t *file, size_t size, unsigned how) {
     llm_error error;
     llm_result r;
     fuzz_memory memory;
+    file_bytes bytes;
     memset(&memory, 0, sizeof memory);
     memset(&error, 0, sizeof error);
     memset(&d, 0, sizeof d);
-    d.data = file, d.size = size, d.verify = how >> 1 & 1, d.error = &error;
+    bytes.data = file, bytes.size = size;
+    if (how >> 6 & 1) d.read = read_bytes, d.read_user = &bytes;
+    else d.data = file;
+    d.size = size, d.verify = how >> 1 & 1, d.error = &error;
     d.allocator = fuzz_allocator(&memory);
     r = llm_model_open(&model, &d);
     fuzz_refusal(r, &error);
@@ -104,22 +178,24 @@ static void open_and_use(uint8_t *file, size_t size, unsigned how) {
     if (r == LLM_OK) {
         llm_model_get_info(model, &info);
         use_text(model, &memory);
+        use_template(model, &memory);
         if (how >> 2 & 1) use_session(model, &memory);
         llm_model_close(model);
     }
     fuzz_balance(&memory);
 }
 
-/* Byte 0: bit 0 repair, 1 verify, 2 evaluate, 4 and 5 the model. Then changes: three bytes of
+/* Byte 0: bit 0 repair, 1 verify, 2 evaluate, 3 repair tensors' checksums too, 4 to 7 the model, of
+   them 6: through a read callback. Then changes: three bytes of
    offset; one that says how many bytes follow to stand there, 1 to 32, or, in its top bits, that the
    file ends there, or that the offset counts from one of the first sections. */
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static int fuzz_llm(const uint8_t *data, size_t size) {
     fuzz_input in = {data, size};
     unsigned how = (unsigned)fuzz_take(&in, 1), which;
     size_t length, changed_low = SIZE_MAX, changed_high = 0, i;
     uint8_t *file;
-    start();
-    which = (how >> 4) % BASES;
+    file_start();
+    which = (how >> 4) % FILES;
     file = work[which], length = base_size[which];
     while (in.size) {
         uint32_t at = (uint32_t)fuzz_take(&in, 3), op = (uint32_t)fuzz_take(&in, 1);
@@ -143,18 +219,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         void *cut = NULL;
         if (posix_memalign(&cut, 64, length ? length : 1)) return 0;
         memcpy(cut, file, length);
-        if (how & 1) repair((uint8_t *)cut, length);
+        if (how & 1) repair((uint8_t *)cut, length, which, changed_low, changed_high);
         open_and_use((uint8_t *)cut, length, how);
         free(cut);
     } else {
-        if (how & 1) repair(file, length);
+        if ((how & 9) == 9) {
+            repair_tensors(file, length);
+            changed_low = 0, changed_high = length; /* any of it */
+        }
+        if (how & 1) repair(file, length, which, changed_low, changed_high);
         open_and_use(file, length, how);
     }
     memcpy(file, base[which], 4096);
-    if (changed_low < changed_high) {
-        if (changed_high > base_size[which]) changed_high = base_size[which];
-        if (changed_low < changed_high)
-            memcpy(file + changed_low, base[which] + changed_low, changed_high - changed_low);
-    }
+    if (changed_high > base_size[which]) changed_high = base_size[which];
+    if (changed_low < changed_high)
+        memcpy(file + changed_low, base[which] + changed_low, changed_high - changed_low);
     return 0;
 }

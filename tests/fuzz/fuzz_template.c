@@ -10,7 +10,7 @@ static llm_result take_run(void *user, const char *data, size_t size, bool trust
     return LLM_OK;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static int fuzz_template(const uint8_t *data, size_t size) {
     static const char *const roles[] = {"user", "assistant", "system", "tool"};
     static char out[65536];
     fuzz_input in = {data, size};
@@ -34,17 +34,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     d.date.year = how >> 3 & 1 ? 2026 : 0, d.date.month = 11, d.date.day = 24;
     for (i = 0; i < d.n_messages; i++) {
         messages[i].role = llm_string(roles[fuzz_below(&in, 4)]);
-        messages[i].content = fuzz_text(&in, 63);
+        messages[i].content = fuzz_bytes(&in, 63);
     }
     if (how >> 4 & 1) {
-        tool.name = llm_string("tool_calls"), tool.text = fuzz_text(&in, 127), tool.json = true;
+        tool.name = llm_string("tool_calls"), tool.text = fuzz_bytes(&in, 127), tool.json = true;
         messages[0].fields = &tool, messages[0].n_fields = 1;
     }
     if (how >> 5 & 1) {
-        field.name = llm_string("flag"), field.text = fuzz_text(&in, 63), field.json = how >> 6 & 1;
+        field.name = llm_string("flag"), field.text = fuzz_bytes(&in, 63), field.json = how >> 6 & 1;
         d.variables = &field, d.n_variables = 1;
     }
-    if (how >> 7 & 1) d.tools = fuzz_text(&in, 127);
+    if (how >> 7 & 1) d.tools = fuzz_bytes(&in, 127);
     d.messages = messages;
     d.bos_token = llm_string("<s>"), d.eos_token = llm_string("</s>");
     d.text.data = (const char *)in.data, d.text.size = in.size;

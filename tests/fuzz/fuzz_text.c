@@ -1,24 +1,24 @@
 /* Text to tokens and back, with vocabularies of both kinds. */
 #include "fuzz.h"
 
-static const char *const names[] = {"llama-tied.q4.llm", "gemma-pattern.q8.llm", "llama-odd.q8.llm"};
-#define MODELS (sizeof names / sizeof *names)
-static llm_model *models[MODELS];
+static const char *const text_names[] = {"llama-tied.q4.llm", "gemma-pattern.q8.llm", "llama-odd.q8.llm"};
+#define TEXT_MODELS (sizeof text_names / sizeof *text_names)
+static llm_model *text_models[TEXT_MODELS];
 
-static void start(void) {
+static void text_start(void) {
     size_t i;
-    for (i = 0; !models[MODELS - 1] && i < MODELS; i++) {
+    for (i = 0; !text_models[TEXT_MODELS - 1] && i < TEXT_MODELS; i++) {
         char path[256];
         llm_model_desc d;
         memset(&d, 0, sizeof d);
-        (void)snprintf(path, sizeof path, FUZZ_FILES "/%s", names[i]);
+        (void)snprintf(path, sizeof path, FUZZ_FILES "/%s", text_names[i]);
         d.path = path;
-        FUZZ_CHECK(!llm_model_open(&models[i], &d), "%s", path);
+        FUZZ_CHECK(!llm_model_open(&text_models[i], &d), "%s", path);
     }
 }
 
 /* Ids to bytes, all at once and with what a short buffer would give. */
-static size_t decode(const llm_tokenizer *t, const int32_t *ids, size_t count, char *out, size_t room) {
+static size_t text_decode(const llm_tokenizer *t, const int32_t *ids, size_t count, char *out, size_t room) {
     llm_detokenize_desc d;
     size_t size = 0, needed = 0;
     memset(&d, 0, sizeof d);
@@ -38,7 +38,7 @@ static void check_ids(const llm_tokenizer *t, const int32_t *ids, size_t count, 
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static int fuzz_text(const uint8_t *data, size_t size) {
     static int32_t ids[40000];
     static char out[200000];
     fuzz_input in = {data, size};
@@ -51,8 +51,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_memory memory;
     size_t count = 0, needed = 0, back, skip;
     if (in.size > 8192) return 0;
-    start();
-    t = llm_model_tokenizer(models[how % MODELS]);
+    text_start();
+    t = llm_model_tokenizer(text_models[how % TEXT_MODELS]);
     llm_tokenizer_describe(t, &info);
     memset(&memory, 0, sizeof memory);
     memset(&error, 0, sizeof error);
@@ -76,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (back = 0; back + 3 <= in.size; back++) /* stands for a space in SentencePiece */
         if (!memcmp(in.data + back, "\xe2\x96\x81", 3)) return 0;
     skip = count && info.add_bos && ids[0] == info.bos;
-    back = decode(t, ids + skip, count - skip - (info.add_eos ? 1 : 0), out, sizeof out);
+    back = text_decode(t, ids + skip, count - skip - (info.add_eos ? 1 : 0), out, sizeof out);
     if (back == in.size + 1 && out[0] == ' ') /* SentencePiece's space before a text */
         FUZZ_CHECK(!memcmp(out + 1, in.data, in.size), "the text has changed");
     else
