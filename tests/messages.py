@@ -20,7 +20,7 @@ import sys
 from toolchain import ROOT, Report
 
 # name of the function or macro: which argument is the format
-REFUSALS = {"llm__fail": 2, "LLM__REFUSE": 0, "gguf_refuse": 1, "TB_FAIL": 2, "usage_error": 0}
+REFUSALS = {"llm__fail": 2, "llm__tpl_fail": 2, "LLM__REFUSE": 0, "gguf_refuse": 1, "TB_FAIL": 2, "usage_error": 0}
 SOURCES = ["llm.h"] + sorted(os.path.relpath(p, ROOT) for p in glob.glob(os.path.join(ROOT, "tools/convert/*.[ch]")))
 TESTS = sorted(glob.glob(os.path.join(ROOT, "tests/test_*.c")) + glob.glob(os.path.join(ROOT, "tests/convert/test_*.c")))
 WINDOWS = "only Windows says this"
@@ -29,6 +29,13 @@ UNREACHABLE = {
     "%s: the path is not UTF-8 of at most 1023 characters": WINDOWS,
     "%s: cannot be opened (error %u)": WINDOWS,
     "%s: cannot be mapped (error %u)": WINDOWS,
+    "prefetch: byte %zu of %zu cannot be locked (error %u); the process's minimum working set is %zu bytes": WINDOWS,
+}
+COMPOSED = {  # formats of parts that are words elsewhere, and a message of each
+    "%s %lld %s": "line 1, column 5: int 5 cannot be called",
+    "%s '%.*s' %s": "line 1, column 8: str 'a' has no absolute value",
+    "%s %s": "line 1, column 26: dict has no attributes to set: expected a namespace",
+    "%.*s": "chat template, line 1, column 19: never",
 }
 ANY = "\x01"  # what a conversion or #argument in a test's text stands for
 CONVERSION = re.compile(r"%[-+ #0]*[0-9*]*(?:\.[0-9*]+)?(?:hh|h|ll|l|z|j|t)?([diouxXeEfFgGcsp%])")
@@ -130,7 +137,10 @@ def expression(format_):
             out += f"(?:[-+0-9.e]+|-?inf|-?nan|{ANY})"
         else:
             out += "(?:.*)"
-    return re.compile(out + re.escape(format_[at:]), re.S)
+    place = rf"(?:line [0-9{ANY}]+, column [0-9{ANY}]+: )?"  # before what a chat template's refusal says
+    if out.startswith("(?:.*):\\ "):  # whose message it is may be told apart from what it says
+        out = "(?:.*:\\ )?" + out[len("(?:.*):\\ "):]
+    return re.compile(place + out + re.escape(format_[at:]), re.S)
 
 
 def plain_size(format_):
@@ -151,14 +161,16 @@ def check_refusals(report, show):
             by = next((t for t in sorted(known) if pattern.fullmatch(t)), None)
             if show:
                 print(f"{where}: {format_!r}\n    {by!r}")
-            if plain_size(format_) < 8:
+            if format_ in COMPOSED:
+                report.check(COMPOSED[format_] in known, f"{where}: no test has \"{COMPOSED[format_]}\"")
+            elif plain_size(format_) < 8:
                 report.check(False, f"{where}: \"{format_}\" says too little to be known by its words")
             elif format_ in UNREACHABLE:
                 report.check(by is None, f"{where}: \"{format_}\" is pinned, but listed as unreachable")
             else:
                 report.check(by is not None, f"{where}: no test has a message of \"{format_}\"")
-    for format_ in UNREACHABLE:
-        report.check(format_ in seen, f"UNREACHABLE lists \"{format_}\", which nothing says")
+    for format_ in [*UNREACHABLE, *COMPOSED]:
+        report.check(format_ in seen, f"\"{format_}\" is listed in messages.py, but nothing says it")
 
 
 def check_document(report):

@@ -30,6 +30,7 @@ LIBRARIES = ["-lm", "-lpthread"]
 # "name: N passed, N failed, N skipped", or, where it prints none, its exit status is one check.
 SCRIPTS = [
     ("flags", [PYTHON, "tests/flags.py"], [], 1200),
+    ("messages", [PYTHON, "tests/messages.py"], [], 60),
     ("bits of compilers", [PYTHON, "tests/bits.py"], [], 1200),
     ("bits of the sampler", ["env", "CFLAGS_EXTRA=-DLLM_NO_TEMPLATE", "sh", "tests/bits_sampler.sh"], [], 200),
     ("soak", [PYTHON, "tests/soak.py", "100000", "1"], [], 200),

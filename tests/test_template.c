@@ -1076,18 +1076,18 @@ static void test_descriptors(void) {
                                    {1, 13, 1, 0, 0, 0}, {1, 1, 0, 0, 0, 0},     {1, 1, 32, 0, 0, 0},
                                    {1, 1, 1, -1, 0, 0}, {1, 1, 1, 24, 0, 0},    {1, 1, 1, 0, -1, 0},
                                    {1, 1, 1, 0, 60, 0}, {1, 1, 1, 0, 0, -1},    {1, 1, 1, 0, 0, 62}};
-    static const char *const dates[] = {"year is -1, expected 1 to 9999",
-                                        "year is 10000, expected 1 to 9999",
-                                        "month is 0, expected 1 to 12",
-                                        "month is 13, expected 1 to 12",
-                                        "day is 0, expected 1 to 31",
-                                        "day is 32, expected 1 to 31",
-                                        "hour is -1, expected 0 to 23",
-                                        "hour is 24, expected 0 to 23",
-                                        "minute is -1, expected 0 to 59",
-                                        "minute is 60, expected 0 to 59",
-                                        "second is -1, expected 0 to 61",
-                                        "second is 62, expected 0 to 61"};
+    static const char *const dates[] = {"chat template: date.year is -1, expected 1 to 9999",
+                                        "chat template: date.year is 10000, expected 1 to 9999",
+                                        "chat template: date.month is 0, expected 1 to 12",
+                                        "chat template: date.month is 13, expected 1 to 12",
+                                        "chat template: date.day is 0, expected 1 to 31",
+                                        "chat template: date.day is 32, expected 1 to 31",
+                                        "chat template: date.hour is -1, expected 0 to 23",
+                                        "chat template: date.hour is 24, expected 0 to 23",
+                                        "chat template: date.minute is -1, expected 0 to 59",
+                                        "chat template: date.minute is 60, expected 0 to 59",
+                                        "chat template: date.second is -1, expected 0 to 61",
+                                        "chat template: date.second is 62, expected 0 to 61"};
     llm_template_desc d;
     llm_message messages[2];
     llm_template_field fields[2];
@@ -1132,16 +1132,23 @@ static void test_descriptors(void) {
     for (i = 0; i < 12; i++) {
         d.date.year = wrong[i][0], d.date.month = wrong[i][1], d.date.day = wrong[i][2];
         d.date.hour = wrong[i][3], d.date.minute = wrong[i][4], d.date.second = wrong[i][5];
-        (void)snprintf(text, sizeof text, "chat template: date.%s", dates[i]);
-        expect_argument(&d, text);
+        expect_argument(&d, dates[i]);
     }
     d.date.second = 61;
     render(&out, &d);
     CHECK(out.result == LLM_OK, "a leap second: %s", out.error.text);
-    CHECK(llm_template_render(&d, text, 8, NULL) == LLM_ERROR_ARGUMENT, "no size");
-    CHECK(llm_template_render(&d, NULL, 8, &size) == LLM_ERROR_ARGUMENT && size == 0, "no buffer");
+    d.error = &out.error;
+    CHECK(llm_template_render(&d, text, 8, NULL) == LLM_ERROR_ARGUMENT &&
+              !strcmp(out.error.text, "chat template: size is NULL"), "no size: %s", out.error.text);
+    CHECK(llm_template_render(&d, NULL, 8, &size) == LLM_ERROR_ARGUMENT && size == 0 &&
+              !strcmp(out.error.text, "chat template: out is NULL"), "no buffer: %s", out.error.text);
+    d.text = text_of("four");
+    CHECK(llm_template_render(&d, text, 1, &size) == LLM_ERROR_ARGUMENT && size == 4, "no room");
+    (void)snprintf(text, sizeof text, "chat template: the text has %lu bytes, the buffer 1", (unsigned long)size);
+    CHECK(!strcmp(out.error.text, text), "%s", out.error.text);
     CHECK(llm_template_runs(NULL, collect, &parts) == LLM_ERROR_ARGUMENT, "no description");
-    CHECK(llm_template_runs(&d, NULL, &parts) == LLM_ERROR_ARGUMENT, "no writer");
+    CHECK(llm_template_runs(&d, NULL, &parts) == LLM_ERROR_ARGUMENT &&
+              !strcmp(out.error.text, "chat template: write is NULL"), "no writer: %s", out.error.text);
     d.text = text_of("{{ a.b }}");
     CHECK(llm_template_runs(&d, collect, &parts) == LLM_ERROR_TEMPLATE, "an error");
     d.text = text_of("a{{ messages[1].content }}b");
@@ -1293,8 +1300,9 @@ static void test_json(void) {
     field.text.data = "1\0";
     field.text.size = 2;
     render(&out, &d);
-    CHECK(out.result == LLM_ERROR_FORMAT && strstr(out.error.text, "byte 1 is 0x00"), "%s",
-          out.error.text);
+    CHECK(out.result == LLM_ERROR_FORMAT &&
+              !strcmp(out.error.text, "chat template, line 1, column 1: a field's value is not JSON: "
+                                      "byte 1 is 0x00, expected its end"), "%s", out.error.text);
     field.text.data = "\"\\\0\"";
     field.text.size = 4;
     render(&out, &d);
@@ -1438,6 +1446,8 @@ static void test_allocation(const char *path) {
     llm_text expected;
     int letter;
     size_t n, tried = 0, at = 0;
+    char message[80];
+    const char *said;
     if (!fixture_open(&f, path)) return;
     while ((letter = fixture_next(&f, &expected)) != 0) {
         if (at++ % 9) continue;
@@ -1447,6 +1457,10 @@ static void test_allocation(const char *path) {
             render(&out, &f.desc);
             if (counts.live != 0 || counts.calls < n) break;
             if (out.result != LLM_ERROR_MEMORY || out.size) break;
+            said = strstr(out.error.text, ": ");
+            (void)snprintf(message, sizeof message, "no memory for %lu bytes",
+                           said ? strtoul(said + 16, NULL, 10) : 0);
+            CHECK(said && !strcmp(said + 2, message), "%s", out.error.text);
             tried++;
         }
         CHECK(counts.live == 0 && counts.calls < n &&

@@ -143,8 +143,8 @@ static void test_refusals(void) {
         {"{a:1}", "byte 1: expected a key, found 'a'"},
         {"{1:1}", "byte 1: expected a key, found '1'"},
         {"{\"a\":}", "byte 5: expected a value, found '}'"},
-        {"{\"a\":1,\"b\":2,\"\\u0061\":3}", "byte 0: the key \"a\" is twice"},
-        {"[{\"a\":{\"a\":1,\"b\":2,\"b\":2}}]", "byte 6: the key \"b\" is twice"},
+        {"{\"a\":1,\"b\":2,\"\\u0061\":3}", "byte 0: the key \"a\" is twice in this object"},
+        {"[{\"a\":{\"a\":1,\"b\":2,\"b\":2}}]", "byte 6: the key \"b\" is twice in this object"},
         {"nul", "byte 0: expected a value, found 'n'"},
         {"NaN", "byte 0: expected a value, found 'N'"},
         {"[-Infinity]", "byte 2: expected a digit, found 'I'"},
@@ -161,14 +161,14 @@ static void test_refusals(void) {
         {"\"\\x\"", "byte 2: expected one of \"\\/bfnrtu after a backslash, found 'x'"},
         {"\"\\", "byte 2: expected one of \"\\/bfnrtu after a backslash, found the end"},
         {"\"\\u12g4\"", "byte 3: expected four hexadecimal digits, found '1'"},
-        {"\"\\u12", "byte 3: expected four hexadecimal digits"},
-        {"\"\\ud800\"", "byte 1: expected a pair of surrogates"},
-        {"\"\\ud800\\n\"", "byte 1: expected a pair of surrogates"},
-        {"\"\\ud800\\u0041\"", "byte 1: expected a pair of surrogates"},
-        {"\"\\udc00\\ud800\"", "byte 1: expected a pair of surrogates"},
+        {"\"\\u12", "byte 3: expected four hexadecimal digits, found '1'"},
+        {"\"\\ud800\"", "byte 1: expected a pair of surrogates, found '\\'"},
+        {"\"\\ud800\\n\"", "byte 1: expected a pair of surrogates, found '\\'"},
+        {"\"\\ud800\\u0041\"", "byte 1: expected a pair of surrogates, found '\\'"},
+        {"\"\\udc00\\ud800\"", "byte 1: expected a pair of surrogates, found '\\'"},
         {"\"\xC0\x80\"", "byte 1: expected UTF-8, found byte 0xC0"},
         {"\"\xED\xA0\x80\"", "byte 1: expected UTF-8, found byte 0xED"},
-        {"\"\xE2\x96", "byte 1: expected UTF-8"},
+        {"\"\xE2\x96", "byte 1: expected UTF-8, found byte 0xE2"},
         {"\"a\xFF\"", "byte 2: expected UTF-8, found byte 0xFF"},
         {"// c\n1", "byte 0: expected a value, found '/'"},
     };
@@ -179,7 +179,7 @@ static void test_refusals(void) {
     for (k = 0; k < sizeof cases / sizeof *cases; k++) {
         llm_result result = parse(&j, cases[k].text, strlen(cases[k].text), &copy, &error);
         CHECK(result == LLM_ERROR_FORMAT && !strncmp(error.text, "x.json: ", 8) &&
-              !strncmp(error.text + 8, cases[k].says, strlen(cases[k].says)), "%s: %s",
+              !strcmp(error.text + 8, cases[k].says), "%s: %s",
               cases[k].text, error.text);
         CHECK(!j.nodes && !j.strings && json_find(&j, 0, "a") == JSON_NONE, "empty after a failure");
         free(copy);
@@ -204,7 +204,7 @@ static void test_refusals(void) {
     free(copy);
     CHECK(json_parse(&j, "x.json", "{", 1, NULL) == LLM_ERROR_FORMAT, "no place for the message");
     CHECK(json_parse(&j, "x.json", "1", (size_t)1 << 31, &error) == LLM_ERROR_LIMIT &&
-          strstr(error.text, "2147483648"), "%s", error.text);
+          !strcmp(error.text, "x.json: 2147483648 bytes, at most 1073741824 are read"), "%s", error.text);
 }
 
 static void test_cut_and_altered(void) {
