@@ -4,7 +4,7 @@
     tests/fuzz/run.py [--seconds N] [NAME...]       from the kept inputs, N seconds in all (600), two at a time
     tests/fuzz/run.py --replay                      the kept inputs once, with the normal compiler
     tests/fuzz/run.py --campaign [--executions N] [--jobs N] [NAME...]
-                                                    N executions of each (10,000,000), a tenth of them under
+                                                    N executions of each (10,000,000), a twentieth of them under
                                                     AddressSanitizer; may be stopped and started again
     tests/fuzz/run.py --keep [NAME...]              the campaign's inputs, minimised, become the kept ones
     tests/fuzz/run.py --table                       counts and coverage to the table in docs/reliability.md
@@ -224,7 +224,7 @@ def campaign(report, names, executions, jobs):
         unpack(target, folder)
         for path in glob.glob(os.path.join(FOLDER, "seeds", target, "*")):
             shutil.copy(path, folder)
-        for kind, share in (("asan", executions // 10), ("ubsan", executions - executions // 10)):
+        for kind, share in (("asan", executions // 20), ("ubsan", executions - executions // 20)):
             while (left := share - record.get(target, {}).get(kind, 0)) > 0:
                 r = Run(kind, target, [folder], f"-runs={min(left, 1000000)}", "-max_total_time=300", "-entropic=0")
                 with lock:
