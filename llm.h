@@ -2164,7 +2164,7 @@ enum { LLM__CUT_OTHER, LLM__CUT_LETTER, LLM__CUT_NUMBER, LLM__CUT_SPACE, LLM__CU
 LLM__INLINE unsigned llm__cut_kind(const llm__pre_rule *rule, const uint8_t *s, size_t i, size_t n,
                                    size_t *next) {
     uint32_t scalar;
-    size_t size;
+    size_t size = 0;
     unsigned k;
     if (i >= n) {
         *next = i;
@@ -11707,7 +11707,9 @@ LLM_API llm_result llm_template_runs(const llm_template_desc *desc, llm_template
                                      void *user) {
     llm__tpl t;
     llm_result result;
-    if (!desc || !write) return LLM_ERROR_ARGUMENT;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    if (!write)
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "chat template: write is NULL");
     result = llm__tpl_render(&t, desc);
     if (result == LLM_OK && t.out.n) {
         const char *s = LLM__CAST(const char *, t.out.data);
@@ -11728,7 +11730,10 @@ LLM_API llm_result llm_template_render(const llm_template_desc *desc, char *out,
     llm__tpl t;
     llm_result result;
     if (size) *size = 0;
-    if (!desc || !size || (!out && capacity)) return LLM_ERROR_ARGUMENT;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    if (!size || (!out && capacity))
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "chat template: %s is NULL",
+                         size ? "out" : "size");
     result = llm__tpl_render(&t, desc);
     if (result == LLM_OK) {
         *size = t.out.n;

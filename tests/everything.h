@@ -214,6 +214,7 @@ static void everything_template_render(everything *e) {
 /* An answer to its end. */
 static void everything_listen(everything *e, llm_chat *chat) {
     llm_text piece;
+    memset(&piece, 0, sizeof piece);
     do {
         TRY(llm_chat_next(chat, 0, &piece), llm_chat_error(chat));
         everything_fold(e, piece.data, piece.size);
