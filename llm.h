@@ -2164,7 +2164,7 @@ enum { LLM__CUT_OTHER, LLM__CUT_LETTER, LLM__CUT_NUMBER, LLM__CUT_SPACE, LLM__CU
 LLM__INLINE unsigned llm__cut_kind(const llm__pre_rule *rule, const uint8_t *s, size_t i, size_t n,
                                    size_t *next) {
     uint32_t scalar;
-    size_t size = 0;
+    size_t size;
     unsigned k;
     if (i >= n) {
         *next = i;
@@ -5286,7 +5286,7 @@ LLM_API llm_result llm_batch_create(llm_batch **batch, const llm_batch_desc *des
     llm_batch_desc d;
     llm_batch *b;
     llm_result r;
-    size_t size;
+    size_t size = 0; /* GCC does not see that the query sets it */
     if (!batch) return LLM_ERROR_ARGUMENT;
     *batch = NULL;
     if ((r = llm_batch_query(desc, &d, &size)) != LLM_OK) return r;
