@@ -5289,6 +5289,8 @@ LLM_API llm_result llm_batch_create(llm_batch **batch, const llm_batch_desc *des
     size_t size = 0; /* GCC does not see that the query sets it */
     if (!batch) return LLM_ERROR_ARGUMENT;
     *batch = NULL;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    d = *desc;
     if ((r = llm_batch_query(desc, &d, &size)) != LLM_OK) return r;
     arena.base = LLM__CAST(uint8_t *, llm__allocate(&d.allocator, size));
     if (!arena.base)
