@@ -309,6 +309,11 @@ static llm_result input_missing(const char *path, llm_error *error) {
                      "and name that");
 }
 
+static llm_result refuse_tokenizer(const options *o, llm_error *error) {
+    return llm__fail(error, LLM_ERROR_ARGUMENT, "--tokenizer is %s, expected none: only a llama2.c "
+                     ".bin takes one", o->tokenizer);
+}
+
 /* By what the input is or how it begins; a .bin of version 0 by its name. */
 static llm_result open_input(const options *o, source_file *s, llm_error *error) {
     static const uint8_t numbered[] = {0x32, 0x34, 0x6b, 0x61}; /* LLAMA2C_MAGIC */
@@ -316,20 +321,22 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     llm_result result;
     uint8_t start[4] = {0};
     if (!platform_exists(o->input)) return input_missing(o->input, error);
-    if (platform_is_folder(o->input)) return huggingface_open(s, o->input, error);
+    if (platform_is_folder(o->input) && !o->tokenizer) return huggingface_open(s, o->input, error);
+    if (platform_is_folder(o->input)) return refuse_tokenizer(o, error);
     result = map_open(&map, o->input, error);
     if (result != LLM_OK) return result;
     memcpy(start, map.data, map.size < 4 ? map.size : 4);
     map_close(&map);
-    if (memcmp(start, "GGUF", 4) == 0) return gguf_open(s, o->input, error);
     if (memcmp(start, "PK\3\4", 4) == 0)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED, "a zip archive, such as PyTorch keeps "
                          "weights in; expected the model's .safetensors in a folder");
-    if (memcmp(start, numbered, 4) == 0 || ends_with(o->input, ".bin"))
+    if (memcmp(start, numbered, 4) == 0 ||
+        (memcmp(start, "GGUF", 4) != 0 && ends_with(o->input, ".bin")))
         return llama2c_open(s, o->input, o->tokenizer, error);
     if (ends_with(o->input, ".safetensors") || ends_with(o->input, ".json"))
         return llm__fail(error, LLM_ERROR_UNSUPPORTED, "a part of a model; expected the folder "
                          "that it lies in");
+    if (o->tokenizer) return refuse_tokenizer(o, error);
     return gguf_open(s, o->input, error);
 }
 

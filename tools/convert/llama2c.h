@@ -399,8 +399,9 @@ static llm_result llama2c_find_tokenizer(source_file *s, const char *path, llm_e
                        "fit: %.160s", why.text);
     }
     free(beside);
-    if (result == LLM_ERROR_MEMORY) return llm__fail(error, result, "%s", why.text);
-    return LLM_OK;
+    if (result != LLM_ERROR_MEMORY) return LLM_OK;
+    if (error) *error = why;
+    return result;
 }
 
 /* `tokenizer` is NULL for the one beside the model. After an error nothing is left to close. */

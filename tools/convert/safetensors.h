@@ -210,7 +210,8 @@ static llm_result safetensors_parse(safetensors *st, const uint8_t *data, size_t
     if (result != LLM_OK) return result;
     room = size - 8 - header;
     st->tensors = (safetensors_tensor *)calloc((size_t)json_count(j, 0) + 1, sizeof *st->tensors);
-    if (!st->tensors) return llm__fail(error, LLM_ERROR_MEMORY, "%s: no memory", st->name);
+    if (!st->tensors) return llm__fail(error, LLM_ERROR_MEMORY, "%s: no memory for %u tensors", st->name,
+                         json_count(j, 0));
     for (n = 1; n < json_next(j, 0) && result == LLM_OK; n = json_next(j, n + 1)) {
         if (json_is(j, n, "__metadata__")) {
             result = safetensors_metadata(st, n + 1, error);
