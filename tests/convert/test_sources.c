@@ -589,11 +589,11 @@ static void test_input(void) {
     int file = mkstemp(path);
     memset(&o, 0, sizeof o);
 #define INPUT(name, message) SAYS((o.input = (name), open_input(&o, &s, &said)), message)
-    INPUT("somebody/some-model", "no such file or folder, and nothing is downloaded: put the model's config.json, "
+    INPUT("somebody/some-model", "somebody/some-model: no such file or folder, and nothing is downloaded: put the model's config.json, "
           "tokenizer.json, tokenizer_config.json, generation_config.json and *.safetensors (with its .index.json) into a "
           "folder and name that");
-    INPUT("/nothing/of/this.gguf", "no such file or folder");
-    INPUT("nothing.bin", "no such file or folder");
+    INPUT("/nothing/of/this.gguf", "/nothing/of/this.gguf: no such file or folder");
+    INPUT("nothing.bin", "nothing.bin: no such file or folder");
     INPUT(FOLDERS "qwen3/model.safetensors", "a part of a model; expected the folder that it lies in");
     CHECK(file >= 0 && write(file, zip, sizeof zip) == (ssize_t)sizeof zip, "%s cannot be written", path);
     INPUT(path, "a zip archive, such as PyTorch keeps weights in; expected the model's .safetensors in a folder");

@@ -302,11 +302,11 @@ static llm_result input_missing(const char *path, llm_error *error) {
     const char *slash = strchr(path, '/');
     if (!slash || slash == path || !slash[1] || strchr(slash + 1, '/') || path[0] == '.' ||
         ends_with(path, ".gguf") || ends_with(path, ".bin") || ends_with(path, ".safetensors"))
-        return llm__fail(error, LLM_ERROR_IO, "no such file or folder");
-    return llm__fail(error, LLM_ERROR_IO, "no such file or folder, and nothing is downloaded: put "
+        return llm__fail(error, LLM_ERROR_IO, "%s: no such file or folder", path);
+    return llm__fail(error, LLM_ERROR_IO, "%s: no such file or folder, and nothing is downloaded: put "
                      "the model's config.json, tokenizer.json, tokenizer_config.json, "
                      "generation_config.json and *.safetensors (with its .index.json) into a folder "
-                     "and name that");
+                     "and name that", path);
 }
 
 static llm_result refuse_tokenizer(const options *o, llm_error *error) {
