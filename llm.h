@@ -15281,31 +15281,26 @@ static void llm__kernels_neon_dot(llm__kernels *k) {
 /* Fills in the table of instruction set `index`, best first; false past the end. A function, and
    not a table of tables, so that the library needs no relocations and keeps no data. */
 static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
+#define LLM__OFFER(has, fill)                          \
+    if (has) {                                         \
+        if (index == 0) return fill(kernels), true;    \
+        index--;                                       \
+    }
 #ifdef LLM__HAVE_AVX512
-    if (!(llm__cpu() & LLM__CPU_AVX512)) index++;
-    if (index == 0) llm__kernels_avx512(kernels);
-    if (index < 1) return true;
-    index--;
+    LLM__OFFER(llm__cpu() & LLM__CPU_AVX512, llm__kernels_avx512)
 #endif
 #ifdef LLM__HAVE_AVX2
-    if (!(llm__cpu() & LLM__CPU_AVX2)) index++;
-    if (index == 0) llm__kernels_avx2(kernels);
-    if (index < 1) return true;
-    index--;
+    LLM__OFFER(llm__cpu() & LLM__CPU_AVX2, llm__kernels_avx2)
 #endif
 #if defined(LLM__HAVE_SIMD128) && defined(__aarch64__)
-    if (!llm__cpu_has_dot()) index++;
-    if (index == 0) llm__kernels_neon_dot(kernels);
-    if (index < 1) return true;
-    index--;
+    LLM__OFFER(llm__cpu_has_dot(), llm__kernels_neon_dot)
 #endif
 #ifdef LLM__HAVE_SIMD128
-    if (index == 0) llm__kernels_simd128(kernels);
-    if (index < 1) return true;
-    index--;
+    LLM__OFFER(true, llm__kernels_simd128)
 #endif
-    if (index == 0) llm__kernels_scalar(kernels);
-    return index == 0;
+    LLM__OFFER(true, llm__kernels_scalar)
+#undef LLM__OFFER
+    return false;
 }
 
 /* NULL name: the best. False and an error: not on this machine. */

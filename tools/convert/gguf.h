@@ -339,10 +339,10 @@ static void gguf_read_pairs(gguf_cursor *c, source_file *s, gguf_file *file) {
 
 /* Where tensors may begin; 32 if the file does not say. */
 static uint64_t gguf_alignment(gguf_cursor *c, const gguf_file *file) {
-    const gguf_pair *pair = gguf_find(file, text_of("general.alignment"));
+    const gguf_pair *pair = c->failed ? NULL : gguf_find(file, text_of("general.alignment"));
     const source_value value = gguf_pair_value(pair);
     uint64_t alignment = 0;
-    if (!pair || c->failed) return 32;
+    if (!pair) return 32;
     if (value.kind == SOURCE_NUMBER && value.number >= 1.0 && value.number <= 1048576.0)
         alignment = (uint64_t)value.number;
     if (!alignment || (double)alignment != value.number || (alignment & (alignment - 1)) != 0)
