@@ -1019,6 +1019,7 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #if defined(__GNUC__) || defined(__clang__)
 #define LLM__PRINTF(f, a) __attribute__((format(LLM__PRINTF_AS, f, a)))
 #define LLM__UNUSED       __attribute__((unused))
+#define LLM__NOINLINE     __attribute__((noinline))
 #if defined(__OPTIMIZE__)
 #define LLM__INLINE static inline __attribute__((always_inline, unused))
 #else /* under -O0 each inlined call would keep its own place on the stack: frames of 230 KB */
@@ -1028,6 +1029,7 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #define LLM__PRINTF(f, a)
 #define LLM__INLINE static inline
 #define LLM__UNUSED
+#define LLM__NOINLINE
 #endif
 
 #ifdef __cplusplus
@@ -4080,12 +4082,12 @@ typedef struct llm__kernels {
     void (*values_q8)(float *out, const int16_t *p, const int8_t *v, uint32_t n);
     void (*values_f16)(float *out, const float *p, const uint16_t *v, uint32_t n, uint32_t first,
                        uint32_t last);
-    /* out f32 [rows][16] = one panel times `rows` (1 .. 64) rows of the input from `row` on */
+    /* out f32 [rows][16] = one panel times `rows` (1 .. 256) rows of the input from `row` on */
     void (*panel[LLM_TYPE_COUNT])(float *out, const uint8_t *panel, uint32_t padded,
                                   const llm__input *in, uint32_t row, uint32_t rows);
 } llm__kernels;
 
-#define LLM__ROWS_AT_ONCE 64u
+#define LLM__ROWS_AT_ONCE 256u
 #define LLM__MASKED       -1e30f /* finite: fast-math may assume that there are no infinities */
 #define LLM__INT8_MOST    127.0f
 #define LLM__INT16_MOST   16256.0f /* 127 * 128: two int8 digits */
@@ -4407,7 +4409,8 @@ typedef struct llm__shape {
     uint32_t k_at, v_at;  /* where k and v begin */
     uint32_t attention;   /* heads * value_size, padded to 64 */
     uint32_t hidden;      /* ffn padded to 64 */
-    uint32_t input;       /* the widest input of a matmul, padded */
+    uint32_t input;       /* the widest input of a matmul, padded; an odd multiple of 64, so that
+                             the rows of a column do not meet in a few sets of a cache */
     uint32_t vocab;       /* padded to 16 */
     uint32_t head, value; /* head_size and value_size padded to 16 */
     uint32_t group;       /* query heads per kv head */
@@ -4468,7 +4471,7 @@ static llm__shape llm__shape_of(const llm__file_desc *d) {
     s.attention = llm__up(d->heads * d->value_size, 64);
     s.hidden = llm__up(hidden, 64);
     s.input = s.stream > s.attention ? s.stream : s.attention;
-    s.input = s.input > s.hidden ? s.input : s.hidden;
+    s.input = (s.input > s.hidden ? s.input : s.hidden) | 64u;
     s.vocab = llm__up(d->vocab, 16);
     s.head = llm__up(d->head_size, 16);
     s.value = llm__up(d->value_size, 16);
@@ -4701,15 +4704,15 @@ static void llm__put(const llm_batch *b, const llm__step *step, const llm__part 
     }
 }
 
-/* A few panels against up to 64 rows. Gate and up lie in turn: an odd panel ends a pair. */
+/* A few panels against up to 256 rows. Gate and up lie in turn: an odd panel ends a pair. */
 static void llm__matmul(const llm_batch *b, const llm__step *step, uint32_t item,
-                        uint32_t all_rows) {
+                        uint32_t all_rows, uint32_t lane) {
     const uint32_t blocks = (all_rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE;
     const uint32_t row = item % blocks * LLM__ROWS_AT_ONCE;
     const uint32_t rows = llm__least(all_rows - row, LLM__ROWS_AT_ONCE);
     uint32_t at = item / blocks * step->per_item, i, p, first = 0;
     const uint32_t end = llm__least(at + step->per_item, step->panels);
-    float out[LLM__ROWS_AT_ONCE * 16], gate[LLM__ROWS_AT_ONCE * 16];
+    float *out = (float *)(void *)(b->scratch + lane * b->scratch_size), *gate = out + 16 * rows;
     for (i = 0; i < step->parts && at < end; first += step->part[i++].panels) {
         const llm__part *part = &step->part[i];
         const llm__tensor *w = part->weight;
@@ -5010,7 +5013,7 @@ static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
     case LLM__OP_EMBED: llm__embed(b, item); break;
     case LLM__OP_INPUT: llm__make_input(b, step, item, lane); break;
     case LLM__OP_MATMUL:
-        llm__matmul(b, step, item, step->last ? b->used_logits : b->used_rows);
+        llm__matmul(b, step, item, step->last ? b->used_logits : b->used_rows, lane);
         break;
     case LLM__OP_HEADS: llm__heads(b, step, item); break;
     case LLM__OP_ATTEND: llm__attend(b, step, item, lane); break;
@@ -5208,7 +5211,9 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->in_total = LLM__TAKE(int32_t, rows * (s->input / 64));
     b->in_scale = LLM__TAKE(float, rows *(s->input / 64));
     b->in_x = LLM__TAKE(float, rows * s->input);
-    b->scratch_size = sizeof(float) * (s->input > 2 * s->value ? s->input : 2 * s->value);
+    b->scratch_size = 2 * 16 * sizeof(float) * llm__least(b->rows, LLM__ROWS_AT_ONCE);
+    if (b->scratch_size < sizeof(float) * s->input) b->scratch_size = sizeof(float) * s->input;
+    if (b->scratch_size < sizeof(float) * 2 * s->value) b->scratch_size = sizeof(float) * 2 * s->value;
     b->scratch = LLM__TAKE(uint8_t, b->lanes * b->scratch_size);
     b->logits = LLM__CAST(float *, llm__take(arena, b->most_logits, s->vocab * sizeof(float)));
 }
@@ -13643,10 +13648,12 @@ LLM__FEW_BYTES_AVX2(llm__bytes4_avx2, LLM__ROWS_4)
 /* ---- many rows: a super-block is unpacked once, then meets all of them ---- */
 
 typedef struct llm__tile_avx2 { /* one super-block of one panel; 64-byte lines as in the file */
-    int16_t value[256 / 4][64]; /* 6 and 8 bits: the values as 16 bits */
-    uint8_t u[256 / 4][64];     /* 3 to 5 bits: U, … */
-    int16_t m[256 / 16][32];    /* … (m, m) of 16 rows, … */
-    int16_t b[256 / 32][32];    /* … and (b, b') of two blocks */
+    union {
+        uint8_t u[256 / 4][64];     /* 3 to 6 bits: U, … */
+        int16_t value[256 / 4][64]; /* 8 bits: the values as 16 bits */
+    } line;
+    int16_t m[256 / 16][32]; /* … (m, m) of 16 rows, … */
+    int16_t b[256 / 32][32]; /* … and (b, b') of two blocks */
 } llm__tile_avx2;
 
 LLM__AVX2_INLINE void llm__store256(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
@@ -13657,7 +13664,7 @@ LLM__AVX2_INLINE void llm__unpack_block(uint32_t type, llm__tile_avx2 *tile, uin
                                         __m256i u) {
     uint32_t half;
     for (half = 0; half < 2; half++) {
-        uint8_t *to = tile->u[line] + 32 * half;
+        uint8_t *to = tile->line.u[line] + 32 * half;
         __m256i c0, c1, c2, c3;
         LLM__CODES(half, block)
         llm__store256(to, c0);
@@ -13670,7 +13677,8 @@ LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint
                                        const uint8_t *parameters, const uint8_t *codes) {
     const llm__format *format = &llm__formats[type];
     const __m256i nibble = _mm256_set1_epi8(15), u = llm__both128(format->u),
-                  table_m = llm__both128(format->m), table_b = llm__both128(format->b);
+                  table_m = llm__both128(format->m), table_b = llm__both128(format->b),
+                  pairs0 = llm__pairs_m(0), pairs1 = llm__pairs_m(1), pairs_b = llm__pairs_b();
     uint32_t k;
     for (k = 0; k < s; k += 32, parameters += 16) {
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
@@ -13679,57 +13687,124 @@ LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint
         p = _mm256_and_si256(p, nibble);
         m0 = _mm256_shuffle_epi8(table_m, p);
         m1 = _mm256_shuffle_epi8(table_m, q);
-        llm__store256(tile->m[k / 16], _mm256_shuffle_epi8(m0, llm__pairs_m(0)));
-        llm__store256(tile->m[k / 16] + 16, _mm256_shuffle_epi8(m1, llm__pairs_m(0)));
-        llm__store256(tile->m[k / 16 + 1], _mm256_shuffle_epi8(m0, llm__pairs_m(1)));
-        llm__store256(tile->m[k / 16 + 1] + 16, _mm256_shuffle_epi8(m1, llm__pairs_m(1)));
+        llm__store256(tile->m[k / 16], _mm256_shuffle_epi8(m0, pairs0));
+        llm__store256(tile->m[k / 16] + 16, _mm256_shuffle_epi8(m1, pairs0));
+        llm__store256(tile->m[k / 16 + 1], _mm256_shuffle_epi8(m0, pairs1));
+        llm__store256(tile->m[k / 16 + 1] + 16, _mm256_shuffle_epi8(m1, pairs1));
         llm__store256(tile->b[k / 32],
-                      _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, p), llm__pairs_b()));
+                      _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, p), pairs_b));
         llm__store256(tile->b[k / 32] + 16,
-                      _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, q), llm__pairs_b()));
+                      _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_b, q), pairs_b));
         llm__unpack_block(type, tile, k / 4, record, k / 32 % 2, 0, u);
         llm__unpack_block(type, tile, k / 4 + 4, record, k / 32 % 2, 1, u);
     }
 }
-
-/* 16 bytes of 4 rows by 4 columns to 16-bit values. For 6 bits value = M U - B, with M and B of
-   row r in lanes 4 r .. 4 r + 3. */
-LLM__AVX2_INLINE void llm__widen_avx2(uint32_t type, llm__tile_avx2 *tile, uint32_t s,
-                                      const uint8_t *codes) {
-    const __m256i low = _mm256_set1_epi32(0xffff);
-    uint32_t g, r;
-    for (g = 0; g < s / 4; g++)
-        for (r = 0; r < 4; r++) {
-            const uint8_t *from = type == LLM_Q8 ? codes + 64 * g + 16 * r : tile->u[g] + 16 * r;
-            __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)from);
-            __m256i v = _mm256_cvtepi8_epi16(bytes);
-            if (type != LLM_Q8) {
-                __m128i m =
-                    _mm_loadu_si128((const __m128i *)(const void *)(tile->m[g / 4] + 8 * r));
-                __m128i b =
-                    _mm_loadu_si128((const __m128i *)(const void *)(tile->b[g / 8] + 8 * r));
-                __m256i wide_m = _mm256_cvtepi32_epi64(m), wide_b;
-                b = g / 4 % 2 ? _mm_srli_epi32(b, 16)
-                              : _mm_and_si128(b, _mm256_castsi256_si128(low));
-                b = _mm_or_si128(b, _mm_slli_epi32(b, 16));
-                wide_b = _mm256_cvtepi32_epi64(b);
-                wide_m = _mm256_shuffle_epi32(wide_m, 0xa0);
-                wide_b = _mm256_shuffle_epi32(wide_b, 0xa0);
-                v = _mm256_sub_epi16(_mm256_mullo_epi16(v, wide_m), wide_b);
-            }
-            llm__store256(tile->value[g] + 16 * r, v);
-        }
+LLM__AVX2_INLINE void llm__widen_avx2(llm__tile_avx2 *tile, uint32_t s, const uint8_t *codes) {
+    uint32_t i;
+    for (i = 0; i < s * 16; i += 16)
+        llm__store256(&tile->line.value[0][i],
+                      _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(codes + i))));
 }
 
-/* Two rows against 16-bit values. */
-LLM__AVX2_INLINE void llm__tile_wide_avx2(const llm__tile_avx2 *tile, uint32_t s, float *out0,
-                                          float *out1, const int16_t *x, const int16_t *y,
-                                          float a0, float a1, __m256 w0, __m256 w1) {
+/* Four rows of the input, and where their dots with one super-block of a panel are added. Where
+   there are fewer, the first stands for the missing ones and `unused` takes their results. */
+typedef struct llm__four_rows {
+    const int8_t *q[4];
+    const int16_t *wide[4], *sums[4];
+    float a[4], *out[4], unused[16];
+} llm__four_rows;
+
+LLM__INLINE void llm__take_rows(llm__four_rows *four, float *out, const llm__input *in,
+                                uint32_t row, uint32_t rows, uint32_t k, uint32_t block) {
+    uint32_t t;
+    for (t = 0; t < 4; t++) {
+        const size_t at = (size_t)(row + (t < rows ? t : 0)) * in->stride + k;
+        four->q[t] = in->q + at, four->wide[t] = in->wide + at, four->sums[t] = in->sums + at / 16;
+        four->a[t] = in->scale[(at - k) / 64 + block];
+        four->out[t] = t < rows ? out + 16 * t : four->unused;
+    }
+}
+
+/* out[16] += float(dot) * (w * a) */
+#define LLM__TILE_ADD(t, low, high)                             \
+    llm__scaled_add8(four->out[t], low, w0, four->a[t]);         \
+    llm__scaled_add8(four->out[t] + 8, high, w1, four->a[t]);
+
+/* sum += u . x in pairs of 16 bits. One piece for the compilers: left to schedule the two by
+   themselves, they spill the sums. */
+LLM__AVX2_INLINE __m256i llm__add_pairs(__m256i sum, __m256i u, __m256i x) {
+#if defined(__GNUC__) || defined(__clang__)
+    __m256i t;
+    __asm__ volatile("{vpmaddubsw %3, %2, %1|vpmaddubsw %1, %2, %3}\n\t"
+                     "{vpaddw %1, %0, %0|vpaddw %0, %0, %1}"
+                     : "+x"(sum), "=&x"(t)
+                     : "x"(u), "x"(x));
+    return sum;
+#else
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, x));
+#endif
+}
+
+#define LLM__TILE_OFFSET(t)                                                          \
+    x = llm__four8(four->sums[t] + k / 16);                                           \
+    acc[2 * t] = _mm256_sub_epi32(acc[2 * t], _mm256_madd_epi16(x, c0));              \
+    acc[2 * t + 1] = _mm256_sub_epi32(acc[2 * t + 1], _mm256_madd_epi16(x, c1));
+#define LLM__TILE_FIRST(t)                                                           \
+    x = llm__four8(x##t + k);                                                         \
+    low##t = _mm256_maddubs_epi16(c0, x);                                             \
+    high##t = _mm256_maddubs_epi16(c1, x);
+#define LLM__TILE_NEXT(t)                                                            \
+    x = llm__four8(x##t + k);                                                         \
+    low##t = llm__add_pairs(low##t, c0, x);                                           \
+    high##t = llm__add_pairs(high##t, c1, x);
+#define LLM__TILE_SUM(t)                                                             \
+    acc[2 * t] = _mm256_add_epi32(acc[2 * t], _mm256_madd_epi16(low##t, m0));         \
+    acc[2 * t + 1] = _mm256_add_epi32(acc[2 * t + 1], _mm256_madd_epi16(high##t, m1));
+#define LLM__TILE_LINE(EACH)                                                         \
+    c0 = llm__load256(tile->line.u[k / 4]);                                           \
+    c1 = llm__load256(tile->line.u[k / 4] + 32);                                      \
+    EACH                                                                              \
+    k += 4;
+
+/* U bytes: four rows of the input against all 16 of the panel. 16-bit sums hold `lines` (4, or 2
+   for 6 bits) times two products. */
+LLM__AVX2_INLINE void llm__tile_bytes_avx2(const llm__tile_avx2 *tile, uint32_t s, uint32_t lines,
+                                           const llm__four_rows *four, __m256 w0, __m256 w1) {
+    const int8_t *x0 = four->q[0], *x1 = four->q[1], *x2 = four->q[2], *x3 = four->q[3];
+    __m256i acc[8], c0, c1, m0, m1, x, low0, high0, low1, high1, low2, high2, low3, high3;
+    uint32_t k;
+    for (k = 0; k < 8; k++) acc[k] = _mm256_setzero_si256();
+    for (k = 0; k < s; k += 32) {
+        c0 = llm__load256(tile->b[k / 32]);
+        c1 = llm__load256(tile->b[k / 32] + 16);
+        LLM__ROWS_4(LLM__TILE_OFFSET)
+    }
+    for (k = 0; k < s;) {
+        m0 = llm__load256(tile->m[k / 16]);
+        m1 = llm__load256(tile->m[k / 16] + 16);
+        LLM__TILE_LINE(LLM__ROWS_4(LLM__TILE_FIRST))
+        LLM__TILE_LINE(LLM__ROWS_4(LLM__TILE_NEXT))
+        if (lines == 4) {
+            LLM__TILE_LINE(LLM__ROWS_4(LLM__TILE_NEXT))
+            LLM__TILE_LINE(LLM__ROWS_4(LLM__TILE_NEXT))
+        }
+        LLM__ROWS_4(LLM__TILE_SUM)
+    }
+    LLM__TILE_ADD(0, acc[0], acc[1])
+    LLM__TILE_ADD(1, acc[2], acc[3])
+    LLM__TILE_ADD(2, acc[4], acc[5])
+    LLM__TILE_ADD(3, acc[6], acc[7])
+}
+
+/* 16-bit values: two rows of the input at a time. */
+LLM__AVX2_INLINE void llm__tile_wide_avx2(const llm__tile_avx2 *tile, uint32_t s, uint32_t first,
+                                          const llm__four_rows *four, __m256 w0, __m256 w1) {
     const __m256i zero = _mm256_setzero_si256();
+    const int16_t *x = four->wide[first], *y = four->wide[first + 1];
     __m256i p0 = zero, p1 = zero, p2 = zero, p3 = zero, q0 = zero, q1 = zero, q2 = zero, q3 = zero;
     uint32_t g;
     for (g = 0; g < s / 4; g++) {
-        const int16_t *v = tile->value[g];
+        const int16_t *v = tile->line.value[g];
         __m256i u = llm__four16(x + 4 * g), t = llm__four16(y + 4 * g), l;
         l = llm__load256(v);
         p0 = _mm256_add_epi32(p0, _mm256_madd_epi16(l, u));
@@ -13744,42 +13819,33 @@ LLM__AVX2_INLINE void llm__tile_wide_avx2(const llm__tile_avx2 *tile, uint32_t s
         p3 = _mm256_add_epi32(p3, _mm256_madd_epi16(l, u));
         q3 = _mm256_add_epi32(q3, _mm256_madd_epi16(l, t));
     }
-    llm__scaled_add8(out0, _mm256_permute4x64_epi64(_mm256_hadd_epi32(p0, p1), 0xd8), w0, a0);
-    llm__scaled_add8(out0 + 8, _mm256_permute4x64_epi64(_mm256_hadd_epi32(p2, p3), 0xd8), w1, a0);
-    llm__scaled_add8(out1, _mm256_permute4x64_epi64(_mm256_hadd_epi32(q0, q1), 0xd8), w0, a1);
-    llm__scaled_add8(out1 + 8, _mm256_permute4x64_epi64(_mm256_hadd_epi32(q2, q3), 0xd8), w1, a1);
+#define LLM__ROWS_IN_ORDER(a, b) _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8)
+    LLM__TILE_ADD(first, LLM__ROWS_IN_ORDER(p0, p1), LLM__ROWS_IN_ORDER(p2, p3))
+    LLM__TILE_ADD(first + 1, LLM__ROWS_IN_ORDER(q0, q1), LLM__ROWS_IN_ORDER(q2, q3))
+#undef LLM__ROWS_IN_ORDER
 }
 
-/* Four rows of 8-bit inputs against U bytes of 8 rows of the panel. */
-#define LLM__TILE_ROW(t)                                                                     \
-    sum##t = _mm256_maddubs_epi16(c0, llm__four8(x[t] + k));                                 \
-    sum##t = _mm256_add_epi16(sum##t, _mm256_maddubs_epi16(c1, llm__four8(x[t] + k + 4)));   \
-    sum##t = _mm256_add_epi16(sum##t, _mm256_maddubs_epi16(c2, llm__four8(x[t] + k + 8)));   \
-    sum##t = _mm256_add_epi16(sum##t, _mm256_maddubs_epi16(c3, llm__four8(x[t] + k + 12)));  \
-    acc##t = _mm256_add_epi32(acc##t, _mm256_madd_epi16(sum##t, m));
-#define LLM__TILE_OFFSET(t) \
-    acc##t = _mm256_sub_epi32(acc##t, _mm256_madd_epi16(llm__four8(sums[t] + k / 16), m));
-LLM__AVX2_INLINE void llm__tile_bytes_avx2(const llm__tile_avx2 *tile, uint32_t s, uint32_t half,
-                                           float *const out[4], const int8_t *const x[4],
-                                           const int16_t *const sums[4], const float a[4],
-                                           __m256 w) {
-    __m256i acc0 = _mm256_setzero_si256(), acc1 = acc0, acc2 = acc0, acc3 = acc0;
-    uint32_t k;
-    for (k = 0; k < s; k += 32) {
-        __m256i m = llm__load256(tile->b[k / 32] + 16 * half);
-        LLM__ROWS_4(LLM__TILE_OFFSET)
+/* out f32 [rows][16] += the unpacked super-block number `block`, from column k on, times the rows;
+   one function for all types. `lines` as above, 0 for 16-bit values. */
+LLM__AVX2 LLM__NOINLINE static void llm__tiles_avx2(float *out, const llm__tile_avx2 *tile, uint32_t s,
+                                      const llm__input *in, uint32_t row, uint32_t rows,
+                                      uint32_t k, uint32_t block, const uint8_t *scales,
+                                      uint32_t lines) {
+    const __m256 w0 = llm__scales8(scales), w1 = llm__scales8(scales + 16);
+    llm__four_rows four;
+    uint32_t m;
+    memset(four.unused, 0, sizeof four.unused);
+    for (m = 0; m < rows; m += 4) {
+        llm__take_rows(&four, out + 16 * m, in, row + m, rows - m, k, block);
+        if (lines == 4) {
+            llm__tile_bytes_avx2(tile, s, 4, &four, w0, w1);
+        } else if (lines == 2) {
+            llm__tile_bytes_avx2(tile, s, 2, &four, w0, w1);
+        } else {
+            llm__tile_wide_avx2(tile, s, 0, &four, w0, w1);
+            if (m + 2 < rows) llm__tile_wide_avx2(tile, s, 2, &four, w0, w1);
+        }
     }
-    for (k = 0; k < s; k += 16) {
-        const uint8_t *u = tile->u[k / 4] + 32 * half;
-        __m256i c0 = llm__load256(u), c1 = llm__load256(u + 64), c2 = llm__load256(u + 128),
-                c3 = llm__load256(u + 192), m = llm__load256(tile->m[k / 16] + 16 * half);
-        __m256i sum0, sum1, sum2, sum3;
-        LLM__ROWS_4(LLM__TILE_ROW)
-    }
-    llm__scaled_add8(out[0] + 8 * half, acc0, w, a[0]);
-    llm__scaled_add8(out[1] + 8 * half, acc1, w, a[1]);
-    llm__scaled_add8(out[2] + 8 * half, acc2, w, a[2]);
-    llm__scaled_add8(out[3] + 8 * half, acc3, w, a[3]);
 }
 
 LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8_t *panel,
@@ -13788,38 +13854,16 @@ LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8
     const uint32_t s = llm__super_block(padded);
     const uint8_t *parameters = panel + (size_t)padded / s * 32;
     const uint8_t *codes = panel + llm__panel_header(type, padded);
-    llm__tile_avx2 tile;
-    float unused[16];
-    uint32_t b, m, t, k = 0;
+    uint8_t room[sizeof(llm__tile_avx2) + 63]; /* so that no load crosses a line of the cache */
+    llm__tile_avx2 *tile = (llm__tile_avx2 *)(void *)(room + (0 - (uintptr_t)room) % 64);
+    uint32_t b, k = 0;
     memset(out, 0, sizeof(float) * 16 * rows);
     for (b = 0; b < padded / s; b++, k += s) {
-        __m256 w0 = llm__scales8(panel + b * 32), w1 = llm__scales8(panel + b * 32 + 16);
         const uint8_t *block = codes + (size_t)k / 64 * llm__record_size(type);
-        if (type != LLM_Q8) llm__unpack_avx2(type, &tile, s, parameters + k / 2, block);
-        if (type == LLM_Q8 || type == LLM_Q6) llm__widen_avx2(type, &tile, s, block);
-        for (m = 0; m < rows; m += 4) {
-            float *to[4], a[4];
-            const int8_t *x[4];
-            const int16_t *wide[4], *sums[4];
-            for (t = 0; t < 4; t++) {
-                size_t r = row + (m + t < rows ? m + t : m);
-                to[t] = m + t < rows ? out + 16 * (m + t) : unused;
-                x[t] = in->q + r * in->stride + k;
-                wide[t] = in->wide + r * in->stride + k;
-                sums[t] = in->sums + (r * in->stride + k) / 16;
-                a[t] = in->scale[r * (in->stride / 64) + b];
-            }
-            memset(unused, 0, sizeof unused);
-            if (type == LLM_Q8 || type == LLM_Q6) {
-                llm__tile_wide_avx2(&tile, s, to[0], to[1], wide[0], wide[1], a[0], a[1], w0, w1);
-                if (m + 2 < rows)
-                    llm__tile_wide_avx2(&tile, s, to[2], to[3], wide[2], wide[3], a[2], a[3], w0,
-                                        w1);
-            } else {
-                llm__tile_bytes_avx2(&tile, s, 0, to, x, sums, a, w0);
-                llm__tile_bytes_avx2(&tile, s, 1, to, x, sums, a, w1);
-            }
-        }
+        if (type == LLM_Q8) llm__widen_avx2(tile, s, block);
+        else llm__unpack_avx2(type, tile, s, parameters + k / 2, block);
+        llm__tiles_avx2(out, tile, s, in, row, rows, k, b, panel + b * 32,
+                        type == LLM_Q8 ? 0 : type == LLM_Q6 ? 2 : 4);
     }
 }
 
