@@ -13456,7 +13456,7 @@ LLM__AVX2_INLINE void llm__scaled_add8(float *out, __m256i dot, __m256 w, float 
 }
 LLM__AVX2_INLINE __m256 llm__scales8(const uint8_t *p) { return llm__weight8(LLM_BF16, p); }
 
-/* ---- few rows: straight from the packed codes ---- */
+/* ---- one row: straight from the packed codes ---- */
 
 /* Codes of group i (0 .. 3) of block 2 pair + b of a record, of 8 rows at once, as U bytes. */
 LLM__AVX2_INLINE __m256i llm__codes_avx2(uint32_t type, const uint8_t *record, uint32_t half,
@@ -13539,6 +13539,7 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
         _mm256_storeu_ps(out + 16 * t + 8, out_high##t);   \
     }
 #define LLM__ROWS_1(X) X(0)
+#define LLM__ROWS_2(X) X(0) X(1)
 #define LLM__ROWS_4(X) X(0) X(1) X(2) X(3)
 
 #define LLM__CODES(half, blk)                                  \
@@ -13603,7 +13604,6 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
         EACH(LLM__ROW_STORE)                                                                    \
     }
 LLM__FEW_ROWS_AVX2(llm__packed1_avx2, LLM__ROWS_1)
-LLM__FEW_ROWS_AVX2(llm__packed4_avx2, LLM__ROWS_4)
 
 /* 8 bits: |w| times x with the sign of w, two products to 16 bits, two of those to 32. psignb
    negates x, which is never -128. */
@@ -13643,7 +13643,6 @@ LLM__FEW_ROWS_AVX2(llm__packed4_avx2, LLM__ROWS_4)
         EACH(LLM__ROW_STORE)                                                                  \
     }
 LLM__FEW_BYTES_AVX2(llm__bytes1_avx2, LLM__ROWS_1)
-LLM__FEW_BYTES_AVX2(llm__bytes4_avx2, LLM__ROWS_4)
 
 /* ---- many rows: a super-block is unpacked once, then meets all of them ---- */
 
@@ -13682,8 +13681,11 @@ LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint
     uint32_t k;
     for (k = 0; k < s; k += 32, parameters += 16) {
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
+        const uint8_t *ahead = record + LLM__AHEAD + k / 32 % 2 * format->bits * 64;
         __m256i p = llm__both128(parameters), q = _mm256_and_si256(_mm256_srli_epi16(p, 4), nibble);
         __m256i m0, m1;
+        uint32_t line;
+        for (line = 0; line < format->bits; line++) LLM__NEXT_LINE
         p = _mm256_and_si256(p, nibble);
         m0 = _mm256_shuffle_epi8(table_m, p);
         m1 = _mm256_shuffle_epi8(table_m, q);
@@ -13700,10 +13702,14 @@ LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint
     }
 }
 LLM__AVX2_INLINE void llm__widen_avx2(llm__tile_avx2 *tile, uint32_t s, const uint8_t *codes) {
-    uint32_t i;
-    for (i = 0; i < s * 16; i += 16)
-        llm__store256(&tile->line.value[0][i],
-                      _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(codes + i))));
+    uint32_t i, line;
+    for (line = 0; line < s / 4; line++) {
+        LLM__PREFETCH(codes + 64 * line + LLM__AHEAD);
+        for (i = 0; i < 64; i += 16)
+            llm__store256(tile->line.value[line] + i,
+                          _mm256_cvtepi8_epi16(_mm_loadu_si128(
+                              (const __m128i *)(const void *)(codes + 64 * line + i))));
+    }
 }
 
 /* Four rows of the input, and where their dots with one super-block of a panel are added. Where
@@ -13745,56 +13751,59 @@ LLM__AVX2_INLINE __m256i llm__add_pairs(__m256i sum, __m256i u, __m256i x) {
 #endif
 }
 
-#define LLM__TILE_OFFSET(t)                                                          \
+#define LLM__TILE_DECLARE(t)                                                          \
+    const int8_t *x##t = four->q[t];                                                  \
+    __m256i low##t, high##t, sum_low##t = _mm256_setzero_si256(), sum_high##t = sum_low##t;
+#define LLM__TILE_OFFSET(t)                                                           \
     x = llm__four8(four->sums[t] + k / 16);                                           \
-    acc[2 * t] = _mm256_sub_epi32(acc[2 * t], _mm256_madd_epi16(x, c0));              \
-    acc[2 * t + 1] = _mm256_sub_epi32(acc[2 * t + 1], _mm256_madd_epi16(x, c1));
-#define LLM__TILE_FIRST(t)                                                           \
+    sum_low##t = _mm256_sub_epi32(sum_low##t, _mm256_madd_epi16(x, c0));              \
+    sum_high##t = _mm256_sub_epi32(sum_high##t, _mm256_madd_epi16(x, c1));
+#define LLM__TILE_FIRST(t)                                                            \
     x = llm__four8(x##t + k);                                                         \
     low##t = _mm256_maddubs_epi16(c0, x);                                             \
     high##t = _mm256_maddubs_epi16(c1, x);
-#define LLM__TILE_NEXT(t)                                                            \
+#define LLM__TILE_NEXT(t)                                                             \
     x = llm__four8(x##t + k);                                                         \
     low##t = llm__add_pairs(low##t, c0, x);                                           \
     high##t = llm__add_pairs(high##t, c1, x);
-#define LLM__TILE_SUM(t)                                                             \
-    acc[2 * t] = _mm256_add_epi32(acc[2 * t], _mm256_madd_epi16(low##t, m0));         \
-    acc[2 * t + 1] = _mm256_add_epi32(acc[2 * t + 1], _mm256_madd_epi16(high##t, m1));
-#define LLM__TILE_LINE(EACH)                                                         \
+#define LLM__TILE_SUM(t)                                                              \
+    sum_low##t = _mm256_add_epi32(sum_low##t, _mm256_madd_epi16(low##t, m0));         \
+    sum_high##t = _mm256_add_epi32(sum_high##t, _mm256_madd_epi16(high##t, m1));
+#define LLM__TILE_LINE(EACH)                                                          \
     c0 = llm__load256(tile->line.u[k / 4]);                                           \
     c1 = llm__load256(tile->line.u[k / 4] + 32);                                      \
     EACH                                                                              \
     k += 4;
+#define LLM__TILE_OUT(t) LLM__TILE_ADD(t, sum_low##t, sum_high##t)
 
-/* U bytes: four rows of the input against all 16 of the panel. 16-bit sums hold `lines` (4, or 2
-   for 6 bits) times two products. */
-LLM__AVX2_INLINE void llm__tile_bytes_avx2(const llm__tile_avx2 *tile, uint32_t s, uint32_t lines,
-                                           const llm__four_rows *four, __m256 w0, __m256 w1) {
-    const int8_t *x0 = four->q[0], *x1 = four->q[1], *x2 = four->q[2], *x3 = four->q[3];
-    __m256i acc[8], c0, c1, m0, m1, x, low0, high0, low1, high1, low2, high2, low3, high3;
-    uint32_t k;
-    for (k = 0; k < 8; k++) acc[k] = _mm256_setzero_si256();
-    for (k = 0; k < s; k += 32) {
-        c0 = llm__load256(tile->b[k / 32]);
-        c1 = llm__load256(tile->b[k / 32] + 16);
-        LLM__ROWS_4(LLM__TILE_OFFSET)
+/* U bytes: rows of the input against all 16 of the panel. 16-bit sums hold `lines` (4, or 2 for
+   6 bits) times two products. */
+#define LLM__TILE_BYTES_AVX2(name, EACH)                                                         \
+    LLM__AVX2_INLINE void name(const llm__tile_avx2 *tile, uint32_t s, uint32_t lines,           \
+                               const llm__four_rows *four, __m256 w0, __m256 w1) {               \
+        __m256i c0, c1, m0, m1, x;                                                               \
+        uint32_t k;                                                                              \
+        EACH(LLM__TILE_DECLARE)                                                                  \
+        for (k = 0; k < s; k += 32) {                                                            \
+            c0 = llm__load256(tile->b[k / 32]);                                                  \
+            c1 = llm__load256(tile->b[k / 32] + 16);                                             \
+            EACH(LLM__TILE_OFFSET)                                                               \
+        }                                                                                        \
+        for (k = 0; k < s;) {                                                                    \
+            m0 = llm__load256(tile->m[k / 16]);                                                  \
+            m1 = llm__load256(tile->m[k / 16] + 16);                                             \
+            LLM__TILE_LINE(EACH(LLM__TILE_FIRST))                                                \
+            LLM__TILE_LINE(EACH(LLM__TILE_NEXT))                                                 \
+            if (lines == 4) {                                                                    \
+                LLM__TILE_LINE(EACH(LLM__TILE_NEXT))                                             \
+                LLM__TILE_LINE(EACH(LLM__TILE_NEXT))                                             \
+            }                                                                                    \
+            EACH(LLM__TILE_SUM)                                                                  \
+        }                                                                                        \
+        EACH(LLM__TILE_OUT)                                                                      \
     }
-    for (k = 0; k < s;) {
-        m0 = llm__load256(tile->m[k / 16]);
-        m1 = llm__load256(tile->m[k / 16] + 16);
-        LLM__TILE_LINE(LLM__ROWS_4(LLM__TILE_FIRST))
-        LLM__TILE_LINE(LLM__ROWS_4(LLM__TILE_NEXT))
-        if (lines == 4) {
-            LLM__TILE_LINE(LLM__ROWS_4(LLM__TILE_NEXT))
-            LLM__TILE_LINE(LLM__ROWS_4(LLM__TILE_NEXT))
-        }
-        LLM__ROWS_4(LLM__TILE_SUM)
-    }
-    LLM__TILE_ADD(0, acc[0], acc[1])
-    LLM__TILE_ADD(1, acc[2], acc[3])
-    LLM__TILE_ADD(2, acc[4], acc[5])
-    LLM__TILE_ADD(3, acc[6], acc[7])
-}
+LLM__TILE_BYTES_AVX2(llm__tile4_avx2, LLM__ROWS_4)
+LLM__TILE_BYTES_AVX2(llm__tile2_avx2, LLM__ROWS_2)
 
 /* 16-bit values: two rows of the input at a time. */
 LLM__AVX2_INLINE void llm__tile_wide_avx2(const llm__tile_avx2 *tile, uint32_t s, uint32_t first,
@@ -13838,9 +13847,11 @@ LLM__AVX2 LLM__NOINLINE static void llm__tiles_avx2(float *out, const llm__tile_
     for (m = 0; m < rows; m += 4) {
         llm__take_rows(&four, out + 16 * m, in, row + m, rows - m, k, block);
         if (lines == 4) {
-            llm__tile_bytes_avx2(tile, s, 4, &four, w0, w1);
+            if (m + 2 < rows) llm__tile4_avx2(tile, s, 4, &four, w0, w1);
+            else llm__tile2_avx2(tile, s, 4, &four, w0, w1);
         } else if (lines == 2) {
-            llm__tile_bytes_avx2(tile, s, 2, &four, w0, w1);
+            if (m + 2 < rows) llm__tile4_avx2(tile, s, 2, &four, w0, w1);
+            else llm__tile2_avx2(tile, s, 2, &four, w0, w1);
         } else {
             llm__tile_wide_avx2(tile, s, 0, &four, w0, w1);
             if (m + 2 < rows) llm__tile_wide_avx2(tile, s, 2, &four, w0, w1);
@@ -13867,10 +13878,10 @@ LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8
     }
 }
 
-#define LLM__PANEL_AVX2(name, type, one, four)                                                \
-    LLM__AVX2 static void llm__many_##name##_avx2(float *out, const uint8_t *panel,            \
-                                                  uint32_t padded, const llm__input *in,       \
-                                                  uint32_t row, uint32_t rows) {               \
+#define LLM__PANEL_AVX2(name, type, one)                                                       \
+    LLM__AVX2 LLM__NOINLINE static void llm__many_##name##_avx2(                               \
+        float *out, const uint8_t *panel, uint32_t padded, const llm__input *in, uint32_t row, \
+        uint32_t rows) {                                                                       \
         llm__many_rows_avx2(type, out, panel, padded, in, row, rows);                          \
     }                                                                                          \
     LLM__AVX2 static void llm__panel_##name##_avx2(float *out, const uint8_t *panel,           \
@@ -13878,16 +13889,14 @@ LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8
                                                    uint32_t row, uint32_t rows) {              \
         if (rows == 1)                                                                         \
             one(type, out, panel, padded, in, row, rows);                                      \
-        else if (rows <= 4)                                                                    \
-            four(type, out, panel, padded, in, row, rows);                                     \
         else                                                                                   \
             llm__many_##name##_avx2(out, panel, padded, in, row, rows);                        \
     }
-LLM__PANEL_AVX2(q8, LLM_Q8, llm__bytes1_avx2, llm__bytes4_avx2)
-LLM__PANEL_AVX2(q6, LLM_Q6, llm__packed1_avx2, llm__packed4_avx2)
-LLM__PANEL_AVX2(q5, LLM_Q5, llm__packed1_avx2, llm__packed4_avx2)
-LLM__PANEL_AVX2(q4, LLM_Q4, llm__packed1_avx2, llm__packed4_avx2)
-LLM__PANEL_AVX2(q3, LLM_Q3, llm__packed1_avx2, llm__packed4_avx2)
+LLM__PANEL_AVX2(q8, LLM_Q8, llm__bytes1_avx2)
+LLM__PANEL_AVX2(q6, LLM_Q6, llm__packed1_avx2)
+LLM__PANEL_AVX2(q5, LLM_Q5, llm__packed1_avx2)
+LLM__PANEL_AVX2(q4, LLM_Q4, llm__packed1_avx2)
+LLM__PANEL_AVX2(q3, LLM_Q3, llm__packed1_avx2)
 LLM__AVX2 static void llm__panel_f32_avx2(float *out, const uint8_t *panel, uint32_t padded,
                                           const llm__input *in, uint32_t row, uint32_t rows) {
     llm__panel_float_avx2(LLM_F32, out, panel, padded, in, row, rows);
