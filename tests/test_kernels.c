@@ -144,30 +144,37 @@ static void test_rows(const llm__kernels *isa) {
         }
 }
 
+#define MOST_HEAD 256u
+
 static void test_cache(const llm__kernels *isa) {
-    static int8_t k[64 * 256];
-    static uint16_t h[64 * 256];
-    static int16_t q[256];
-    static float x[256], f1[256], f2[256];
-    static float d1[256], d2[256];
-    uint32_t n, i;
-    for (n = 16; n <= 256; n += 48) {
-        for (i = 0; i < 64 * n; i++) {
-            k[i] = (int8_t)(next_u32() >> 8);
-            h[i] = (uint16_t)(llm__float_to_half(next_float()));
+    static int8_t k[64 * MOST_HEAD];
+    static uint16_t h[64 * MOST_HEAD];
+    static int16_t q[LLM__QUERIES * MOST_HEAD];
+    static float x[LLM__QUERIES * MOST_HEAD], d1[LLM__QUERIES * MOST_HEAD], d2[LLM__QUERIES * MOST_HEAD];
+    float keep[LLM__QUERIES], take[LLM__QUERIES];
+    uint32_t n, i, count;
+    for (n = 16; n <= MOST_HEAD; n += 48)
+        for (count = 1; count <= LLM__QUERIES; count++) {
+            for (i = 0; i < 64 * n; i++) {
+                k[i] = (int8_t)(next_u32() >> 8);
+                h[i] = (uint16_t)(llm__float_to_half(next_float()));
+            }
+            for (i = 0; i < LLM__QUERIES * MOST_HEAD; i++) {
+                q[i] = (int16_t)((int)(next_u32() % 32513) - 16256), x[i] = next_float();
+                d1[i] = d2[i] = next_float();
+            }
+            for (i = 0; i < LLM__QUERIES; i++) keep[i] = next_float(), take[i] = next_float();
+            isa->scores_q8(d1, q, k, n, count), llm__scores_q8_scalar(d2, q, k, n, count);
+            CHECK(!memcmp(d1, d2, sizeof d1), "scores_q8 %u, %u queries", n, count);
+            isa->values_q8(d1, keep, take, q, k, n, count);
+            llm__values_q8_scalar(d2, keep, take, q, k, n, count);
+            CHECK(!memcmp(d1, d2, sizeof d1), "values_q8 %u, %u queries", n, count);
+            isa->scores_f16(d1, x, h, n, count), llm__scores_f16_scalar(d2, x, h, n, count);
+            CHECK(!memcmp(d1, d2, sizeof d1), "scores_f16 %u, %u queries", n, count);
+            isa->values_f16(d1, keep, take, x, h, n, count, n / 48, 63 - n / 16);
+            llm__values_f16_scalar(d2, keep, take, x, h, n, count, n / 48, 63 - n / 16);
+            CHECK(!memcmp(d1, d2, sizeof d1), "values_f16 %u, %u queries", n, count);
         }
-        for (i = 0; i < 256; i++)
-            q[i] = (int16_t)((int)(next_u32() % 32513) - 16256), x[i] = next_float();
-        isa->scores_q8(d1, q, k, n), llm__scores_q8_scalar(d2, q, k, n);
-        CHECK(!memcmp(d1, d2, 64 * 4), "scores_q8 %u", n);
-        isa->values_q8(d1, q, k, n), llm__values_q8_scalar(d2, q, k, n);
-        CHECK(!memcmp(d1, d2, n * 4), "values_q8 %u", n);
-        isa->scores_f16(f1, x, h, n), llm__scores_f16_scalar(f2, x, h, n);
-        CHECK(!memcmp(f1, f2, 64 * 4), "scores_f16 %u", n);
-        isa->values_f16(f1, x, h, n, n / 48, 63 - n / 16);
-        llm__values_f16_scalar(f2, x, h, n, n / 48, 63 - n / 16);
-        CHECK(!memcmp(f1, f2, n * 4), "values_f16 %u", n);
-    }
 }
 
 static void test_isa(const llm__kernels *isa) {
