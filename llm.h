@@ -13277,8 +13277,9 @@ LLM__AVX2_INLINE float llm__tree8(__m256 a, __m256 b) {
     return _mm_cvtss_f32(x);
 }
 
-LLM__AVX2_INLINE __m256 llm__exp8(__m256 x) {
-    __m256 n, r, p;
+/* x = n ln 2 + r, and 2^n. */
+LLM__AVX2_INLINE __m256 llm__reduce8(__m256 x, __m256 *power) {
+    __m256 n, r;
     __m256i i;
     x = _mm256_max_ps(x, _mm256_set1_ps(LLM__EXP_LEAST));
     x = _mm256_min_ps(x, _mm256_set1_ps(LLM__EXP_MOST));
@@ -13286,15 +13287,19 @@ LLM__AVX2_INLINE __m256 llm__exp8(__m256 x) {
     n = _mm256_cvtepi32_ps(i);
     r = llm__sub8(x, llm__mul8(n, _mm256_set1_ps(LLM__LN2_HI)));
     r = llm__sub8(r, llm__mul8(n, _mm256_set1_ps(LLM__LN2_LO)));
-    p = llm__add8(llm__mul8(_mm256_set1_ps(1.9875691500e-4f), r), _mm256_set1_ps(1.3981999507e-3f));
+    i = _mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23);
+    *power = _mm256_castsi256_ps(i);
+    return r;
+}
+LLM__AVX2_INLINE __m256 llm__exp8(__m256 x) {
+    __m256 power, r = llm__reduce8(x, &power), p = _mm256_set1_ps(1.9875691500e-4f);
+    p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(1.3981999507e-3f));
     p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(8.3334519073e-3f));
     p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(4.1665795894e-2f));
     p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(1.6666665459e-1f));
     p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(5.0000001201e-1f));
     p = llm__add8(llm__mul8(llm__mul8(p, r), r), r);
-    p = llm__add8(p, _mm256_set1_ps(1.0f));
-    i = _mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23);
-    return llm__mul8(p, _mm256_castsi256_ps(i));
+    return llm__mul8(llm__add8(p, _mm256_set1_ps(1.0f)), power);
 }
 LLM__AVX2_INLINE __m256 llm__recip8(__m256 x) {
     const __m256 two = _mm256_set1_ps(2.0f);
@@ -13469,21 +13474,43 @@ LLM__AVX2 static void llm__gate_avx2(float *y, const float *gate, const float *u
         llm__gate_scalar(y, gate, up, n, activation);
 }
 
+/* llm__exp8 of eight registers side by side, so that their chains overlap. */
+#define LLM__EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define LLM__BEGIN(j)                                                               \
+    __m256 p##j = _mm256_set1_ps(1.9875691500e-4f), power##j,                       \
+           r##j = llm__reduce8(llm__sub8(_mm256_loadu_ps(s + 8 * j), m), &power##j);
+#define LLM__STEP(j) p##j = llm__add8(llm__mul8(p##j, r##j), c);
+#define LLM__END(j)                                                                                 \
+    p##j = llm__add8(llm__mul8(llm__mul8(p##j, r##j), r##j), r##j);                                 \
+    p##j = llm__mul8(llm__add8(p##j, _mm256_set1_ps(1.0f)), power##j);                              \
+    out = _mm256_cmpeq_epi32(llm__load256(s + 8 * j), masked);                                      \
+    p##j = _mm256_andnot_ps(_mm256_castsi256_ps(out), p##j);                                        \
+    _mm256_storeu_ps(s + 8 * j, p##j);                                                              \
+    if (j % 2) odd = llm__add8(odd, p##j);                                                          \
+    else even = llm__add8(even, p##j);
 LLM__AVX2 static float llm__softmax_avx2(float *s, float most) {
     const __m256i masked = _mm256_castps_si256(_mm256_set1_ps(LLM__MASKED));
     const __m256 m = _mm256_set1_ps(most);
-    __m256 lane[2];
-    uint32_t i;
-    lane[0] = lane[1] = _mm256_setzero_ps();
-    for (i = 0; i < 64; i += 8) {
-        __m256 x = _mm256_loadu_ps(s + i), e = llm__exp8(llm__sub8(x, m));
-        __m256i out = _mm256_cmpeq_epi32(_mm256_castps_si256(x), masked);
-        e = _mm256_andnot_ps(_mm256_castsi256_ps(out), e);
-        _mm256_storeu_ps(s + i, e);
-        lane[i / 8 % 2] = llm__add8(lane[i / 8 % 2], e);
-    }
-    return llm__tree8(lane[0], lane[1]);
+    __m256 even = _mm256_setzero_ps(), odd = even, c;
+    __m256i out;
+    LLM__EIGHT(LLM__BEGIN)
+    c = _mm256_set1_ps(1.3981999507e-3f);
+    LLM__EIGHT(LLM__STEP)
+    c = _mm256_set1_ps(8.3334519073e-3f);
+    LLM__EIGHT(LLM__STEP)
+    c = _mm256_set1_ps(4.1665795894e-2f);
+    LLM__EIGHT(LLM__STEP)
+    c = _mm256_set1_ps(1.6666665459e-1f);
+    LLM__EIGHT(LLM__STEP)
+    c = _mm256_set1_ps(5.0000001201e-1f);
+    LLM__EIGHT(LLM__STEP)
+    LLM__EIGHT(LLM__END)
+    return llm__tree8(even, odd);
 }
+#undef LLM__EIGHT
+#undef LLM__BEGIN
+#undef LLM__STEP
+#undef LLM__END
 
 LLM__AVX2 static bool llm__mask_avx2(float *s, const float *scale, float factor, uint32_t first,
                                      uint32_t last, float *most_of) {
@@ -13522,23 +13549,40 @@ LLM__AVX2 static void llm__weigh_avx2(float *y, const float *p, const float *sca
     }
 }
 
-/* What `count` queries (a constant, 1 .. 4) do with a line; query t has registers a##t and b##t. */
-#define LLM__FOUR_QUERIES(X) X(0) if (count > 1) { X(1) } if (count > 2) { X(2) } if (count > 3) { X(3) }
+/* sums = the same * keep + x * take */
+LLM__AVX2_INLINE void llm__keep8(float *sums, float keep, float take, __m256 x) {
+    _mm256_storeu_ps(sums, llm__add8(llm__mul8(_mm256_loadu_ps(sums), _mm256_set1_ps(keep)),
+                                     llm__mul8(x, _mm256_set1_ps(take))));
+}
 
-/* Dots of rows x of 16-bit integers, `stride` apart, with eight rows of `lines` lines of int8. */
-#define LLM__DOT_DECLARE(t)                           \
+/* For `count` queries, a constant of 1 to 4. */
+#define LLM__FOUR_QUERIES(X) \
+    X(0)                     \
+    if (count > 1) { X(1) }  \
+    if (count > 2) { X(2) }  \
+    if (count > 3) { X(3) }
+
+/* Dots of rows x of 16-bit integers, `stride` apart, with eight rows of `lines` lines of int8: into
+   rows of out, `width` apart; keep: added to what is there, as values are. */
+#define LLM__DOT_DECLARE(t)                                 \
     const int16_t *x##t = x + (t < count ? t : 0) * stride; \
     __m256i a##t = _mm256_setzero_si256(), b##t = a##t;
-#define LLM__DOT_LINE(t)                                           \
-    y = llm__four16(x##t + 4 * g);                                 \
-    a##t = _mm256_add_epi32(a##t, _mm256_madd_epi16(y, w0));       \
-    b##t = _mm256_add_epi32(b##t, _mm256_madd_epi16(y, w1));
-#define LLM__DOT_END(t) \
-    dot[t] = _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(a##t, b##t), 0xd8));
-LLM__AVX2_INLINE void llm__dots8_avx2(uint32_t count, __m256 *dot, const int8_t *w,
-                                      const int16_t *x, uint32_t stride, uint32_t lines) {
+#define LLM__DOT_LINE(t)                                     \
+    y = llm__four16(x##t + 4 * g);                           \
+    a##t = _mm256_add_epi32(a##t, _mm256_madd_epi16(y, w0)); \
+    LLM__PIN(a##t); /* GCC would mix the queries, and spill */ \
+    b##t = _mm256_add_epi32(b##t, _mm256_madd_epi16(y, w1)); \
+    LLM__PIN(b##t);
+#define LLM__DOT_END(t)                                                                            \
+    dot = _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(a##t, b##t), 0xd8));       \
+    if (keep) llm__keep8(out + t * width, keep[t], take[t], dot);                                  \
+    else _mm256_storeu_ps(out + t * width, dot);
+LLM__AVX2_INLINE void llm__dots8(uint32_t count, float *out, uint32_t width, const float *keep,
+                                 const float *take, const int8_t *w, const int16_t *x,
+                                 uint32_t stride, uint32_t lines) {
     LLM__DOT_DECLARE(0) LLM__DOT_DECLARE(1) LLM__DOT_DECLARE(2) LLM__DOT_DECLARE(3)
     __m256i w0, w1, y;
+    __m256 dot;
     uint32_t g;
     for (g = 0; g < lines; g++, w += 64) {
         w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)w));
@@ -13551,30 +13595,18 @@ LLM__AVX2_INLINE void llm__dots8_avx2(uint32_t count, __m256 *dot, const int8_t 
 #undef LLM__DOT_LINE
 #undef LLM__DOT_END
 
-/* sums [n] of each query = the same * keep + dot * take */
-LLM__AVX2_INLINE void llm__keep_avx2(float *out, const float *keep, const float *take, __m256 dot) {
-    _mm256_storeu_ps(out, llm__add8(llm__mul8(_mm256_loadu_ps(out), _mm256_set1_ps(*keep)),
-                                    llm__mul8(dot, _mm256_set1_ps(*take))));
-}
-
 LLM__AVX2_INLINE void llm__scores4_avx2(uint32_t count, float *dot, const int16_t *q,
                                         const int8_t *k, uint32_t n) {
-    __m256 d[4];
-    uint32_t t, i;
-    for (t = 0; t < 64; t += 8, k += t % 16 ? 32 : 16 * n - 32) {
-        llm__dots8_avx2(count, d, k, q, n, n / 4);
-        for (i = 0; i < count; i++) _mm256_storeu_ps(dot + 64 * i + t, d[i]);
-    }
+    uint32_t t;
+    for (t = 0; t < 64; t += 8, k += t % 16 ? 32 : 16 * n - 32)
+        llm__dots8(count, dot + t, 64, NULL, NULL, k, q, n, n / 4);
 }
 LLM__AVX2_INLINE void llm__values4_avx2(uint32_t count, float *out, const float *keep,
                                         const float *take, const int16_t *p, const int8_t *v,
                                         uint32_t n) {
-    __m256 d[4];
-    uint32_t c, i;
-    for (c = 0; c < n; c += 8, v += c % 16 ? 32 : 1024 - 32) {
-        llm__dots8_avx2(count, d, v, p, 64, 16);
-        for (i = 0; i < count; i++) llm__keep_avx2(out + i * n + c, keep + i, take + i, d[i]);
-    }
+    uint32_t c;
+    for (c = 0; c < n; c += 8, v += c % 16 ? 32 : 1024 - 32)
+        llm__dots8(count, out + c, n, keep, take, v, p, 64, 16);
 }
 
 /* call(4) as often as there are four, then call(1 .. 3). */
@@ -13636,7 +13668,7 @@ LLM__AVX2_INLINE void llm__values4_f16_avx2(uint32_t count, float *out, const fl
             LLM__FOUR_QUERIES(LLM__LINE)
 #undef LLM__LINE
         }
-#define LLM__END(i) llm__keep_avx2(out + i * n + c, keep + i, take + i, a##i);
+#define LLM__END(i) llm__keep8(out + i * n + c, keep[i], take[i], a##i);
         LLM__FOUR_QUERIES(LLM__END)
 #undef LLM__END
     }
