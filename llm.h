@@ -4064,6 +4064,8 @@ typedef struct llm__kernels {
     void (*blend)(float *y, float a, const float *x, float b, uint32_t n);
     /* y = activation(gate) * up; y may be gate */
     void (*gate)(float *y, const float *gate, const float *up, uint32_t n, uint32_t activation);
+    /* x = x * scale, and if cap > 0 then cap * tanh(x / cap); a NaN stays one */
+    void (*cap)(float *x, uint32_t n, float scale, float cap);
     /* s = exp(s - most), 0 where it is LLM__MASKED; the sum, over 64 positions */
     float (*softmax)(float *s, float most);
     /* s = s * (factor * scale) for positions first .. last of 64, LLM__MASKED for the others, and
@@ -4073,13 +4075,14 @@ typedef struct llm__kernels {
     /* y = p * scale, 0 where p is 0, over 64 positions */
     void (*weigh)(float *y, const float *p, const float *scale);
     /* dot [count][64] = q [count][n] . k for the 64 positions of a page, int8 or f16, in the cache's
-       layout; count is 1 .. LLM__QUERIES */
-    void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n, uint32_t count);
+       layout; count is 1 .. LLM__QUERIES; the next page lies `ahead` bytes further, 0 = none */
+    void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n, uint32_t count,
+                      ptrdiff_t ahead);
     void (*scores_f16)(float *dot, const float *q, const uint16_t *k, uint32_t n, uint32_t count);
     /* out [count][n] = out * keep [count] + (sum of p [count][64] v over the positions) * take [count];
        for f16 over first .. last, so that what was never written is not read */
     void (*values_q8)(float *out, const float *keep, const float *take, const int16_t *p,
-                      const int8_t *v, uint32_t n, uint32_t count);
+                      const int8_t *v, uint32_t n, uint32_t count, ptrdiff_t ahead);
     void (*values_f16)(float *out, const float *keep, const float *take, const float *p,
                        const uint16_t *v, uint32_t n, uint32_t count, uint32_t first, uint32_t last);
     /* out f32 [rows][16] = one panel times `rows` (1 .. 64) rows of the input from `row` on */
@@ -4904,13 +4907,15 @@ static void llm__merge(llm__running *to, float most, float weight, float *keep, 
     to->any = true;
 }
 
+/* Scores first .. last of a page, and the largest. */
 static void llm__soft_cap(const llm_batch *b, float *score, uint32_t first, uint32_t last,
                           float *most) {
-    const float cap = b->model->desc->attention_softcap, inverse = llm__recip(cap);
+    const float cap = b->model->desc->attention_softcap;
     uint32_t t;
-    for (t = first; t <= last; t++)
-        score[t] = llm__mulf(cap, llm__tanh(llm__mulf(score[t], inverse)));
-    *most = llm__mulf(cap, llm__tanh(llm__mulf(*most, inverse)));
+    b->kernels.cap(score, LLM__PAGE_POSITIONS, 1.0f, cap);
+    for (t = 0; t < LLM__PAGE_POSITIONS; t++)
+        if (t < first || t > last) score[t] = LLM__MASKED;
+    *most = llm__mulf(cap, llm__tanh(llm__mulf(*most, llm__recip(cap))));
 }
 
 /* The scores of query `i` of a tile to weights. */
@@ -4945,12 +4950,12 @@ static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm
 
 /* Weighted values of a page into the sums of queries i .. end - 1. */
 static void llm__add_values(const llm_batch *b, const llm__unit *u, const llm__weights *w,
-                            uint32_t i, uint32_t end, float *sums) {
+                            uint32_t i, uint32_t end, float *sums, ptrdiff_t ahead) {
     const uint32_t n = b->shape.value;
     uint32_t next;
     if (b->kv == LLM_KV_Q8) {
         b->kernels.values_q8(sums + (size_t)i * n, w->keep + i, w->take + i, w->p[i],
-                             (const int8_t *)u->v, n, end - i);
+                             (const int8_t *)u->v, n, end - i, ahead);
         return;
     }
     for (; i < end; i = next) {
@@ -4962,11 +4967,13 @@ static void llm__add_values(const llm_batch *b, const llm__unit *u, const llm__w
     }
 }
 
-/* One page into the running sums of a tile, [count][value], of those that see it. */
-static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t page, float *sums,
-                             llm__running *run) {
+/* One page into the running sums of a tile, [count][value], of those that see it; `next` follows. */
+static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t page, uint32_t next,
+                             float *sums, llm__running *run) {
     const uint32_t start = page * LLM__PAGE_POSITIONS, n = b->shape.head;
     const llm__unit u = llm__unit_at(tile->session, page, tile->layer, tile->kv_head);
+    const ptrdiff_t ahead =
+        llm__unit_at(tile->session, next, tile->layer, tile->kv_head).k - u.k;
     uint32_t first = 0, end = tile->count, i;
     size_t at;
     llm__weights w;
@@ -4974,12 +4981,13 @@ static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t
     while (llm__first_seen(b, tile, end - 1) >= start + LLM__PAGE_POSITIONS) end--;
     at = llm__query_at(b, tile->kv_head, tile->first + first) * n;
     if (b->kv == LLM_KV_Q8)
-        b->kernels.scores_q8(w.score[first], b->q16 + at, (const int8_t *)u.k, n, end - first);
+        b->kernels.scores_q8(w.score[first], b->q16 + at, (const int8_t *)u.k, n, end - first,
+                             ahead);
     else
         b->kernels.scores_f16(w.score[first], b->q32 + at, (const uint16_t *)(const void *)u.k, n,
                               end - first);
     for (i = first; i < end; i++) llm__weigh_page(b, tile, &u, start, i, &w, &run[i]);
-    llm__add_values(b, &u, &w, first, end, sums);
+    llm__add_values(b, &u, &w, first, end, sums, ahead);
 }
 
 /* A chunk of pages into sums that begin with it. */
@@ -4990,7 +4998,8 @@ static void llm__attend_chunk(const llm_batch *b, const llm__tile *tile, uint32_
     if (page < tile->first_page) page = tile->first_page;
     memset(sums, 0, (size_t)tile->count * b->shape.value * sizeof *sums);
     memset(run, 0, tile->count * sizeof *run);
-    for (; page < end; page++) llm__attend_page(b, tile, page, sums, run);
+    for (; page < end; page++)
+        llm__attend_page(b, tile, page, llm__least(page + 1, end - 1), sums, run);
 }
 
 /* A chunk's sums into those of all chunks before it. */
@@ -5067,18 +5076,12 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
     }
 }
 
-/* Scales and caps a row of logits. The cap would hide a NaN. */
+/* Scales and caps a row of logits. */
 static void llm__cap(const llm_batch *b, uint32_t item) {
     const llm__file_desc *d = b->model->desc;
     float *logits = b->logits + (size_t)item * b->shape.vocab;
-    const float inverse = d->logit_softcap > 0 ? llm__recip(d->logit_softcap) : 0;
-    uint32_t i;
-    for (i = 0; i < d->vocab; i++) {
-        float x = llm__mulf(logits[i], d->logit_scale);
-        if (d->logit_softcap > 0 && (llm__bits(x) & 0x7fffffffu) <= 0x7f800000u)
-            x = llm__mulf(d->logit_softcap, llm__tanh(llm__mulf(x, inverse)));
-        llm__put_logits(&logits[i], &x, 1);
-    }
+    b->kernels.cap(logits, b->shape.vocab, d->logit_scale, d->logit_softcap);
+    llm__put_logits(logits, logits, d->vocab);
 }
 
 /* ---- what an item looks at in the file ---- */
@@ -13011,6 +13014,16 @@ static void llm__gate_scalar(float *y, const float *gate, const float *up, uint3
     for (i = 0; i < n; i++) y[i] = llm__mulf(llm__activate(gate[i], activation), up[i]);
 }
 
+static void llm__cap_scalar(float *x, uint32_t n, float scale, float cap) {
+    const float inverse = cap > 0 ? llm__recip(cap) : 0;
+    uint32_t i;
+    for (i = 0; i < n; i++) {
+        x[i] = llm__mulf(x[i], scale);
+        if (cap > 0 && (llm__bits(x[i]) & 0x7fffffffu) <= 0x7f800000u)
+            x[i] = llm__mulf(cap, llm__tanh(llm__mulf(x[i], inverse)));
+    }
+}
+
 static float llm__softmax_scalar(float *s, float most) {
     float lane[16] = {0};
     uint32_t i;
@@ -13043,8 +13056,9 @@ static void llm__weigh_scalar(float *y, const float *p, const float *scale) {
 /* K of a page: [4 blocks of 16 positions][n / 4 lines]: byte 4 t + i of a line is position t,
    channel 4 g + i. As f16: [4][n][16 positions]. */
 static void llm__scores_q8_scalar(float *dot, const int16_t *q, const int8_t *k, uint32_t n,
-                                  uint32_t count) {
+                                  uint32_t count, ptrdiff_t ahead) {
     uint32_t t, c;
+    (void)ahead;
     for (; count; count--, q += n, dot += 64)
         for (t = 0; t < 64; t++) {
             int32_t sum = 0;
@@ -13069,8 +13083,10 @@ static void llm__scores_f16_scalar(float *dot, const float *q, const uint16_t *k
 /* V of a page: [n / 16 blocks of channels][16 lines]: byte 4 c + i of a line is channel c,
    position 4 g + i. As f16: [64 positions][n]. */
 static void llm__values_q8_scalar(float *out, const float *keep, const float *take,
-                                  const int16_t *p, const int8_t *v, uint32_t n, uint32_t count) {
+                                  const int16_t *p, const int8_t *v, uint32_t n, uint32_t count,
+                                  ptrdiff_t ahead) {
     uint32_t i, t, c;
+    (void)ahead;
     for (i = 0; i < count; i++, p += 64, out += n)
         for (c = 0; c < n; c++) {
             int32_t sum = 0;
@@ -13166,6 +13182,7 @@ static void llm__kernels_scalar(llm__kernels *k) {
     k->add = llm__add_scalar;
     k->blend = llm__blend_scalar;
     k->gate = llm__gate_scalar;
+    k->cap = llm__cap_scalar;
     k->softmax = llm__softmax_scalar;
     k->mask = llm__mask_scalar;
     k->weigh = llm__weigh_scalar;
@@ -13314,14 +13331,17 @@ LLM__AVX2_INLINE __m256 llm__silu8(__m256 x) {
     __m256 minus = _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
     return llm__mul8(x, llm__recip8(llm__add8(one, llm__exp8(minus))));
 }
-LLM__AVX2_INLINE __m256 llm__gelu_tanh8(__m256 x) {
+LLM__AVX2_INLINE __m256 llm__tanh8(__m256 u) {
     const __m256 one = _mm256_set1_ps(1.0f), two = _mm256_set1_ps(2.0f);
-    __m256 cube = llm__mul8(llm__mul8(x, x), x), u, e;
+    __m256 e = llm__add8(llm__exp8(llm__mul8(two, u)), one);
+    return llm__sub8(one, llm__mul8(two, llm__recip8(e)));
+}
+LLM__AVX2_INLINE __m256 llm__gelu_tanh8(__m256 x) {
+    __m256 cube = llm__mul8(llm__mul8(x, x), x), u;
     u = llm__mul8(_mm256_set1_ps(0.7978845608f),
                   llm__add8(x, llm__mul8(_mm256_set1_ps(0.044715f), cube)));
-    e = llm__add8(llm__exp8(llm__mul8(two, u)), one);
-    u = llm__sub8(one, llm__mul8(two, llm__recip8(e)));
-    return llm__mul8(llm__mul8(_mm256_set1_ps(0.5f), x), llm__add8(one, u));
+    return llm__mul8(llm__mul8(_mm256_set1_ps(0.5f), x),
+                     llm__add8(_mm256_set1_ps(1.0f), llm__tanh8(u)));
 }
 
 LLM__AVX2 static void llm__norm_avx2(float *y, const float *x, const float *gain, uint32_t n,
@@ -13474,6 +13494,23 @@ LLM__AVX2 static void llm__gate_avx2(float *y, const float *gate, const float *u
         llm__gate_scalar(y, gate, up, n, activation);
 }
 
+LLM__AVX2 static void llm__cap_avx2(float *x, uint32_t n, float scale, float cap) {
+    const __m256 f = _mm256_set1_ps(scale), c = _mm256_set1_ps(cap);
+    const __m256 inverse = _mm256_set1_ps(cap > 0 ? llm__recip(cap) : 0);
+    uint32_t i;
+    for (i = 0; i < n; i += 8) {
+        __m256 y = llm__mul8(_mm256_loadu_ps(x + i), f);
+        if (cap > 0) {
+            const __m256i bits =
+                _mm256_and_si256(_mm256_castps_si256(y), _mm256_set1_epi32(0x7fffffff));
+            const __m256i nan = _mm256_cmpgt_epi32(bits, _mm256_set1_epi32(0x7f800000));
+            y = _mm256_blendv_ps(llm__mul8(c, llm__tanh8(llm__mul8(y, inverse))), y,
+                                 _mm256_castsi256_ps(nan));
+        }
+        _mm256_storeu_ps(x + i, y);
+    }
+}
+
 /* llm__exp8 of eight registers side by side, so that their chains overlap. */
 #define LLM__EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define LLM__BEGIN(j)                                                               \
@@ -13579,12 +13616,13 @@ LLM__AVX2_INLINE void llm__keep8(float *sums, float keep, float take, __m256 x) 
     else _mm256_storeu_ps(out + t * width, dot);
 LLM__AVX2_INLINE void llm__dots8(uint32_t count, float *out, uint32_t width, const float *keep,
                                  const float *take, const int8_t *w, const int16_t *x,
-                                 uint32_t stride, uint32_t lines) {
+                                 uint32_t stride, uint32_t lines, ptrdiff_t ahead) {
     LLM__DOT_DECLARE(0) LLM__DOT_DECLARE(1) LLM__DOT_DECLARE(2) LLM__DOT_DECLARE(3)
     __m256i w0, w1, y;
     __m256 dot;
     uint32_t g;
     for (g = 0; g < lines; g++, w += 64) {
+        LLM__PREFETCH(w + ahead);
         w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)w));
         w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + 16)));
         LLM__FOUR_QUERIES(LLM__DOT_LINE)
@@ -13596,17 +13634,17 @@ LLM__AVX2_INLINE void llm__dots8(uint32_t count, float *out, uint32_t width, con
 #undef LLM__DOT_END
 
 LLM__AVX2_INLINE void llm__scores4_avx2(uint32_t count, float *dot, const int16_t *q,
-                                        const int8_t *k, uint32_t n) {
+                                        const int8_t *k, uint32_t n, ptrdiff_t ahead) {
     uint32_t t;
     for (t = 0; t < 64; t += 8, k += t % 16 ? 32 : 16 * n - 32)
-        llm__dots8(count, dot + t, 64, NULL, NULL, k, q, n, n / 4);
+        llm__dots8(count, dot + t, 64, NULL, NULL, k, q, n, n / 4, ahead);
 }
 LLM__AVX2_INLINE void llm__values4_avx2(uint32_t count, float *out, const float *keep,
                                         const float *take, const int16_t *p, const int8_t *v,
-                                        uint32_t n) {
+                                        uint32_t n, ptrdiff_t ahead) {
     uint32_t c;
     for (c = 0; c < n; c += 8, v += c % 16 ? 32 : 1024 - 32)
-        llm__dots8(count, out + c, n, keep, take, v, p, 64, 16);
+        llm__dots8(count, out + c, n, keep, take, v, p, 64, 16, ahead);
 }
 
 /* call(4) as often as there are four, then call(1 .. 3). */
@@ -13619,18 +13657,18 @@ LLM__AVX2_INLINE void llm__values4_avx2(uint32_t count, float *out, const float 
     else if (count == 1) { call(1) }
 
 LLM__AVX2 static void llm__scores_q8_avx2(float *dot, const int16_t *q, const int8_t *k,
-                                          uint32_t n, uint32_t count) {
+                                          uint32_t n, uint32_t count, ptrdiff_t ahead) {
 #define LLM__CALL(some)                       \
-    llm__scores4_avx2(some, dot, q, k, n);    \
+    llm__scores4_avx2(some, dot, q, k, n, ahead);    \
     dot += 64 * some, q += n * some;
     LLM__BY_FOUR(LLM__CALL, count)
 #undef LLM__CALL
 }
 LLM__AVX2 static void llm__values_q8_avx2(float *out, const float *keep, const float *take,
                                           const int16_t *p, const int8_t *v, uint32_t n,
-                                          uint32_t count) {
+                                          uint32_t count, ptrdiff_t ahead) {
 #define LLM__CALL(some)                                   \
-    llm__values4_avx2(some, out, keep, take, p, v, n);    \
+    llm__values4_avx2(some, out, keep, take, p, v, n, ahead);    \
     out += n * some, keep += some, take += some, p += 64 * some;
     LLM__BY_FOUR(LLM__CALL, count)
 #undef LLM__CALL
@@ -14154,6 +14192,7 @@ static void llm__kernels_avx2(llm__kernels *k) {
     k->add = llm__add_avx2;
     k->blend = llm__blend_avx2;
     k->gate = llm__gate_avx2;
+    k->cap = llm__cap_avx2;
     k->softmax = llm__softmax_avx2;
     k->mask = llm__mask_avx2;
     k->weigh = llm__weigh_avx2;
@@ -14253,14 +14292,17 @@ LLM__AVX512_INLINE __m512 llm__silu16(__m512 x) {
     __m512 minus = _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
     return llm__mul16(x, llm__recip16(llm__add16(one, llm__exp16(minus))));
 }
-LLM__AVX512_INLINE __m512 llm__gelu_tanh16(__m512 x) {
+LLM__AVX512_INLINE __m512 llm__tanh16(__m512 u) {
     const __m512 one = _mm512_set1_ps(1.0f), two = _mm512_set1_ps(2.0f);
-    __m512 cube = llm__mul16(llm__mul16(x, x), x), u, e;
+    __m512 e = llm__add16(llm__exp16(llm__mul16(two, u)), one);
+    return llm__sub16(one, llm__mul16(two, llm__recip16(e)));
+}
+LLM__AVX512_INLINE __m512 llm__gelu_tanh16(__m512 x) {
+    __m512 cube = llm__mul16(llm__mul16(x, x), x), u;
     u = llm__mul16(_mm512_set1_ps(0.7978845608f),
                    llm__add16(x, llm__mul16(_mm512_set1_ps(0.044715f), cube)));
-    e = llm__add16(llm__exp16(llm__mul16(two, u)), one);
-    u = llm__sub16(one, llm__mul16(two, llm__recip16(e)));
-    return llm__mul16(llm__mul16(_mm512_set1_ps(0.5f), x), llm__add16(one, u));
+    return llm__mul16(llm__mul16(_mm512_set1_ps(0.5f), x),
+                      llm__add16(_mm512_set1_ps(1.0f), llm__tanh16(u)));
 }
 
 LLM__AVX512 static void llm__gate_avx512(float *y, const float *gate, const float *up, uint32_t n,
@@ -14276,6 +14318,22 @@ LLM__AVX512 static void llm__gate_avx512(float *y, const float *gate, const floa
                                                _mm512_loadu_ps(up + i)));
     else
         llm__gate_scalar(y, gate, up, n, activation);
+}
+
+LLM__AVX512 static void llm__cap_avx512(float *x, uint32_t n, float scale, float cap) {
+    const __m512 f = _mm512_set1_ps(scale), c = _mm512_set1_ps(cap);
+    const __m512 inverse = _mm512_set1_ps(cap > 0 ? llm__recip(cap) : 0);
+    uint32_t i;
+    for (i = 0; i < n; i += 16) {
+        __m512 y = llm__mul16(_mm512_loadu_ps(x + i), f);
+        if (cap > 0) {
+            const __m512i bits =
+                _mm512_and_si512(_mm512_castps_si512(y), _mm512_set1_epi32(0x7fffffff));
+            y = _mm512_mask_mov_ps(llm__mul16(c, llm__tanh16(llm__mul16(y, inverse))),
+                                   _mm512_cmpgt_epi32_mask(bits, _mm512_set1_epi32(0x7f800000)), y);
+        }
+        _mm512_storeu_ps(x + i, y);
+    }
 }
 
 LLM__AVX512 static float llm__softmax_avx512(float *s, float most) {
@@ -14446,12 +14504,15 @@ LLM__AVX512_INLINE int32_t llm__digits_avx512(const int16_t *q, uint32_t n, int8
    wrapping is harmless. */
 LLM__AVX512_INLINE void llm__dots16_avx512(uint32_t count, __m512 *dot, const int8_t *w,
                                            const int8_t *high, const int8_t *low, uint32_t stride,
-                                           uint32_t lines, const int32_t *offset) {
+                                           uint32_t lines, const int32_t *offset,
+                                           ptrdiff_t ahead) {
     const __m512i flip = _mm512_set1_epi8((char)-128), zero = _mm512_setzero_si512();
     __m512i h0 = zero, h1 = zero, h2 = zero, h3 = zero, l0 = zero, l1 = zero, l2 = zero, l3 = zero;
     __m512i i0 = zero, i1 = zero, i2 = zero, i3 = zero, m0 = zero, m1 = zero, m2 = zero, m3 = zero;
     uint32_t g;
     for (g = 0; g < lines; g += 2, w += 128, high += 8, low += 8) {
+        LLM__PREFETCH(w + ahead);
+        LLM__PREFETCH(w + 64 + ahead);
         const __m512i u = _mm512_xor_si512(llm__load512(w), flip);
         const __m512i v = _mm512_xor_si512(llm__load512(w + 64), flip);
 #define LLM__LINE(t)                                                             \
@@ -14471,7 +14532,7 @@ LLM__AVX512_INLINE void llm__dots16_avx512(uint32_t count, __m512 *dot, const in
 }
 
 LLM__AVX512_INLINE void llm__scores4_avx512(uint32_t count, float *dot, const int16_t *q,
-                                            const int8_t *k, uint32_t n) {
+                                            const int8_t *k, uint32_t n, ptrdiff_t ahead) {
     int8_t high[4 * 512], low[4 * 512];
     int32_t offset[4];
     __m512 d[4];
@@ -14479,13 +14540,13 @@ LLM__AVX512_INLINE void llm__scores4_avx512(uint32_t count, float *dot, const in
     for (i = 0; i < count; i++)
         offset[i] = llm__digits_avx512(q + i * n, n, high + i * n, low + i * n);
     for (t = 0; t < 64; t += 16, k += 16 * n) {
-        llm__dots16_avx512(count, d, k, high, low, n, n / 4, offset);
+        llm__dots16_avx512(count, d, k, high, low, n, n / 4, offset, ahead);
         for (i = 0; i < count; i++) _mm512_storeu_ps(dot + 64 * i + t, d[i]);
     }
 }
 LLM__AVX512_INLINE void llm__values4_avx512(uint32_t count, float *out, const float *keep,
                                             const float *take, const int16_t *p, const int8_t *v,
-                                            uint32_t n) {
+                                            uint32_t n, ptrdiff_t ahead) {
     int8_t high[4 * 64], low[4 * 64];
     int32_t offset[4];
     __m512 d[4];
@@ -14493,7 +14554,7 @@ LLM__AVX512_INLINE void llm__values4_avx512(uint32_t count, float *out, const fl
     for (i = 0; i < count; i++)
         offset[i] = llm__digits_avx512(p + 64 * i, 64, high + 64 * i, low + 64 * i);
     for (c = 0; c < n; c += 16, v += 1024) {
-        llm__dots16_avx512(count, d, v, high, low, 64, 16, offset);
+        llm__dots16_avx512(count, d, v, high, low, 64, 16, offset, ahead);
         for (i = 0; i < count; i++) {
             float *to = out + i * n + c;
             _mm512_storeu_ps(to, llm__add16(llm__mul16(_mm512_loadu_ps(to), _mm512_set1_ps(keep[i])),
@@ -14502,18 +14563,18 @@ LLM__AVX512_INLINE void llm__values4_avx512(uint32_t count, float *out, const fl
     }
 }
 LLM__AVX512 static void llm__scores_q8_avx512(float *dot, const int16_t *q, const int8_t *k,
-                                              uint32_t n, uint32_t count) {
+                                              uint32_t n, uint32_t count, ptrdiff_t ahead) {
 #define LLM__CALL(some)                         \
-    llm__scores4_avx512(some, dot, q, k, n);    \
+    llm__scores4_avx512(some, dot, q, k, n, ahead);    \
     dot += 64 * some, q += n * some;
     LLM__BY_FOUR(LLM__CALL, count)
 #undef LLM__CALL
 }
 LLM__AVX512 static void llm__values_q8_avx512(float *out, const float *keep, const float *take,
                                               const int16_t *p, const int8_t *v, uint32_t n,
-                                              uint32_t count) {
+                                              uint32_t count, ptrdiff_t ahead) {
 #define LLM__CALL(some)                                     \
-    llm__values4_avx512(some, out, keep, take, p, v, n);    \
+    llm__values4_avx512(some, out, keep, take, p, v, n, ahead);    \
     out += n * some, keep += some, take += some, p += 64 * some;
     LLM__BY_FOUR(LLM__CALL, count)
 #undef LLM__CALL
@@ -14816,6 +14877,7 @@ static void llm__kernels_avx512(llm__kernels *k) {
     k->gate = llm__gate_avx512;
     k->mask = llm__mask_avx512;
     k->weigh = llm__weigh_avx512;
+    k->cap = llm__cap_avx512;
     k->softmax = llm__softmax_avx512;
     k->scores_q8 = llm__scores_q8_avx512;
     k->values_q8 = llm__values_q8_avx512;
@@ -15121,14 +15183,17 @@ LLM__INLINE llm__f4 llm__silu4(llm__f4 x) {
     llm__f4 minus = llm__f4_as(llm__i4_xor(llm__i4_as(x), llm__i4_as(llm__f4_all(-0.0f))));
     return llm__f4_mul(x, llm__recip4(llm__f4_add(llm__f4_all(1.0f), llm__exp4(minus))));
 }
-LLM__INLINE llm__f4 llm__gelu_tanh4(llm__f4 x) {
+LLM__INLINE llm__f4 llm__tanh4(llm__f4 u) {
     const llm__f4 one = llm__f4_all(1.0f), two = llm__f4_all(2.0f);
-    llm__f4 cube = llm__f4_mul(llm__f4_mul(x, x), x), u, e;
+    llm__f4 e = llm__f4_add(llm__exp4(llm__f4_mul(two, u)), one);
+    return llm__f4_sub(one, llm__f4_mul(two, llm__recip4(e)));
+}
+LLM__INLINE llm__f4 llm__gelu_tanh4(llm__f4 x) {
+    llm__f4 cube = llm__f4_mul(llm__f4_mul(x, x), x), u;
     u = llm__f4_mul(llm__f4_all(0.7978845608f),
                     llm__f4_add(x, llm__f4_mul(llm__f4_all(0.044715f), cube)));
-    e = llm__f4_add(llm__exp4(llm__f4_mul(two, u)), one);
-    u = llm__f4_sub(one, llm__f4_mul(two, llm__recip4(e)));
-    return llm__f4_mul(llm__f4_mul(llm__f4_all(0.5f), x), llm__f4_add(one, u));
+    return llm__f4_mul(llm__f4_mul(llm__f4_all(0.5f), x),
+                       llm__f4_add(llm__f4_all(1.0f), llm__tanh4(u)));
 }
 
 static void llm__norm_simd128(float *y, const float *x, const float *gain, uint32_t n,
@@ -15258,6 +15323,22 @@ static void llm__gate_simd128(float *y, const float *gate, const float *up, uint
                 y + i, llm__f4_mul(llm__gelu_tanh4(llm__f4_load(gate + i)), llm__f4_load(up + i)));
     else
         llm__gate_scalar(y, gate, up, n, activation);
+}
+
+static void llm__cap_simd128(float *x, uint32_t n, float scale, float cap) {
+    const llm__f4 f = llm__f4_all(scale), c = llm__f4_all(cap);
+    const llm__f4 inverse = llm__f4_all(cap > 0 ? llm__recip(cap) : 0);
+    uint32_t i;
+    for (i = 0; i < n; i += 4) {
+        llm__f4 y = llm__f4_mul(llm__f4_load(x + i), f);
+        if (cap > 0) {
+            const llm__i4 bits = llm__i4_and(llm__i4_as(y), llm__i4_all(0x7fffffff));
+            const llm__f4 z = llm__f4_mul(c, llm__tanh4(llm__f4_mul(y, inverse)));
+            y = llm__f4_as(llm__i4_select(llm__i4_greater(bits, llm__i4_all(0x7f800000)),
+                                          llm__i4_as(y), llm__i4_as(z)));
+        }
+        llm__f4_store(x + i, y);
+    }
 }
 
 static float llm__softmax_simd128(float *s, float most) {
@@ -15578,12 +15659,14 @@ LLM__INLINE void llm__panel_int_simd128(bool dot, uint32_t type, float *out, con
     LLM__PANEL_SIMD128(isa, dot, target, q4, LLM_Q4)                                          \
     LLM__PANEL_SIMD128(isa, dot, target, q3, LLM_Q3)                                          \
     target static void llm__scores_q8_##isa(float *out, const int16_t *q, const int8_t *k,    \
-                                            uint32_t n, uint32_t count) {                     \
+                                            uint32_t n, uint32_t count, ptrdiff_t ahead) {    \
+        (void)ahead;                                                                          \
         llm__scores_simd128(dot, out, q, k, n, count);                                        \
     }                                                                                         \
     target static void llm__values_q8_##isa(float *out, const float *keep, const float *take, \
                                             const int16_t *p, const int8_t *v, uint32_t n,    \
-                                            uint32_t count) {                                 \
+                                            uint32_t count, ptrdiff_t ahead) {                \
+        (void)ahead;                                                                          \
         llm__values_simd128(dot, out, keep, take, p, v, n, count);                            \
     }                                                                                         \
     static void llm__kernels_int_##isa(llm__kernels *k) {                                     \
@@ -15623,6 +15706,7 @@ static void llm__kernels_simd128(llm__kernels *k) {
     k->add = llm__add_simd128;
     k->blend = llm__blend_simd128;
     k->gate = llm__gate_simd128;
+    k->cap = llm__cap_simd128;
     k->softmax = llm__softmax_simd128;
     k->mask = llm__mask_simd128;
     k->weigh = llm__weigh_simd128;

@@ -127,6 +127,11 @@ static void test_rows(const llm__kernels *isa) {
                 isa->gate(y, x, gain, n, act), llm__gate_scalar(z, x, gain, n, act);
                 CHECK(!memcmp(y, z, n * 4), "gate %u activation %u", n, act);
             }
+            memcpy(y, x, n * 4), memcpy(z, x, n * 4);
+            memcpy(&y[round], &odd[round % 3], 4), memcpy(&z[round], &odd[round % 3], 4);
+            isa->cap(y, n, 0.7f, round % 2 ? 30.0f : 0), llm__cap_scalar(z, n, 0.7f, round % 2 ? 30.0f : 0);
+            llm__put_logits(y, y, n), llm__put_logits(z, z, n); /* one kind of NaN */
+            CHECK(!memcmp(y, z, n * 4), "cap %u", n);
             memcpy(y, x, 256), memcpy(z, x, 256);
             if (round % 13 == 12) /* not finite, inside of the page's positions or outside */
                 memcpy(&y[n / 20], &odd[round / 13 % 3], 4), memcpy(&z[n / 20], &odd[round / 13 % 3], 4);
@@ -164,10 +169,10 @@ static void test_cache(const llm__kernels *isa) {
                 d1[i] = d2[i] = next_float();
             }
             for (i = 0; i < LLM__QUERIES; i++) keep[i] = next_float(), take[i] = next_float();
-            isa->scores_q8(d1, q, k, n, count), llm__scores_q8_scalar(d2, q, k, n, count);
+            isa->scores_q8(d1, q, k, n, count, 0), llm__scores_q8_scalar(d2, q, k, n, count, 0);
             CHECK(!memcmp(d1, d2, sizeof d1), "scores_q8 %u, %u queries", n, count);
-            isa->values_q8(d1, keep, take, q, k, n, count);
-            llm__values_q8_scalar(d2, keep, take, q, k, n, count);
+            isa->values_q8(d1, keep, take, q, k, n, count, 0);
+            llm__values_q8_scalar(d2, keep, take, q, k, n, count, 0);
             CHECK(!memcmp(d1, d2, sizeof d1), "values_q8 %u, %u queries", n, count);
             isa->scores_f16(d1, x, h, n, count), llm__scores_f16_scalar(d2, x, h, n, count);
             CHECK(!memcmp(d1, d2, sizeof d1), "scores_f16 %u, %u queries", n, count);
