@@ -4066,6 +4066,8 @@ typedef struct llm__kernels {
     void (*blend)(float *y, float a, const float *x, float b, uint32_t n);
     /* y = activation(gate) * up; y may be gate */
     void (*gate)(float *y, const float *gate, const float *up, uint32_t n, uint32_t activation);
+    /* x = x * scale, and if cap > 0 then cap * tanh(x / cap); a NaN stays one */
+    void (*cap)(float *x, uint32_t n, float scale, float cap);
     /* s = exp(s - most), 0 where it is LLM__MASKED; the sum, over 64 positions */
     float (*softmax)(float *s, float most);
     /* s = s * (factor * scale) for positions first .. last of 64, LLM__MASKED for the others, and
@@ -4074,20 +4076,24 @@ typedef struct llm__kernels {
                  float *most);
     /* y = p * scale, 0 where p is 0, over 64 positions */
     void (*weigh)(float *y, const float *p, const float *scale);
-    /* dot[64] = q[n] . k for the 64 positions of a page, int8 or f16, in the cache's layout */
-    void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n);
-    void (*scores_f16)(float *dot, const float *q, const uint16_t *k, uint32_t n);
-    /* out[n] = sum of p v over the 64 positions; for f16 over first .. last, so that what was
-       never written is not read */
-    void (*values_q8)(float *out, const int16_t *p, const int8_t *v, uint32_t n);
-    void (*values_f16)(float *out, const float *p, const uint16_t *v, uint32_t n, uint32_t first,
-                       uint32_t last);
+    /* dot [count][64] = q [count][n] . k for the 64 positions of a page, int8 or f16, in the cache's
+       layout; count is 1 .. LLM__QUERIES; the next page lies `ahead` bytes further, 0 = none */
+    void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n, uint32_t count,
+                      ptrdiff_t ahead);
+    void (*scores_f16)(float *dot, const float *q, const uint16_t *k, uint32_t n, uint32_t count);
+    /* out [count][n] = out * keep [count] + (sum of p [count][64] v over the positions) * take [count];
+       for f16 over first .. last, so that what was never written is not read */
+    void (*values_q8)(float *out, const float *keep, const float *take, const int16_t *p,
+                      const int8_t *v, uint32_t n, uint32_t count, ptrdiff_t ahead);
+    void (*values_f16)(float *out, const float *keep, const float *take, const float *p,
+                       const uint16_t *v, uint32_t n, uint32_t count, uint32_t first, uint32_t last);
     /* out f32 [rows][16] = one panel times `rows` (1 .. 256) rows of the input from `row` on */
     void (*panel[LLM_TYPE_COUNT])(float *out, const uint8_t *panel, uint32_t padded,
                                   const llm__input *in, uint32_t row, uint32_t rows);
 } llm__kernels;
 
 #define LLM__ROWS_AT_ONCE 256u
+#define LLM__QUERIES      16u /* that go through a page of the cache together */
 #define LLM__MASKED       -1e30f /* finite: fast-math may assume that there are no infinities */
 #define LLM__INT8_MOST    127.0f
 #define LLM__INT16_MOST   16256.0f /* 127 * 128: two int8 digits */
@@ -4419,6 +4425,21 @@ typedef struct llm__shape {
     uint32_t v_rotation;  /* of v in the int8 cache, unless the weights did it */
 } llm__shape;
 
+/* How attention is cut into items: tiles of queries of a kv head, times chunks of positions. */
+typedef struct llm__split {
+    uint32_t queries; /* of a tile; a kv head's are numbered row * group + head of the group */
+    uint32_t tiles;   /* of a kv head */
+    uint32_t chunks;  /* items for each tile; 1: not cut */
+    bool fused;       /* an item makes its row's queries, key and value first */
+} llm__split;
+
+/* A softmax on its way over positions: weight is the sum of e^(score - most). The sums of the same
+   times v lie elsewhere, [value] for each of these. */
+typedef struct llm__running {
+    float most, weight;
+    bool any;
+} llm__running;
+
 struct llm_batch {
     llm_allocator allocator;
     size_t memory;
@@ -4442,13 +4463,19 @@ struct llm_batch {
     uint32_t steps;
     /* activations */
     float *x, *y, *qkv, *attention, *hidden, *turns, *logits;
-    int16_t *q16;   /* [rows][heads][head] queries of the int8 cache */
-    float *q_scale; /* [rows][heads] */
+    int16_t *q16;   /* [kv heads][rows][group][head] queries of the int8 cache, */
+    float *q_scale; /* [kv heads][rows][group] with their scales, */
+    float *q32;     /* or those of the f16 cache */
     llm__input in;
     int8_t *in_q;
     int16_t *in_wide, *in_sums;
     int32_t *in_total;
     float *in_scale, *in_x;
+    llm__split split;
+    uint32_t most_parts;    /* rows times chunks of positions that may be items of their own */
+    float *part;            /* [most_parts][heads][value] their sums … */
+    llm__running *part_run; /* … and what belongs to these */
+    uint32_t *arrived;      /* [most_parts][heads] finished chunks of each tile */
     uint8_t *scratch; /* [lanes][scratch_size] */
     size_t scratch_size;
 };
@@ -4786,156 +4813,278 @@ static void llm__append_value(const llm_batch *b, llm__unit u, llm_kv kv, uint32
     }
 }
 
+/* Where a query of a kv head lies in b->q16, q_scale and q32. */
+LLM__INLINE size_t llm__query_at(const llm_batch *b, uint32_t kv_head, uint32_t query) {
+    return (size_t)kv_head * b->rows * b->shape.group + query;
+}
+
 /* The queries, the key and the value of one kv head of one row. */
-static void llm__heads(const llm_batch *b, const llm__step *step, uint32_t item) {
+static void llm__heads(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head) {
     const llm_model *m = b->model;
     const llm__file_desc *d = m->desc;
-    const uint32_t row = item / d->kv_heads, kv_head = item % d->kv_heads, n = b->shape.head;
+    const uint32_t n = b->shape.head, group = b->shape.group;
     const uint32_t position = b->row[row].position, t = position % LLM__PAGE_POSITIONS;
-    const llm_session *s = b->row[row].session;
-    const llm__unit u = llm__unit_at(s, position / LLM__PAGE_POSITIONS, step->layer, kv_head);
-    float *qkv = b->qkv + (size_t)row * b->shape.qkv;
+    const llm__unit u =
+        llm__unit_at(b->row[row].session, position / LLM__PAGE_POSITIONS, layer, kv_head);
+    const float *qkv = b->qkv + (size_t)row * b->shape.qkv;
     float head[512];
     uint32_t i;
-    for (i = 0; i < b->shape.group; i++) {
-        const uint32_t h = kv_head * b->shape.group + i;
-        llm__load_head(head, qkv + (size_t)h * d->head_size, d->head_size, n);
-        llm__turn_head(b, head, llm__tensor_at(m, step->layer, LLM__Q_NORM), step->layer, row);
-        if (s->desc.kv == LLM_KV_Q8) {
-            const size_t at = (size_t)row * d->heads + h;
+    for (i = 0; i < group; i++) {
+        const size_t at = llm__query_at(b, kv_head, row * group + i);
+        float *to = b->kv == LLM_KV_Q8 ? head : b->q32 + at * n;
+        llm__load_head(to, qkv + ((size_t)kv_head * group + i) * d->head_size, d->head_size, n);
+        llm__turn_head(b, to, llm__tensor_at(m, layer, LLM__Q_NORM), layer, row);
+        if (b->kv == LLM_KV_Q8) {
             if (b->shape.q_rotation) b->kernels.rotate(head, d->head_size, b->shape.q_rotation);
             b->q_scale[at] = b->kernels.quantize_head(head, n, LLM__INT16_MOST, b->q16 + at * n);
-        } else {
-            memcpy(qkv + (size_t)h * d->head_size, head, d->head_size * sizeof(float));
         }
     }
     llm__load_head(head, qkv + b->shape.k_at + (size_t)kv_head * d->head_size, d->head_size, n);
-    llm__turn_head(b, head, llm__tensor_at(m, step->layer, LLM__K_NORM), step->layer, row);
-    llm__append_key(b, u, s->desc.kv, t, head);
+    llm__turn_head(b, head, llm__tensor_at(m, layer, LLM__K_NORM), layer, row);
+    llm__append_key(b, u, b->kv, t, head);
     llm__load_head(head, qkv + b->shape.v_at + (size_t)kv_head * d->value_size, d->value_size,
                    b->shape.value);
-    llm__append_value(b, u, s->desc.kv, t, head,
-                      llm__tensor_at(m, step->layer, LLM__V)->row_rotation != 0);
+    llm__append_value(b, u, b->kv, t, head, llm__tensor_at(m, layer, LLM__V)->row_rotation != 0);
 }
 
-/* Values under a running softmax: sum of e^(score - most) v, and weight the same without v. */
-typedef struct llm__softmax_sum {
-    float *sum; /* [value] */
-    float most, weight;
-    bool any;
-} llm__softmax_sum;
+/* ---- attention: pages are summed in chunks of eight, and the chunks in order, so that chunks may
+   be given to different threads without a bit changing ---- */
 
-/* to += from, both relative to the larger most (Milakov and Gimelshein, arXiv 1805.02867). */
-static void llm__merge(const llm_batch *b, llm__softmax_sum *to, const float *sum, float factor,
-                       float most, float weight) {
-    float larger = to->any && to->most > most ? to->most : most;
-    float keep = to->any ? llm__exp(llm__subf(to->most, larger)) : 0.0f;
-    float take = llm__exp(llm__subf(most, larger));
-    b->kernels.blend(to->sum, keep, sum, llm__mulf(take, factor), b->shape.value);
-    to->weight = llm__addf(llm__mulf(to->weight, keep), llm__mulf(weight, take));
-    to->most = larger;
+#define LLM__PARTS_LEAST     16u
+#define LLM__PARTS_MOST      128u
+#define LLM__CHUNK_PAGES     8u
+#define LLM__CHUNK_POSITIONS (LLM__CHUNK_PAGES * LLM__PAGE_POSITIONS)
+
+/* Queries of one kv head and one session that go through its pages together. */
+typedef struct llm__tile {
+    const llm_session *session;
+    uint32_t layer, kv_head;
+    uint32_t first, count;       /* queries, at most LLM__QUERIES */
+    uint32_t first_page, last_page; /* that one of them sees */
+} llm__tile;
+
+/* What a tile does with a page. */
+typedef struct llm__weights {
+    float score[LLM__QUERIES][LLM__PAGE_POSITIONS]; /* scores, then e^(score - most) */
+    int16_t p[LLM__QUERIES][LLM__PAGE_POSITIONS];   /* the same as integers, for the int8 cache */
+    float keep[LLM__QUERIES], take[LLM__QUERIES];   /* factors of the sum so far, and of the page's */
+    uint32_t first[LLM__QUERIES], last[LLM__QUERIES]; /* positions that a query sees */
+} llm__weights;
+
+/* Positions that query `i` of a tile sees. */
+LLM__INLINE uint32_t llm__last_seen(const llm_batch *b, const llm__tile *tile, uint32_t i) {
+    return b->row[(tile->first + i) / b->shape.group].position;
+}
+LLM__INLINE uint32_t llm__first_seen(const llm_batch *b, const llm__tile *tile, uint32_t i) {
+    const uint32_t window = b->model->layer[tile->layer].window;
+    const uint32_t last = llm__last_seen(b, tile, i);
+    return window && last >= window ? last - window + 1 : 0;
+}
+
+/* The tile of queries from `first` on and before `end`. */
+static llm__tile llm__tile_at(const llm_batch *b, uint32_t layer, uint32_t kv_head, uint32_t first,
+                              uint32_t end) {
+    llm__tile t;
+    t.session = b->row[first / b->shape.group].session;
+    t.layer = layer, t.kv_head = kv_head, t.first = first;
+    end = llm__least(end, first + LLM__QUERIES);
+    while (end > first && b->row[(end - 1) / b->shape.group].session != t.session) end--;
+    t.count = end - first;
+    t.first_page = llm__first_seen(b, &t, 0) / LLM__PAGE_POSITIONS;
+    t.last_page = llm__last_seen(b, &t, t.count - 1) / LLM__PAGE_POSITIONS;
+    return t;
+}
+
+/* Takes up a further sum, and gives the factors of both: relative to the larger most (Milakov and
+   Gimelshein, arXiv 1805.02867). */
+static void llm__merge(llm__running *to, float most, float weight, float *keep, float *take) {
+    *keep = to->any ? 1.0f : 0.0f;
+    *take = 1.0f;
+    if (to->any && to->most > most) {
+        *take = llm__exp(llm__subf(most, to->most));
+    } else {
+        if (to->any) *keep = llm__exp(llm__subf(to->most, most));
+        to->most = most;
+    }
+    to->weight = llm__addf(llm__mulf(to->weight, *keep), llm__mulf(weight, *take));
     to->any = true;
 }
 
-/* Scores of one query head against a page, and the largest; false: one is not finite. */
-static bool llm__score_page(const llm_batch *b, const llm_session *s, const llm__unit *u,
-                            uint32_t row, uint32_t h, float *score, uint32_t first, uint32_t last,
-                            float *most) {
-    const llm__file_desc *d = b->model->desc;
-    const size_t at = (size_t)row * d->heads + h;
-    const bool q8 = s->desc.kv == LLM_KV_Q8;
-    float factor = d->query_scale;
+/* Scores first .. last of a page, and the largest. */
+static void llm__soft_cap(const llm_batch *b, float *score, uint32_t first, uint32_t last,
+                          float *most) {
+    const float cap = b->model->desc->attention_softcap;
     uint32_t t;
-    if (q8) {
-        b->kernels.scores_q8(score, b->q16 + at * b->shape.head, (const int8_t *)u->k,
-                             b->shape.head);
-        factor = llm__mulf(factor, b->q_scale[at]);
-    } else {
-        float head[512];
-        llm__load_head(head, b->qkv + (size_t)row * b->shape.qkv + (size_t)h * d->head_size,
-                       d->head_size, b->shape.head);
-        b->kernels.scores_f16(score, head, (const uint16_t *)(const void *)u->k, b->shape.head);
-    }
-    if (!b->kernels.mask(score, q8 ? u->k_scale : NULL, factor, first, last, most)) return false;
-    if (d->attention_softcap > 0) {
-        const float inverse = llm__recip(d->attention_softcap);
-        for (t = first; t <= last; t++)
-            score[t] = llm__mulf(d->attention_softcap, llm__tanh(llm__mulf(score[t], inverse)));
-        *most = llm__mulf(d->attention_softcap, llm__tanh(llm__mulf(*most, inverse)));
-    }
-    return true;
+    b->kernels.cap(score, LLM__PAGE_POSITIONS, 1.0f, cap);
+    for (t = 0; t < LLM__PAGE_POSITIONS; t++)
+        if (t < first || t > last) score[t] = LLM__MASKED;
+    *most = llm__mulf(cap, llm__tanh(llm__mulf(*most, llm__recip(cap))));
 }
 
-/* One page into a running sum. */
-static void llm__attend_page(const llm_batch *b, const llm_session *s, const llm__unit *u,
-                             uint32_t row, uint32_t h, llm__softmax_sum *to, uint32_t first,
-                             uint32_t last) {
-    float score[LLM__PAGE_POSITIONS], sum[512], factor = 1.0f, weight, most;
-    if (!llm__score_page(b, s, u, row, h, score, first, last, &most)) {
-        memset(sum, 0xff, sizeof sum); /* NaN: a comparison would lose it in one place or another */
-        llm__merge(b, to, sum, factor, LLM__MASKED, 0.0f);
+/* The scores of query `i` of a tile to weights. */
+static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm__unit *u,
+                            uint32_t start, uint32_t i, llm__weights *w, llm__running *run) {
+    const llm__kernels *kernels = &b->kernels;
+    const bool q8 = b->kv == LLM_KV_Q8;
+    const uint32_t least = llm__first_seen(b, tile, i);
+    const uint32_t first = least > start ? least - start : 0;
+    const uint32_t last = llm__least(llm__last_seen(b, tile, i) - start, LLM__PAGE_POSITIONS - 1);
+    float *score = w->score[i], factor = b->model->desc->query_scale, most, weight;
+    w->first[i] = first, w->last[i] = last;
+    if (q8)
+        factor =
+            llm__mulf(factor, b->q_scale[llm__query_at(b, tile->kv_head, tile->first + i)]);
+    if (!kernels->mask(score, q8 ? u->k_scale : NULL, factor, first, last, &most)) {
+        memset(score, 0, sizeof w->score[i]), memset(w->p[i], 0, sizeof w->p[i]);
+        llm__merge(run, LLM__MASKED, 0.0f, &w->keep[i], &w->take[i]);
+        memset(&w->take[i], 0xff, sizeof w->take[i]); /* NaN: a comparison would lose it in one
+                                                         place or another */
         return;
     }
-    weight = b->kernels.softmax(score, most);
-    if (s->desc.kv == LLM_KV_Q8) {
-        int16_t p[LLM__PAGE_POSITIONS];
-        b->kernels.weigh(score, score, u->v_scale);
-        factor = b->kernels.quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, p);
-        b->kernels.values_q8(sum, p, (const int8_t *)u->v, b->shape.value);
-    } else {
-        b->kernels.values_f16(sum, score, (const uint16_t *)(const void *)u->v, b->shape.value,
-                              first, last);
+    if (b->model->desc->attention_softcap > 0) llm__soft_cap(b, score, first, last, &most);
+    weight = kernels->softmax(score, most);
+    llm__merge(run, most, weight, &w->keep[i], &w->take[i]);
+    if (q8) {
+        kernels->weigh(score, score, u->v_scale);
+        factor = kernels->quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, w->p[i]);
+        w->take[i] = llm__mulf(w->take[i], factor);
     }
-    llm__merge(b, to, sum, factor, most, weight);
 }
 
-/* Attention of all query heads of one kv head for one row. Pages are summed in chunks of eight, and
-   the chunks in order, so that chunks may be given to different threads without a bit changing. */
-#define LLM__CHUNK_PAGES 8u
-static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t lane) {
+/* Weighted values of a page into the sums of queries i .. end - 1. */
+static void llm__add_values(const llm_batch *b, const llm__unit *u, const llm__weights *w,
+                            uint32_t i, uint32_t end, float *sums, ptrdiff_t ahead) {
+    const uint32_t n = b->shape.value;
+    uint32_t next;
+    if (b->kv == LLM_KV_Q8) {
+        b->kernels.values_q8(sums + (size_t)i * n, w->keep + i, w->take + i, w->p[i],
+                             (const int8_t *)u->v, n, end - i, ahead);
+        return;
+    }
+    for (; i < end; i = next) {
+        for (next = i + 1; next < end; next++)
+            if (w->first[next] != w->first[i] || w->last[next] != w->last[i]) break;
+        b->kernels.values_f16(sums + (size_t)i * n, w->keep + i, w->take + i, w->score[i],
+                              (const uint16_t *)(const void *)u->v, n, next - i, w->first[i],
+                              w->last[i]);
+    }
+}
+
+/* One page into the running sums of a tile, [count][value], of those that see it; `next` follows. */
+static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t page, uint32_t next,
+                             float *sums, llm__running *run) {
+    const uint32_t start = page * LLM__PAGE_POSITIONS, n = b->shape.head;
+    const llm__unit u = llm__unit_at(tile->session, page, tile->layer, tile->kv_head);
+    const ptrdiff_t ahead =
+        llm__unit_at(tile->session, next, tile->layer, tile->kv_head).k - u.k;
+    uint32_t first = 0, end = tile->count, i;
+    size_t at;
+    llm__weights w;
+    while (llm__last_seen(b, tile, first) < start) first++;
+    while (llm__first_seen(b, tile, end - 1) >= start + LLM__PAGE_POSITIONS) end--;
+    at = llm__query_at(b, tile->kv_head, tile->first + first) * n;
+    if (b->kv == LLM_KV_Q8)
+        b->kernels.scores_q8(w.score[first], b->q16 + at, (const int8_t *)u.k, n, end - first,
+                             ahead);
+    else
+        b->kernels.scores_f16(w.score[first], b->q32 + at, (const uint16_t *)(const void *)u.k, n,
+                              end - first);
+    for (i = first; i < end; i++) llm__weigh_page(b, tile, &u, start, i, &w, &run[i]);
+    llm__add_values(b, &u, &w, first, end, sums, ahead);
+}
+
+/* A chunk of pages into sums that begin with it. */
+static void llm__attend_chunk(const llm_batch *b, const llm__tile *tile, uint32_t chunk, float *sums,
+                              llm__running *run) {
+    const uint32_t end = llm__least((chunk + 1) * LLM__CHUNK_PAGES, tile->last_page + 1);
+    uint32_t page = chunk * LLM__CHUNK_PAGES;
+    if (page < tile->first_page) page = tile->first_page;
+    memset(sums, 0, (size_t)tile->count * b->shape.value * sizeof *sums);
+    memset(run, 0, tile->count * sizeof *run);
+    for (; page < end; page++)
+        llm__attend_page(b, tile, page, llm__least(page + 1, end - 1), sums, run);
+}
+
+/* A chunk's sums into those of all chunks before it. */
+static void llm__add_chunk(const llm_batch *b, const llm__tile *tile, float *total,
+                           llm__running *total_run, const float *sums, const llm__running *run) {
+    const uint32_t n = b->shape.value;
+    float keep, take;
+    uint32_t i;
+    for (i = 0; i < tile->count; i++) {
+        if (!run[i].any) continue;
+        llm__merge(&total_run[i], run[i].most, run[i].weight, &keep, &take);
+        b->kernels.blend(total + (size_t)i * n, keep, sums + (size_t)i * n, take, n);
+    }
+}
+
+/* The sums and their state that a tile keeps for a chunk that is an item of its own. */
+LLM__INLINE size_t llm__part_at(const llm_batch *b, const llm__tile *tile, uint32_t chunk) {
+    const size_t queries = (size_t)b->used_rows * b->shape.group;
+    return ((size_t)chunk * b->model->desc->kv_heads + tile->kv_head) * queries + tile->first;
+}
+
+/* All chunks of a tile, computed here or, if they were items, elsewhere: what the heads give. */
+static void llm__attend_tile(const llm_batch *b, const llm__tile *tile, bool parts, uint32_t lane) {
     const llm__file_desc *d = b->model->desc;
-    const uint32_t row = item / d->kv_heads, kv_head = item % d->kv_heads, n = b->shape.value;
-    const uint32_t position = b->row[row].position, window = b->model->layer[step->layer].window;
-    const uint32_t least = window && position >= window ? position - window + 1 : 0;
-    const llm_session *s = b->row[row].session;
-    float *sums = (float *)(void *)(b->scratch + lane * b->scratch_size);
-    llm__softmax_sum chunk, total;
-    uint32_t page, i, c;
-    for (i = 0; i < b->shape.group; i++) {
-        const uint32_t h = kv_head * b->shape.group + i, last_page = position / LLM__PAGE_POSITIONS;
-        memset(sums, 0, 2 * n * sizeof(float));
-        memset(&chunk, 0, sizeof chunk), memset(&total, 0, sizeof total);
-        chunk.sum = sums, total.sum = sums + n;
-        for (page = least / LLM__PAGE_POSITIONS; page <= last_page; page++) {
-            const uint32_t start = page * LLM__PAGE_POSITIONS;
-            const llm__unit u = llm__unit_at(s, page, step->layer, kv_head);
-            llm__attend_page(b, s, &u, row, h, &chunk, least > start ? least - start : 0,
-                             llm__least(position - start, LLM__PAGE_POSITIONS - 1));
-            if (page == last_page || page % LLM__CHUNK_PAGES == LLM__CHUNK_PAGES - 1) {
-                llm__merge(b, &total, chunk.sum, 1.0f, chunk.most, chunk.weight);
-                chunk.any = false;
-                chunk.weight = 0;
+    const uint32_t n = b->shape.value, group = b->shape.group;
+    float *total = (float *)(void *)(b->scratch + lane * b->scratch_size);
+    float *sums = total + (size_t)LLM__QUERIES * n;
+    llm__running total_run[LLM__QUERIES], run[LLM__QUERIES];
+    uint32_t chunk, i;
+    memset(total, 0, (size_t)tile->count * n * sizeof *total);
+    memset(total_run, 0, sizeof total_run);
+    for (chunk = tile->first_page / LLM__CHUNK_PAGES; chunk <= tile->last_page / LLM__CHUNK_PAGES;
+         chunk++) {
+        const size_t part = llm__part_at(b, tile, chunk);
+        if (!parts) llm__attend_chunk(b, tile, chunk, sums, run);
+        llm__add_chunk(b, tile, total, total_run, parts ? b->part + part * n : sums,
+                       parts ? b->part_run + part : run);
+    }
+    for (i = 0; i < tile->count; i++, total += n) {
+        const uint32_t row = (tile->first + i) / group;
+        const uint32_t h = tile->kv_head * group + (tile->first + i) % group;
+        b->kernels.blend(total, llm__recip(total_run[i].weight), total, 0.0f, n);
+        memcpy(b->attention + (size_t)row * b->shape.attention + (size_t)h * d->value_size, total,
+               d->value_size * sizeof *total);
+    }
+}
+
+/* An item: queries of a kv head, all their positions or a chunk of these. Who finishes the last
+   chunk puts them together. */
+static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t lane) {
+    const llm__split *split = &b->split;
+    const uint32_t chunk = item % split->chunks, number = item / split->chunks;
+    const uint32_t kv_head = number / split->tiles, begin = number % split->tiles * split->queries;
+    const uint32_t end = llm__least(begin + split->queries, b->used_rows * b->shape.group);
+    llm__tile tile;
+    uint32_t at;
+    if (split->fused) llm__heads(b, step->layer, begin / b->shape.group, kv_head);
+    if (split->chunks > 1) {
+        for (at = begin; at < end; at += tile.count) {
+            tile = llm__tile_at(b, step->layer, kv_head, at, end);
+            if (chunk >= tile.first_page / LLM__CHUNK_PAGES &&
+                chunk <= tile.last_page / LLM__CHUNK_PAGES) {
+                const size_t part = llm__part_at(b, &tile, chunk);
+                llm__attend_chunk(b, &tile, chunk, b->part + part * b->shape.value,
+                                  b->part_run + part);
             }
         }
-        b->kernels.blend(total.sum, llm__recip(total.weight), total.sum, 0.0f, n);
-        for (c = 0; c < d->value_size; c++)
-            b->attention[(size_t)row * b->shape.attention + (size_t)h * d->value_size + c] =
-                total.sum[c];
+        if (llm__fetch_add32(&b->arrived[number], 1) + 1 < split->chunks) return;
+        llm__store32(&b->arrived[number], 0);
+    }
+    for (at = begin; at < end; at += tile.count) {
+        tile = llm__tile_at(b, step->layer, kv_head, at, end);
+        llm__attend_tile(b, &tile, split->chunks > 1, lane);
     }
 }
 
-/* Scales and caps a row of logits. The cap would hide a NaN. */
+/* Scales and caps a row of logits. */
 static void llm__cap(const llm_batch *b, uint32_t item) {
     const llm__file_desc *d = b->model->desc;
     float *logits = b->logits + (size_t)item * b->shape.vocab;
-    const float inverse = d->logit_softcap > 0 ? llm__recip(d->logit_softcap) : 0;
-    uint32_t i;
-    for (i = 0; i < d->vocab; i++) {
-        float x = llm__mulf(logits[i], d->logit_scale);
-        if (d->logit_softcap > 0 && (llm__bits(x) & 0x7fffffffu) <= 0x7f800000u)
-            x = llm__mulf(d->logit_softcap, llm__tanh(llm__mulf(x, inverse)));
-        llm__put_logits(&logits[i], &x, 1);
-    }
+    b->kernels.cap(logits, b->shape.vocab, d->logit_scale, d->logit_softcap);
+    llm__put_logits(logits, logits, d->vocab);
 }
 
 /* ---- what an item looks at in the file ---- */
@@ -4989,6 +5138,7 @@ static llm_result llm__need_item(const llm_batch *b, const llm__step *step, uint
         return llm__need_vector(b, step->post_gain, m->desc->width, error);
     case LLM__OP_MATMUL: return llm__need_panels(b, step, item, error);
     case LLM__OP_HEADS:
+    case LLM__OP_ATTEND:
         for (i = LLM__Q_NORM; i <= LLM__K_NORM; i++)
             if (llm__need_vector(b, llm__vector(m, step->layer, i), m->desc->head_size, error))
                 return LLM_ERROR_IO;
@@ -5015,7 +5165,9 @@ static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
     case LLM__OP_MATMUL:
         llm__matmul(b, step, item, step->last ? b->used_logits : b->used_rows, lane);
         break;
-    case LLM__OP_HEADS: llm__heads(b, step, item); break;
+    case LLM__OP_HEADS:
+        llm__heads(b, step->layer, item / b->model->desc->kv_heads, item % b->model->desc->kv_heads);
+        break;
     case LLM__OP_ATTEND: llm__attend(b, step, item, lane); break;
     default: llm__cap(b, item); break;
     }
@@ -5145,9 +5297,28 @@ static void llm__plan(llm_batch *b) {
     }
 }
 
+/* A tile for each row where every session has one, so that a step is saved. Positions are cut where
+   there are too few items for the lanes, which costs that step again. */
+static void llm__split_attention(llm_batch *b) {
+    const uint32_t group = b->shape.group, kv_heads = b->model->desc->kv_heads;
+    const bool alone = b->used_rows == b->entries;
+    llm__split *split = &b->split;
+    uint32_t i, last = 0;
+    for (i = 0; i < b->used_rows; i++)
+        if (b->row[i].position > last) last = b->row[i].position;
+    split->queries = alone ? group : LLM__QUERIES;
+    split->tiles = (b->used_rows * group + split->queries - 1) / split->queries;
+    split->chunks = last / LLM__CHUNK_POSITIONS + 1;
+    if (kv_heads * split->tiles >= 4 * b->lanes || b->used_rows * split->chunks > b->most_parts)
+        split->chunks = 1;
+    split->fused = alone && split->chunks == 1;
+    memset(b->arrived, 0, (size_t)b->most_parts * b->model->desc->heads * sizeof *b->arrived);
+}
+
 /* Items of every step for the rows at hand. */
 static void llm__count_items(llm_batch *b) {
     uint32_t i;
+    llm__split_attention(b);
     for (i = 0; i < b->steps; i++) {
         const llm__step *step = &b->step[i];
         const uint32_t rows = step->last ? b->used_logits : b->used_rows;
@@ -5157,7 +5328,11 @@ static void llm__count_items(llm_batch *b) {
             b->count[i] = (step->panels + step->per_item - 1) / step->per_item * blocks;
             break;
         case LLM__OP_HEADS:
-        case LLM__OP_ATTEND: b->count[i] = rows * b->model->desc->kv_heads; break;
+            b->count[i] = b->split.fused ? 0 : rows * b->model->desc->kv_heads;
+            break;
+        case LLM__OP_ATTEND:
+            b->count[i] = b->model->desc->kv_heads * b->split.tiles * b->split.chunks;
+            break;
         default: b->count[i] = rows; break;
         }
     }
@@ -5192,6 +5367,8 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     const llm__file_desc *d = b->model->desc;
     const llm__shape *s = &b->shape;
     const size_t rows = b->rows, steps = 4 + (size_t)d->layers * LLM__STEPS_PER_LAYER;
+    const uint32_t attend = 2 * LLM__QUERIES * s->value; /* floats of a tile's sums */
+    size_t parts;
     b->entry = LLM__TAKE(llm__entry, rows);
     b->row = LLM__TAKE(llm__row, rows);
     b->wanted = LLM__TAKE(uint32_t, b->most_logits);
@@ -5203,8 +5380,20 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->attention = LLM__TAKE(float, rows * s->attention);
     b->hidden = LLM__TAKE(float, rows * s->hidden);
     b->turns = LLM__TAKE(float, rows * s->turn * d->ropes);
-    b->q16 = LLM__TAKE(int16_t, rows * d->heads * s->head);
-    b->q_scale = LLM__TAKE(float, rows * d->heads);
+    if (b->kv == LLM_KV_Q8) {
+        b->q16 = LLM__TAKE(int16_t, rows * d->heads * s->head);
+        b->q_scale = LLM__TAKE(float, rows * d->heads);
+    } else {
+        b->q32 = LLM__TAKE(float, rows * d->heads * s->head);
+    }
+    if (b->lanes > 1) { /* positions are cut for other lanes only */
+        b->most_parts = llm__least(d->context / LLM__CHUNK_POSITIONS, LLM__PARTS_MOST);
+        if (b->most_parts < LLM__PARTS_LEAST) b->most_parts = LLM__PARTS_LEAST;
+    }
+    parts = (size_t)b->most_parts * d->heads;
+    b->part = LLM__TAKE(float, parts * s->value);
+    b->part_run = LLM__TAKE(llm__running, parts);
+    b->arrived = LLM__TAKE(uint32_t, parts);
     b->in_q = LLM__TAKE(int8_t, rows * s->input);
     b->in_wide = LLM__TAKE(int16_t, rows * s->input);
     b->in_sums = LLM__TAKE(int16_t, rows * (s->input / 16));
@@ -5213,7 +5402,7 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->in_x = LLM__TAKE(float, rows * s->input);
     b->scratch_size = 2 * 16 * sizeof(float) * llm__least(b->rows, LLM__ROWS_AT_ONCE);
     if (b->scratch_size < sizeof(float) * s->input) b->scratch_size = sizeof(float) * s->input;
-    if (b->scratch_size < sizeof(float) * 2 * s->value) b->scratch_size = sizeof(float) * 2 * s->value;
+    if (b->scratch_size < sizeof(float) * attend) b->scratch_size = sizeof(float) * attend;
     b->scratch = LLM__TAKE(uint8_t, b->lanes * b->scratch_size);
     b->logits = LLM__CAST(float *, llm__take(arena, b->most_logits, s->vocab * sizeof(float)));
 }
@@ -12830,6 +13019,16 @@ static void llm__gate_scalar(float *y, const float *gate, const float *up, uint3
     for (i = 0; i < n; i++) y[i] = llm__mulf(llm__activate(gate[i], activation), up[i]);
 }
 
+static void llm__cap_scalar(float *x, uint32_t n, float scale, float cap) {
+    const float inverse = cap > 0 ? llm__recip(cap) : 0;
+    uint32_t i;
+    for (i = 0; i < n; i++) {
+        x[i] = llm__mulf(x[i], scale);
+        if (cap > 0 && (llm__bits(x[i]) & 0x7fffffffu) <= 0x7f800000u)
+            x[i] = llm__mulf(cap, llm__tanh(llm__mulf(x[i], inverse)));
+    }
+}
+
 static float llm__softmax_scalar(float *s, float most) {
     float lane[16] = {0};
     uint32_t i;
@@ -12861,45 +13060,57 @@ static void llm__weigh_scalar(float *y, const float *p, const float *scale) {
 
 /* K of a page: [4 blocks of 16 positions][n / 4 lines]: byte 4 t + i of a line is position t,
    channel 4 g + i. As f16: [4][n][16 positions]. */
-static void llm__scores_q8_scalar(float *dot, const int16_t *q, const int8_t *k, uint32_t n) {
+static void llm__scores_q8_scalar(float *dot, const int16_t *q, const int8_t *k, uint32_t n,
+                                  uint32_t count, ptrdiff_t ahead) {
     uint32_t t, c;
-    for (t = 0; t < 64; t++) {
-        int32_t sum = 0;
-        for (c = 0; c < n; c++)
-            sum += q[c] * k[(t / 16) * 16 * n + (c / 4) * 64 + 4 * (t % 16) + c % 4];
-        dot[t] = (float)sum;
-    }
+    (void)ahead;
+    for (; count; count--, q += n, dot += 64)
+        for (t = 0; t < 64; t++) {
+            int32_t sum = 0;
+            for (c = 0; c < n; c++)
+                sum += q[c] * k[(t / 16) * 16 * n + (c / 4) * 64 + 4 * (t % 16) + c % 4];
+            dot[t] = (float)sum;
+        }
 }
-static void llm__scores_f16_scalar(float *dot, const float *q, const uint16_t *k, uint32_t n) {
+static void llm__scores_f16_scalar(float *dot, const float *q, const uint16_t *k, uint32_t n,
+                                   uint32_t count) {
     uint32_t t, c;
-    for (t = 0; t < 64; t++) {
-        float sum = 0;
-        for (c = 0; c < n; c++)
-            sum = llm__addf(sum,
-                            llm__mulf(q[c], llm__half_to_float(k[(t / 16 * n + c) * 16 + t % 16])));
-        dot[t] = sum;
-    }
+    for (; count; count--, q += n, dot += 64)
+        for (t = 0; t < 64; t++) {
+            float sum = 0;
+            for (c = 0; c < n; c++)
+                sum = llm__addf(
+                    sum, llm__mulf(q[c], llm__half_to_float(k[(t / 16 * n + c) * 16 + t % 16])));
+            dot[t] = sum;
+        }
 }
 
 /* V of a page: [n / 16 blocks of channels][16 lines]: byte 4 c + i of a line is channel c,
    position 4 g + i. As f16: [64 positions][n]. */
-static void llm__values_q8_scalar(float *out, const int16_t *p, const int8_t *v, uint32_t n) {
-    uint32_t t, c;
-    for (c = 0; c < n; c++) {
-        int32_t sum = 0;
-        for (t = 0; t < 64; t++) sum += p[t] * v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4];
-        out[c] = (float)sum;
-    }
+static void llm__values_q8_scalar(float *out, const float *keep, const float *take,
+                                  const int16_t *p, const int8_t *v, uint32_t n, uint32_t count,
+                                  ptrdiff_t ahead) {
+    uint32_t i, t, c;
+    (void)ahead;
+    for (i = 0; i < count; i++, p += 64, out += n)
+        for (c = 0; c < n; c++) {
+            int32_t sum = 0;
+            for (t = 0; t < 64; t++)
+                sum += p[t] * v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4];
+            out[c] = llm__addf(llm__mulf(out[c], keep[i]), llm__mulf((float)sum, take[i]));
+        }
 }
-static void llm__values_f16_scalar(float *out, const float *p, const uint16_t *v, uint32_t n,
-                                   uint32_t first, uint32_t last) {
-    uint32_t t, c;
-    for (c = 0; c < n; c++) {
-        float sum = 0;
-        for (t = first; t <= last; t++)
-            sum = llm__addf(sum, llm__mulf(p[t], llm__half_to_float(v[t * n + c])));
-        out[c] = sum;
-    }
+static void llm__values_f16_scalar(float *out, const float *keep, const float *take, const float *p,
+                                   const uint16_t *v, uint32_t n, uint32_t count, uint32_t first,
+                                   uint32_t last) {
+    uint32_t i, t, c;
+    for (i = 0; i < count; i++, p += 64, out += n)
+        for (c = 0; c < n; c++) {
+            float sum = 0;
+            for (t = first; t <= last; t++)
+                sum = llm__addf(sum, llm__mulf(p[t], llm__half_to_float(v[t * n + c])));
+            out[c] = llm__addf(llm__mulf(out[c], keep[i]), llm__mulf(sum, take[i]));
+        }
 }
 
 /* f32 and bf16: a lane per row; products are added in the order of k over a super-block, and the
@@ -12976,6 +13187,7 @@ static void llm__kernels_scalar(llm__kernels *k) {
     k->add = llm__add_scalar;
     k->blend = llm__blend_scalar;
     k->gate = llm__gate_scalar;
+    k->cap = llm__cap_scalar;
     k->softmax = llm__softmax_scalar;
     k->mask = llm__mask_scalar;
     k->weigh = llm__weigh_scalar;
@@ -13087,8 +13299,9 @@ LLM__AVX2_INLINE float llm__tree8(__m256 a, __m256 b) {
     return _mm_cvtss_f32(x);
 }
 
-LLM__AVX2_INLINE __m256 llm__exp8(__m256 x) {
-    __m256 n, r, p;
+/* x = n ln 2 + r, and 2^n. */
+LLM__AVX2_INLINE __m256 llm__reduce8(__m256 x, __m256 *power) {
+    __m256 n, r;
     __m256i i;
     x = _mm256_max_ps(x, _mm256_set1_ps(LLM__EXP_LEAST));
     x = _mm256_min_ps(x, _mm256_set1_ps(LLM__EXP_MOST));
@@ -13096,15 +13309,19 @@ LLM__AVX2_INLINE __m256 llm__exp8(__m256 x) {
     n = _mm256_cvtepi32_ps(i);
     r = llm__sub8(x, llm__mul8(n, _mm256_set1_ps(LLM__LN2_HI)));
     r = llm__sub8(r, llm__mul8(n, _mm256_set1_ps(LLM__LN2_LO)));
-    p = llm__add8(llm__mul8(_mm256_set1_ps(1.9875691500e-4f), r), _mm256_set1_ps(1.3981999507e-3f));
+    i = _mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23);
+    *power = _mm256_castsi256_ps(i);
+    return r;
+}
+LLM__AVX2_INLINE __m256 llm__exp8(__m256 x) {
+    __m256 power, r = llm__reduce8(x, &power), p = _mm256_set1_ps(1.9875691500e-4f);
+    p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(1.3981999507e-3f));
     p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(8.3334519073e-3f));
     p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(4.1665795894e-2f));
     p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(1.6666665459e-1f));
     p = llm__add8(llm__mul8(p, r), _mm256_set1_ps(5.0000001201e-1f));
     p = llm__add8(llm__mul8(llm__mul8(p, r), r), r);
-    p = llm__add8(p, _mm256_set1_ps(1.0f));
-    i = _mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23);
-    return llm__mul8(p, _mm256_castsi256_ps(i));
+    return llm__mul8(llm__add8(p, _mm256_set1_ps(1.0f)), power);
 }
 LLM__AVX2_INLINE __m256 llm__recip8(__m256 x) {
     const __m256 two = _mm256_set1_ps(2.0f);
@@ -13119,14 +13336,17 @@ LLM__AVX2_INLINE __m256 llm__silu8(__m256 x) {
     __m256 minus = _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
     return llm__mul8(x, llm__recip8(llm__add8(one, llm__exp8(minus))));
 }
-LLM__AVX2_INLINE __m256 llm__gelu_tanh8(__m256 x) {
+LLM__AVX2_INLINE __m256 llm__tanh8(__m256 u) {
     const __m256 one = _mm256_set1_ps(1.0f), two = _mm256_set1_ps(2.0f);
-    __m256 cube = llm__mul8(llm__mul8(x, x), x), u, e;
+    __m256 e = llm__add8(llm__exp8(llm__mul8(two, u)), one);
+    return llm__sub8(one, llm__mul8(two, llm__recip8(e)));
+}
+LLM__AVX2_INLINE __m256 llm__gelu_tanh8(__m256 x) {
+    __m256 cube = llm__mul8(llm__mul8(x, x), x), u;
     u = llm__mul8(_mm256_set1_ps(0.7978845608f),
                   llm__add8(x, llm__mul8(_mm256_set1_ps(0.044715f), cube)));
-    e = llm__add8(llm__exp8(llm__mul8(two, u)), one);
-    u = llm__sub8(one, llm__mul8(two, llm__recip8(e)));
-    return llm__mul8(llm__mul8(_mm256_set1_ps(0.5f), x), llm__add8(one, u));
+    return llm__mul8(llm__mul8(_mm256_set1_ps(0.5f), x),
+                     llm__add8(_mm256_set1_ps(1.0f), llm__tanh8(u)));
 }
 
 LLM__AVX2 static void llm__norm_avx2(float *y, const float *x, const float *gain, uint32_t n,
@@ -13279,21 +13499,60 @@ LLM__AVX2 static void llm__gate_avx2(float *y, const float *gate, const float *u
         llm__gate_scalar(y, gate, up, n, activation);
 }
 
+LLM__AVX2 static void llm__cap_avx2(float *x, uint32_t n, float scale, float cap) {
+    const __m256 f = _mm256_set1_ps(scale), c = _mm256_set1_ps(cap);
+    const __m256 inverse = _mm256_set1_ps(cap > 0 ? llm__recip(cap) : 0);
+    uint32_t i;
+    for (i = 0; i < n; i += 8) {
+        __m256 y = llm__mul8(_mm256_loadu_ps(x + i), f);
+        if (cap > 0) {
+            const __m256i bits =
+                _mm256_and_si256(_mm256_castps_si256(y), _mm256_set1_epi32(0x7fffffff));
+            const __m256i nan = _mm256_cmpgt_epi32(bits, _mm256_set1_epi32(0x7f800000));
+            y = _mm256_blendv_ps(llm__mul8(c, llm__tanh8(llm__mul8(y, inverse))), y,
+                                 _mm256_castsi256_ps(nan));
+        }
+        _mm256_storeu_ps(x + i, y);
+    }
+}
+
+/* llm__exp8 of eight registers side by side, so that their chains overlap. */
+#define LLM__EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define LLM__BEGIN(j)                                                               \
+    __m256 p##j = _mm256_set1_ps(1.9875691500e-4f), power##j,                       \
+           r##j = llm__reduce8(llm__sub8(_mm256_loadu_ps(s + 8 * j), m), &power##j);
+#define LLM__STEP(j) p##j = llm__add8(llm__mul8(p##j, r##j), c);
+#define LLM__END(j)                                                                                 \
+    p##j = llm__add8(llm__mul8(llm__mul8(p##j, r##j), r##j), r##j);                                 \
+    p##j = llm__mul8(llm__add8(p##j, _mm256_set1_ps(1.0f)), power##j);                              \
+    out = _mm256_cmpeq_epi32(llm__load256(s + 8 * j), masked);                                      \
+    p##j = _mm256_andnot_ps(_mm256_castsi256_ps(out), p##j);                                        \
+    _mm256_storeu_ps(s + 8 * j, p##j);                                                              \
+    if (j % 2) odd = llm__add8(odd, p##j);                                                          \
+    else even = llm__add8(even, p##j);
 LLM__AVX2 static float llm__softmax_avx2(float *s, float most) {
     const __m256i masked = _mm256_castps_si256(_mm256_set1_ps(LLM__MASKED));
     const __m256 m = _mm256_set1_ps(most);
-    __m256 lane[2];
-    uint32_t i;
-    lane[0] = lane[1] = _mm256_setzero_ps();
-    for (i = 0; i < 64; i += 8) {
-        __m256 x = _mm256_loadu_ps(s + i), e = llm__exp8(llm__sub8(x, m));
-        __m256i out = _mm256_cmpeq_epi32(_mm256_castps_si256(x), masked);
-        e = _mm256_andnot_ps(_mm256_castsi256_ps(out), e);
-        _mm256_storeu_ps(s + i, e);
-        lane[i / 8 % 2] = llm__add8(lane[i / 8 % 2], e);
-    }
-    return llm__tree8(lane[0], lane[1]);
+    __m256 even = _mm256_setzero_ps(), odd = even, c;
+    __m256i out;
+    LLM__EIGHT(LLM__BEGIN)
+    c = _mm256_set1_ps(1.3981999507e-3f);
+    LLM__EIGHT(LLM__STEP)
+    c = _mm256_set1_ps(8.3334519073e-3f);
+    LLM__EIGHT(LLM__STEP)
+    c = _mm256_set1_ps(4.1665795894e-2f);
+    LLM__EIGHT(LLM__STEP)
+    c = _mm256_set1_ps(1.6666665459e-1f);
+    LLM__EIGHT(LLM__STEP)
+    c = _mm256_set1_ps(5.0000001201e-1f);
+    LLM__EIGHT(LLM__STEP)
+    LLM__EIGHT(LLM__END)
+    return llm__tree8(even, odd);
 }
+#undef LLM__EIGHT
+#undef LLM__BEGIN
+#undef LLM__STEP
+#undef LLM__END
 
 LLM__AVX2 static bool llm__mask_avx2(float *s, const float *scale, float factor, uint32_t first,
                                      uint32_t last, float *most_of) {
@@ -13332,77 +13591,147 @@ LLM__AVX2 static void llm__weigh_avx2(float *y, const float *p, const float *sca
     }
 }
 
-/* Sixteen dots of `lines` x 4 16-bit x against lines of 16 rows by 4 int8: rows 0 .. 7, 8 .. 15. */
-LLM__AVX2_INLINE void llm__dot16_avx2(__m256i *low, __m256i *high, const int8_t *w,
-                                      const int16_t *x, uint32_t lines) {
-    __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0;
-    uint32_t g;
-    for (g = 0; g < lines; g++, w += 64, x += 4) {
-        __m256i b = llm__four16(x), l0 = llm__load256(w), l1 = llm__load256(w + 32);
-        a0 = _mm256_add_epi32(
-            a0, _mm256_madd_epi16(b, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(l0))));
-        a1 = _mm256_add_epi32(
-            a1, _mm256_madd_epi16(b, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(l0, 1))));
-        a2 = _mm256_add_epi32(
-            a2, _mm256_madd_epi16(b, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(l1))));
-        a3 = _mm256_add_epi32(
-            a3, _mm256_madd_epi16(b, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(l1, 1))));
-    }
-    *low = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a0, a1), 0xd8);
-    *high = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a2, a3), 0xd8);
+/* sums = the same * keep + x * take */
+LLM__AVX2_INLINE void llm__keep8(float *sums, float keep, float take, __m256 x) {
+    _mm256_storeu_ps(sums, llm__add8(llm__mul8(_mm256_loadu_ps(sums), _mm256_set1_ps(keep)),
+                                     llm__mul8(x, _mm256_set1_ps(take))));
 }
 
-LLM__AVX2 static void llm__scores_q8_avx2(float *dot, const int16_t *q, const int8_t *k,
-                                          uint32_t n) {
-    uint32_t t;
-    for (t = 0; t < 64; t += 16, k += 16 * n) {
-        __m256i low, high;
-        llm__dot16_avx2(&low, &high, k, q, n / 4);
-        _mm256_storeu_ps(dot + t, _mm256_cvtepi32_ps(low));
-        _mm256_storeu_ps(dot + t + 8, _mm256_cvtepi32_ps(high));
+/* For `count` queries, a constant of 1 to 4. */
+#define LLM__FOUR_QUERIES(X) \
+    X(0)                     \
+    if (count > 1) { X(1) }  \
+    if (count > 2) { X(2) }  \
+    if (count > 3) { X(3) }
+
+/* Dots of rows x of 16-bit integers, `stride` apart, with eight rows of `lines` lines of int8: into
+   rows of out, `width` apart; keep: added to what is there, as values are. */
+#define LLM__DOT_DECLARE(t)                                 \
+    const int16_t *x##t = x + (t < count ? t : 0) * stride; \
+    __m256i a##t = _mm256_setzero_si256(), b##t = a##t;
+#define LLM__DOT_LINE(t)                                     \
+    y = llm__four16(x##t + 4 * g);                           \
+    a##t = _mm256_add_epi32(a##t, _mm256_madd_epi16(y, w0)); \
+    LLM__PIN(a##t); /* GCC would mix the queries, and spill */ \
+    b##t = _mm256_add_epi32(b##t, _mm256_madd_epi16(y, w1)); \
+    LLM__PIN(b##t);
+#define LLM__DOT_END(t)                                                                            \
+    dot = _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(a##t, b##t), 0xd8));       \
+    if (keep) llm__keep8(out + t * width, keep[t], take[t], dot);                                  \
+    else _mm256_storeu_ps(out + t * width, dot);
+LLM__AVX2_INLINE void llm__dots8(uint32_t count, float *out, uint32_t width, const float *keep,
+                                 const float *take, const int8_t *w, const int16_t *x,
+                                 uint32_t stride, uint32_t lines, ptrdiff_t ahead) {
+    LLM__DOT_DECLARE(0) LLM__DOT_DECLARE(1) LLM__DOT_DECLARE(2) LLM__DOT_DECLARE(3)
+    __m256i w0, w1, y;
+    __m256 dot;
+    uint32_t g;
+    for (g = 0; g < lines; g++, w += 64) {
+        LLM__PREFETCH(w + ahead);
+        w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)w));
+        w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + 16)));
+        LLM__FOUR_QUERIES(LLM__DOT_LINE)
     }
+    LLM__FOUR_QUERIES(LLM__DOT_END)
 }
-LLM__AVX2 static void llm__values_q8_avx2(float *out, const int16_t *p, const int8_t *v,
-                                          uint32_t n) {
+#undef LLM__DOT_DECLARE
+#undef LLM__DOT_LINE
+#undef LLM__DOT_END
+
+LLM__AVX2_INLINE void llm__scores4_avx2(uint32_t count, float *dot, const int16_t *q,
+                                        const int8_t *k, uint32_t n, ptrdiff_t ahead) {
+    uint32_t t;
+    for (t = 0; t < 64; t += 8, k += t % 16 ? 32 : 16 * n - 32)
+        llm__dots8(count, dot + t, 64, NULL, NULL, k, q, n, n / 4, ahead);
+}
+LLM__AVX2_INLINE void llm__values4_avx2(uint32_t count, float *out, const float *keep,
+                                        const float *take, const int16_t *p, const int8_t *v,
+                                        uint32_t n, ptrdiff_t ahead) {
     uint32_t c;
-    for (c = 0; c < n; c += 16, v += 1024) {
-        __m256i low, high;
-        llm__dot16_avx2(&low, &high, v, p, 16);
-        _mm256_storeu_ps(out + c, _mm256_cvtepi32_ps(low));
-        _mm256_storeu_ps(out + c + 8, _mm256_cvtepi32_ps(high));
-    }
+    for (c = 0; c < n; c += 8, v += c % 16 ? 32 : 1024 - 32)
+        llm__dots8(count, out + c, n, keep, take, v, p, 64, 16, ahead);
+}
+
+/* call(4) as often as there are four, then call(1 .. 3). */
+#define LLM__BY_FOUR(call, count)       \
+    for (; count >= 4; count -= 4) {    \
+        call(4)                         \
+    }                                   \
+    if (count == 3) { call(3) }         \
+    else if (count == 2) { call(2) }    \
+    else if (count == 1) { call(1) }
+
+LLM__AVX2 static void llm__scores_q8_avx2(float *dot, const int16_t *q, const int8_t *k,
+                                          uint32_t n, uint32_t count, ptrdiff_t ahead) {
+#define LLM__CALL(some)                       \
+    llm__scores4_avx2(some, dot, q, k, n, ahead);    \
+    dot += 64 * some, q += n * some;
+    LLM__BY_FOUR(LLM__CALL, count)
+#undef LLM__CALL
+}
+LLM__AVX2 static void llm__values_q8_avx2(float *out, const float *keep, const float *take,
+                                          const int16_t *p, const int8_t *v, uint32_t n,
+                                          uint32_t count, ptrdiff_t ahead) {
+#define LLM__CALL(some)                                   \
+    llm__values4_avx2(some, out, keep, take, p, v, n, ahead);    \
+    out += n * some, keep += some, take += some, p += 64 * some;
+    LLM__BY_FOUR(LLM__CALL, count)
+#undef LLM__CALL
 }
 
 LLM__AVX2_INLINE __m256 llm__half8(const uint16_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
-LLM__AVX2 static void llm__scores_f16_avx2(float *dot, const float *q, const uint16_t *k,
-                                           uint32_t n) {
+/* Eight positions of a page, a product after the other; then eight channels. */
+LLM__AVX2_INLINE void llm__scores4_f16_avx2(uint32_t count, float *dot, const float *q,
+                                            const uint16_t *k, uint32_t n) {
     uint32_t t, c;
-    for (t = 0; t < 64; t += 16) {
-        __m256 a = _mm256_setzero_ps(), b = a;
-        for (c = 0; c < n; c++, k += 16) {
-            __m256 x = _mm256_set1_ps(q[c]);
-            a = llm__add8(a, llm__mul8(x, llm__half8(k)));
-            b = llm__add8(b, llm__mul8(x, llm__half8(k + 8)));
+    for (t = 0; t < 64; t += 8, k += t % 16 ? 8 : 16 * n - 8) {
+        __m256 a0 = _mm256_setzero_ps(), a1 = a0, a2 = a0, a3 = a0, w;
+        for (c = 0; c < n; c++) {
+            w = llm__half8(k + 16 * c);
+#define LLM__LINE(i) a##i = llm__add8(a##i, llm__mul8(_mm256_set1_ps(q[i * n + c]), w));
+            LLM__FOUR_QUERIES(LLM__LINE)
+#undef LLM__LINE
         }
-        _mm256_storeu_ps(dot + t, a);
-        _mm256_storeu_ps(dot + t + 8, b);
+#define LLM__END(i) _mm256_storeu_ps(dot + 64 * i + t, a##i);
+        LLM__FOUR_QUERIES(LLM__END)
+#undef LLM__END
     }
 }
-LLM__AVX2 static void llm__values_f16_avx2(float *out, const float *p, const uint16_t *v,
-                                           uint32_t n, uint32_t first, uint32_t last) {
+LLM__AVX2_INLINE void llm__values4_f16_avx2(uint32_t count, float *out, const float *keep,
+                                            const float *take, const float *p, const uint16_t *v,
+                                            uint32_t n, uint32_t first, uint32_t last) {
     uint32_t t, c;
-    for (c = 0; c < n; c += 16) {
-        __m256 a = _mm256_setzero_ps(), b = a;
+    for (c = 0; c < n; c += 8) {
+        __m256 a0 = _mm256_setzero_ps(), a1 = a0, a2 = a0, a3 = a0, w;
         for (t = first; t <= last; t++) {
-            __m256 x = _mm256_set1_ps(p[t]);
-            a = llm__add8(a, llm__mul8(x, llm__half8(v + t * n + c)));
-            b = llm__add8(b, llm__mul8(x, llm__half8(v + t * n + c + 8)));
+            w = llm__half8(v + t * n + c);
+#define LLM__LINE(i) a##i = llm__add8(a##i, llm__mul8(_mm256_set1_ps(p[64 * i + t]), w));
+            LLM__FOUR_QUERIES(LLM__LINE)
+#undef LLM__LINE
         }
-        _mm256_storeu_ps(out + c, a);
-        _mm256_storeu_ps(out + c + 8, b);
+#define LLM__END(i) llm__keep8(out + i * n + c, keep[i], take[i], a##i);
+        LLM__FOUR_QUERIES(LLM__END)
+#undef LLM__END
     }
+}
+LLM__AVX2 static void llm__scores_f16_avx2(float *dot, const float *q, const uint16_t *k,
+                                           uint32_t n, uint32_t count) {
+#define LLM__CALL(some)                           \
+    llm__scores4_f16_avx2(some, dot, q, k, n);    \
+    dot += 64 * some, q += n * some;
+    LLM__BY_FOUR(LLM__CALL, count)
+#undef LLM__CALL
+}
+LLM__AVX2 static void llm__values_f16_avx2(float *out, const float *keep, const float *take,
+                                           const float *p, const uint16_t *v, uint32_t n,
+                                           uint32_t count, uint32_t first, uint32_t last) {
+#define LLM__CALL(some)                                                    \
+    llm__values4_f16_avx2(some, out, keep, take, p, v, n, first, last);    \
+    out += n * some, keep += some, take += some, p += 64 * some;
+    LLM__BY_FOUR(LLM__CALL, count)
+#undef LLM__CALL
 }
 
 /* ---- f32 and bf16 panels ---- */
@@ -13916,6 +14245,7 @@ static void llm__kernels_avx2(llm__kernels *k) {
     k->add = llm__add_avx2;
     k->blend = llm__blend_avx2;
     k->gate = llm__gate_avx2;
+    k->cap = llm__cap_avx2;
     k->softmax = llm__softmax_avx2;
     k->mask = llm__mask_avx2;
     k->weigh = llm__weigh_avx2;
@@ -14015,14 +14345,17 @@ LLM__AVX512_INLINE __m512 llm__silu16(__m512 x) {
     __m512 minus = _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
     return llm__mul16(x, llm__recip16(llm__add16(one, llm__exp16(minus))));
 }
-LLM__AVX512_INLINE __m512 llm__gelu_tanh16(__m512 x) {
+LLM__AVX512_INLINE __m512 llm__tanh16(__m512 u) {
     const __m512 one = _mm512_set1_ps(1.0f), two = _mm512_set1_ps(2.0f);
-    __m512 cube = llm__mul16(llm__mul16(x, x), x), u, e;
+    __m512 e = llm__add16(llm__exp16(llm__mul16(two, u)), one);
+    return llm__sub16(one, llm__mul16(two, llm__recip16(e)));
+}
+LLM__AVX512_INLINE __m512 llm__gelu_tanh16(__m512 x) {
+    __m512 cube = llm__mul16(llm__mul16(x, x), x), u;
     u = llm__mul16(_mm512_set1_ps(0.7978845608f),
                    llm__add16(x, llm__mul16(_mm512_set1_ps(0.044715f), cube)));
-    e = llm__add16(llm__exp16(llm__mul16(two, u)), one);
-    u = llm__sub16(one, llm__mul16(two, llm__recip16(e)));
-    return llm__mul16(llm__mul16(_mm512_set1_ps(0.5f), x), llm__add16(one, u));
+    return llm__mul16(llm__mul16(_mm512_set1_ps(0.5f), x),
+                      llm__add16(_mm512_set1_ps(1.0f), llm__tanh16(u)));
 }
 
 LLM__AVX512 static void llm__gate_avx512(float *y, const float *gate, const float *up, uint32_t n,
@@ -14038,6 +14371,22 @@ LLM__AVX512 static void llm__gate_avx512(float *y, const float *gate, const floa
                                                _mm512_loadu_ps(up + i)));
     else
         llm__gate_scalar(y, gate, up, n, activation);
+}
+
+LLM__AVX512 static void llm__cap_avx512(float *x, uint32_t n, float scale, float cap) {
+    const __m512 f = _mm512_set1_ps(scale), c = _mm512_set1_ps(cap);
+    const __m512 inverse = _mm512_set1_ps(cap > 0 ? llm__recip(cap) : 0);
+    uint32_t i;
+    for (i = 0; i < n; i += 16) {
+        __m512 y = llm__mul16(_mm512_loadu_ps(x + i), f);
+        if (cap > 0) {
+            const __m512i bits =
+                _mm512_and_si512(_mm512_castps_si512(y), _mm512_set1_epi32(0x7fffffff));
+            y = _mm512_mask_mov_ps(llm__mul16(c, llm__tanh16(llm__mul16(y, inverse))),
+                                   _mm512_cmpgt_epi32_mask(bits, _mm512_set1_epi32(0x7f800000)), y);
+        }
+        _mm512_storeu_ps(x + i, y);
+    }
 }
 
 LLM__AVX512 static float llm__softmax_avx512(float *s, float most) {
@@ -14203,41 +14552,85 @@ LLM__AVX512_INLINE int32_t llm__digits_avx512(const int16_t *q, uint32_t n, int8
     return _mm_cvtsi128_si32(t) * 128;
 }
 
-/* Sixteen dots of 4 x `lines` integers, given as digits, against lines of int8. 128 times the
-   high digits' dot may pass 32 bits; the result does not, so wrapping is harmless. */
-LLM__AVX512_INLINE __m512 llm__dot16_avx512(const int8_t *w, const int8_t *high, const int8_t *low,
-                                            uint32_t lines, int32_t offset) {
-    const __m512i flip = _mm512_set1_epi8((char)-128);
-    __m512i h0 = _mm512_setzero_si512(), l0 = h0, h1 = h0, l1 = h0;
+/* Sixteen dots of 4 x `lines` integers, given as digits, against lines of int8, for `count` queries
+   (a constant, 1 .. 4). 128 times the high digits' dot may pass 32 bits; the result does not, so
+   wrapping is harmless. */
+LLM__AVX512_INLINE void llm__dots16_avx512(uint32_t count, __m512 *dot, const int8_t *w,
+                                           const int8_t *high, const int8_t *low, uint32_t stride,
+                                           uint32_t lines, const int32_t *offset,
+                                           ptrdiff_t ahead) {
+    const __m512i flip = _mm512_set1_epi8((char)-128), zero = _mm512_setzero_si512();
+    __m512i h0 = zero, h1 = zero, h2 = zero, h3 = zero, l0 = zero, l1 = zero, l2 = zero, l3 = zero;
+    __m512i i0 = zero, i1 = zero, i2 = zero, i3 = zero, m0 = zero, m1 = zero, m2 = zero, m3 = zero;
     uint32_t g;
     for (g = 0; g < lines; g += 2, w += 128, high += 8, low += 8) {
-        __m512i u = _mm512_xor_si512(llm__load512(w), flip);
-        __m512i v = _mm512_xor_si512(llm__load512(w + 64), flip);
-        h0 = _mm512_dpbusd_epi32(h0, u, llm__four512(high));
-        l0 = _mm512_dpbusd_epi32(l0, u, llm__four512(low));
-        h1 = _mm512_dpbusd_epi32(h1, v, llm__four512(high + 4));
-        l1 = _mm512_dpbusd_epi32(l1, v, llm__four512(low + 4));
+        LLM__PREFETCH(w + ahead);
+        LLM__PREFETCH(w + 64 + ahead);
+        const __m512i u = _mm512_xor_si512(llm__load512(w), flip);
+        const __m512i v = _mm512_xor_si512(llm__load512(w + 64), flip);
+#define LLM__LINE(t)                                                             \
+    h##t = _mm512_dpbusd_epi32(h##t, u, llm__four512(high + t * stride));        \
+    l##t = _mm512_dpbusd_epi32(l##t, u, llm__four512(low + t * stride));         \
+    i##t = _mm512_dpbusd_epi32(i##t, v, llm__four512(high + t * stride + 4));    \
+    m##t = _mm512_dpbusd_epi32(m##t, v, llm__four512(low + t * stride + 4));
+        LLM__FOUR_QUERIES(LLM__LINE)
+#undef LLM__LINE
     }
-    h0 = _mm512_slli_epi32(_mm512_add_epi32(h0, h1), 7);
-    l0 = _mm512_add_epi32(h0, _mm512_add_epi32(l0, l1));
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(l0, _mm512_set1_epi32(offset)));
+#define LLM__END(t)                                                              \
+    h##t = _mm512_slli_epi32(_mm512_add_epi32(h##t, i##t), 7);                   \
+    l##t = _mm512_add_epi32(h##t, _mm512_add_epi32(l##t, m##t));                 \
+    dot[t] = _mm512_cvtepi32_ps(_mm512_sub_epi32(l##t, _mm512_set1_epi32(offset[t])));
+    LLM__FOUR_QUERIES(LLM__END)
+#undef LLM__END
 }
 
-LLM__AVX512 static void llm__scores_q8_avx512(float *dot, const int16_t *q, const int8_t *k,
-                                              uint32_t n) {
-    int8_t high[512], low[512];
-    const int32_t offset = llm__digits_avx512(q, n, high, low);
-    uint32_t t;
-    for (t = 0; t < 64; t += 16, k += 16 * n)
-        _mm512_storeu_ps(dot + t, llm__dot16_avx512(k, high, low, n / 4, offset));
+LLM__AVX512_INLINE void llm__scores4_avx512(uint32_t count, float *dot, const int16_t *q,
+                                            const int8_t *k, uint32_t n, ptrdiff_t ahead) {
+    int8_t high[4 * 512], low[4 * 512];
+    int32_t offset[4];
+    __m512 d[4];
+    uint32_t t, i;
+    for (i = 0; i < count; i++)
+        offset[i] = llm__digits_avx512(q + i * n, n, high + i * n, low + i * n);
+    for (t = 0; t < 64; t += 16, k += 16 * n) {
+        llm__dots16_avx512(count, d, k, high, low, n, n / 4, offset, ahead);
+        for (i = 0; i < count; i++) _mm512_storeu_ps(dot + 64 * i + t, d[i]);
+    }
 }
-LLM__AVX512 static void llm__values_q8_avx512(float *out, const int16_t *p, const int8_t *v,
-                                              uint32_t n) {
-    int8_t high[64], low[64];
-    const int32_t offset = llm__digits_avx512(p, 64, high, low);
-    uint32_t c;
-    for (c = 0; c < n; c += 16, v += 1024)
-        _mm512_storeu_ps(out + c, llm__dot16_avx512(v, high, low, 16, offset));
+LLM__AVX512_INLINE void llm__values4_avx512(uint32_t count, float *out, const float *keep,
+                                            const float *take, const int16_t *p, const int8_t *v,
+                                            uint32_t n, ptrdiff_t ahead) {
+    int8_t high[4 * 64], low[4 * 64];
+    int32_t offset[4];
+    __m512 d[4];
+    uint32_t c, i;
+    for (i = 0; i < count; i++)
+        offset[i] = llm__digits_avx512(p + 64 * i, 64, high + 64 * i, low + 64 * i);
+    for (c = 0; c < n; c += 16, v += 1024) {
+        llm__dots16_avx512(count, d, v, high, low, 64, 16, offset, ahead);
+        for (i = 0; i < count; i++) {
+            float *to = out + i * n + c;
+            _mm512_storeu_ps(to, llm__add16(llm__mul16(_mm512_loadu_ps(to), _mm512_set1_ps(keep[i])),
+                                            llm__mul16(d[i], _mm512_set1_ps(take[i]))));
+        }
+    }
+}
+LLM__AVX512 static void llm__scores_q8_avx512(float *dot, const int16_t *q, const int8_t *k,
+                                              uint32_t n, uint32_t count, ptrdiff_t ahead) {
+#define LLM__CALL(some)                         \
+    llm__scores4_avx512(some, dot, q, k, n, ahead);    \
+    dot += 64 * some, q += n * some;
+    LLM__BY_FOUR(LLM__CALL, count)
+#undef LLM__CALL
+}
+LLM__AVX512 static void llm__values_q8_avx512(float *out, const float *keep, const float *take,
+                                              const int16_t *p, const int8_t *v, uint32_t n,
+                                              uint32_t count, ptrdiff_t ahead) {
+#define LLM__CALL(some)                                     \
+    llm__values4_avx512(some, out, keep, take, p, v, n, ahead);    \
+    out += n * some, keep += some, take += some, p += 64 * some;
+    LLM__BY_FOUR(LLM__CALL, count)
+#undef LLM__CALL
 }
 
 /* ---- few rows: straight from the packed codes ---- */
@@ -14537,6 +14930,7 @@ static void llm__kernels_avx512(llm__kernels *k) {
     k->gate = llm__gate_avx512;
     k->mask = llm__mask_avx512;
     k->weigh = llm__weigh_avx512;
+    k->cap = llm__cap_avx512;
     k->softmax = llm__softmax_avx512;
     k->scores_q8 = llm__scores_q8_avx512;
     k->values_q8 = llm__values_q8_avx512;
@@ -14842,14 +15236,17 @@ LLM__INLINE llm__f4 llm__silu4(llm__f4 x) {
     llm__f4 minus = llm__f4_as(llm__i4_xor(llm__i4_as(x), llm__i4_as(llm__f4_all(-0.0f))));
     return llm__f4_mul(x, llm__recip4(llm__f4_add(llm__f4_all(1.0f), llm__exp4(minus))));
 }
-LLM__INLINE llm__f4 llm__gelu_tanh4(llm__f4 x) {
+LLM__INLINE llm__f4 llm__tanh4(llm__f4 u) {
     const llm__f4 one = llm__f4_all(1.0f), two = llm__f4_all(2.0f);
-    llm__f4 cube = llm__f4_mul(llm__f4_mul(x, x), x), u, e;
+    llm__f4 e = llm__f4_add(llm__exp4(llm__f4_mul(two, u)), one);
+    return llm__f4_sub(one, llm__f4_mul(two, llm__recip4(e)));
+}
+LLM__INLINE llm__f4 llm__gelu_tanh4(llm__f4 x) {
+    llm__f4 cube = llm__f4_mul(llm__f4_mul(x, x), x), u;
     u = llm__f4_mul(llm__f4_all(0.7978845608f),
                     llm__f4_add(x, llm__f4_mul(llm__f4_all(0.044715f), cube)));
-    e = llm__f4_add(llm__exp4(llm__f4_mul(two, u)), one);
-    u = llm__f4_sub(one, llm__f4_mul(two, llm__recip4(e)));
-    return llm__f4_mul(llm__f4_mul(llm__f4_all(0.5f), x), llm__f4_add(one, u));
+    return llm__f4_mul(llm__f4_mul(llm__f4_all(0.5f), x),
+                       llm__f4_add(llm__f4_all(1.0f), llm__tanh4(u)));
 }
 
 static void llm__norm_simd128(float *y, const float *x, const float *gain, uint32_t n,
@@ -14981,6 +15378,22 @@ static void llm__gate_simd128(float *y, const float *gate, const float *up, uint
         llm__gate_scalar(y, gate, up, n, activation);
 }
 
+static void llm__cap_simd128(float *x, uint32_t n, float scale, float cap) {
+    const llm__f4 f = llm__f4_all(scale), c = llm__f4_all(cap);
+    const llm__f4 inverse = llm__f4_all(cap > 0 ? llm__recip(cap) : 0);
+    uint32_t i;
+    for (i = 0; i < n; i += 4) {
+        llm__f4 y = llm__f4_mul(llm__f4_load(x + i), f);
+        if (cap > 0) {
+            const llm__i4 bits = llm__i4_and(llm__i4_as(y), llm__i4_all(0x7fffffff));
+            const llm__f4 z = llm__f4_mul(c, llm__tanh4(llm__f4_mul(y, inverse)));
+            y = llm__f4_as(llm__i4_select(llm__i4_greater(bits, llm__i4_all(0x7f800000)),
+                                          llm__i4_as(y), llm__i4_as(z)));
+        }
+        llm__f4_store(x + i, y);
+    }
+}
+
 static float llm__softmax_simd128(float *s, float most) {
     const llm__i4 masked = llm__i4_as(llm__f4_all(LLM__MASKED));
     const llm__f4 m = llm__f4_all(most);
@@ -15047,64 +15460,123 @@ LLM__INLINE void llm__digits_simd128(const int16_t *q, uint32_t n, int8_t *high,
         low[i] = (int8_t)(q[i] - 128 * h);
     }
 }
-/* Sixteen dots of 4 x `lines` integers, given as digits, against lines of int8. */
-LLM__INLINE void llm__dot16_simd128(bool dot, float *out, const int8_t *w, const int8_t *high,
-                                    const int8_t *low, uint32_t lines) {
-    llm__acc4 h[4], l[4];
-    uint32_t g, i;
-    for (i = 0; i < 4; i++) h[i] = l[i] = llm__acc4_zero();
-    for (g = 0; g < lines; g++, w += 64) {
-        const llm__b16 x = llm__b16_four(high + 4 * g), y = llm__b16_four(low + 4 * g);
-        for (i = 0; i < 4; i++) {
-            const llm__b16 v = llm__b16_load(w + 16 * i);
-            llm__acc4_dot(dot, &h[i], v, x);
-            llm__acc4_dot(dot, &l[i], v, y);
+/* acc += the dots of `count` (1, 2 or 4) rows x, `stride` apart, with `lines` lines of int8. */
+LLM__INLINE void llm__lines_simd128(bool dot, uint32_t count, llm__acc4 (*acc)[4],
+                                    const int8_t *line, uint32_t lines, const int8_t *x,
+                                    uint32_t stride) {
+    uint32_t g, t, i;
+    for (g = 0; g < lines; g++, line += 64, x += 4) {
+        llm__b16 w[4];
+        for (i = 0; i < 4; i++) w[i] = llm__b16_load(line + 16 * i);
+        for (t = 0; t < count; t++) {
+            const llm__b16 y = llm__b16_four(x + t * stride);
+            for (i = 0; i < 4; i++) llm__acc4_dot(dot, &acc[t][i], w[i], y);
         }
     }
-    for (i = 0; i < 4; i++)
-        llm__f4_store(out + 4 * i,
-                      llm__f4_of(llm__i4_add(LLM__I4_LEFT(llm__acc4_sum(h[i]), 7),
-                                             llm__acc4_sum(l[i]))));
+}
+/* Sixteen dots of each of `count` (1 or 2) queries: rows of high digits and of low ones in turn. */
+LLM__INLINE void llm__dots16_simd128(bool dot, uint32_t count, llm__f4 (*out)[4], const int8_t *w,
+                                     const int8_t *digits, uint32_t stride, uint32_t lines) {
+    llm__acc4 acc[4][4];
+    uint32_t t, i;
+    for (t = 0; t < 2 * count; t++)
+        for (i = 0; i < 4; i++) acc[t][i] = llm__acc4_zero();
+    llm__lines_simd128(dot, 2 * count, acc, w, lines, digits, stride);
+    for (t = 0; t < count; t++)
+        for (i = 0; i < 4; i++)
+            out[t][i] = llm__f4_of(llm__i4_add(LLM__I4_LEFT(llm__acc4_sum(acc[2 * t][i]), 7),
+                                               llm__acc4_sum(acc[2 * t + 1][i])));
+}
+LLM__INLINE void llm__scores2_simd128(bool dot, uint32_t count, float *out, const int16_t *q,
+                                      const int8_t *k, uint32_t n) {
+    int8_t digits[4 * 512];
+    llm__f4 d[2][4];
+    uint32_t t, i, j;
+    for (i = 0; i < count; i++)
+        llm__digits_simd128(q + i * n, n, digits + 2 * i * n, digits + (2 * i + 1) * n);
+    for (t = 0; t < 64; t += 16, k += 16 * n) {
+        llm__dots16_simd128(dot, count, d, k, digits, n, n / 4);
+        for (i = 0; i < count; i++)
+            for (j = 0; j < 4; j++) llm__f4_store(out + 64 * i + t + 4 * j, d[i][j]);
+    }
+}
+/* sums = the same * keep + x * take */
+LLM__INLINE void llm__keep_simd128(float *sums, float keep, float take, llm__f4 x) {
+    llm__f4_store(sums, llm__f4_add(llm__f4_mul(llm__f4_load(sums), llm__f4_all(keep)),
+                                    llm__f4_mul(x, llm__f4_all(take))));
+}
+LLM__INLINE void llm__values2_simd128(bool dot, uint32_t count, float *out, const float *keep,
+                                      const float *take, const int16_t *p, const int8_t *v,
+                                      uint32_t n) {
+    int8_t digits[4 * 64];
+    llm__f4 d[2][4];
+    uint32_t c, i, j;
+    for (i = 0; i < count; i++)
+        llm__digits_simd128(p + 64 * i, 64, digits + 128 * i, digits + 128 * i + 64);
+    for (c = 0; c < n; c += 16, v += 1024) {
+        llm__dots16_simd128(dot, count, d, v, digits, 64, 16);
+        for (i = 0; i < count; i++)
+            for (j = 0; j < 4; j++)
+                llm__keep_simd128(out + i * n + c + 4 * j, keep[i], take[i], d[i][j]);
+    }
 }
 LLM__INLINE void llm__scores_simd128(bool dot, float *out, const int16_t *q, const int8_t *k,
-                                     uint32_t n) {
-    int8_t high[512], low[512];
-    uint32_t t;
-    llm__digits_simd128(q, n, high, low);
-    for (t = 0; t < 64; t += 16, k += 16 * n)
-        llm__dot16_simd128(dot, out + t, k, high, low, n / 4);
+                                     uint32_t n, uint32_t count) {
+    for (; count >= 2; count -= 2, out += 2 * 64, q += 2 * n)
+        llm__scores2_simd128(dot, 2, out, q, k, n);
+    if (count) llm__scores2_simd128(dot, 1, out, q, k, n);
 }
-LLM__INLINE void llm__values_simd128(bool dot, float *out, const int16_t *p, const int8_t *v,
-                                     uint32_t n) {
-    int8_t high[64], low[64];
-    uint32_t c;
-    llm__digits_simd128(p, 64, high, low);
-    for (c = 0; c < n; c += 16, v += 1024)
-        llm__dot16_simd128(dot, out + c, v, high, low, 16);
+LLM__INLINE void llm__values_simd128(bool dot, float *out, const float *keep, const float *take,
+                                     const int16_t *p, const int8_t *v, uint32_t n,
+                                     uint32_t count) {
+    for (; count >= 2; count -= 2, out += 2 * n, keep += 2, take += 2, p += 2 * 64)
+        llm__values2_simd128(dot, 2, out, keep, take, p, v, n);
+    if (count) llm__values2_simd128(dot, 1, out, keep, take, p, v, n);
 }
 
-static void llm__scores_f16_simd128(float *out, const float *q, const uint16_t *k, uint32_t n) {
+/* Four positions of a page, a product after the other, for `count` (1 or 4) queries; then channels. */
+LLM__INLINE void llm__scores4_f16_simd128(uint32_t count, float *out, const float *q,
+                                          const uint16_t *k, uint32_t n) {
     uint32_t t, c, i;
-    for (t = 0; t < 64; t += 16) {
+    for (t = 0; t < 64; t += 4, k += t % 16 ? 4 : 16 * n - 12) {
         llm__f4 a[4];
-        for (i = 0; i < 4; i++) a[i] = llm__f4_all(0);
-        for (c = 0; c < n; c++, k += 16) {
-            const llm__f4 x = llm__f4_all(q[c]);
-            for (i = 0; i < 4; i++)
-                a[i] = llm__f4_add(a[i], llm__f4_mul(x, llm__f4_halves(k + 4 * i)));
+        for (i = 0; i < count; i++) a[i] = llm__f4_all(0);
+        for (c = 0; c < n; c++) {
+            const llm__f4 w = llm__f4_halves(k + 16 * c);
+            for (i = 0; i < count; i++)
+                a[i] = llm__f4_add(a[i], llm__f4_mul(llm__f4_all(q[i * n + c]), w));
         }
-        for (i = 0; i < 4; i++) llm__f4_store(out + t + 4 * i, a[i]);
+        for (i = 0; i < count; i++) llm__f4_store(out + 64 * i + t, a[i]);
     }
 }
-static void llm__values_f16_simd128(float *out, const float *p, const uint16_t *v, uint32_t n,
-                                    uint32_t first, uint32_t last) {
-    uint32_t t, c;
+LLM__INLINE void llm__values4_f16_simd128(uint32_t count, float *out, const float *keep,
+                                          const float *take, const float *p, const uint16_t *v,
+                                          uint32_t n, uint32_t first, uint32_t last) {
+    uint32_t t, c, i;
     for (c = 0; c < n; c += 4) {
-        llm__f4 a = llm__f4_all(0);
-        for (t = first; t <= last; t++)
-            a = llm__f4_add(a, llm__f4_mul(llm__f4_all(p[t]), llm__f4_halves(v + t * n + c)));
-        llm__f4_store(out + c, a);
+        llm__f4 a[4];
+        for (i = 0; i < count; i++) a[i] = llm__f4_all(0);
+        for (t = first; t <= last; t++) {
+            const llm__f4 w = llm__f4_halves(v + t * n + c);
+            for (i = 0; i < count; i++)
+                a[i] = llm__f4_add(a[i], llm__f4_mul(llm__f4_all(p[64 * i + t]), w));
+        }
+        for (i = 0; i < count; i++) llm__keep_simd128(out + i * n + c, keep[i], take[i], a[i]);
     }
+}
+static void llm__scores_f16_simd128(float *out, const float *q, const uint16_t *k, uint32_t n,
+                                    uint32_t count) {
+    for (; count >= 4; count -= 4, out += 4 * 64, q += 4 * n)
+        llm__scores4_f16_simd128(4, out, q, k, n);
+    for (; count; count--, out += 64, q += n) llm__scores4_f16_simd128(1, out, q, k, n);
+}
+static void llm__values_f16_simd128(float *out, const float *keep, const float *take, const float *p,
+                                    const uint16_t *v, uint32_t n, uint32_t count, uint32_t first,
+                                    uint32_t last) {
+    for (; count >= 4; count -= 4, out += 4 * n, keep += 4, take += 4, p += 4 * 64)
+        llm__values4_f16_simd128(4, out, keep, take, p, v, n, first, last);
+    for (; count; count--, out += n, keep++, take++, p += 64)
+        llm__values4_f16_simd128(1, out, keep, take, p, v, n, first, last);
 }
 
 /* ---- panels ---- */
@@ -15181,20 +15653,6 @@ LLM__INLINE void llm__unpack_simd128(uint32_t type, int8_t (*line)[64], const ui
     }
 }
 
-/* Rows `row` to row + count - 1 (1 or 4) against `lines` lines of values. */
-LLM__INLINE void llm__lines_simd128(bool dot, uint32_t count, llm__acc4 (*acc)[4],
-                                    const int8_t *line, uint32_t lines, const int8_t *x,
-                                    uint32_t stride) {
-    uint32_t g, t, i;
-    for (g = 0; g < lines; g++, line += 64, x += 4) {
-        llm__b16 w[4];
-        for (i = 0; i < 4; i++) w[i] = llm__b16_load(line + 16 * i);
-        for (t = 0; t < count; t++) {
-            const llm__b16 y = llm__b16_four(x + t * stride);
-            for (i = 0; i < 4; i++) llm__acc4_dot(dot, &acc[t][i], w[i], y);
-        }
-    }
-}
 LLM__INLINE void llm__scaled_add_simd128(float *out, llm__acc4 *acc, const uint8_t *scales,
                                          float a) {
     uint32_t i;
@@ -15254,12 +15712,15 @@ LLM__INLINE void llm__panel_int_simd128(bool dot, uint32_t type, float *out, con
     LLM__PANEL_SIMD128(isa, dot, target, q4, LLM_Q4)                                          \
     LLM__PANEL_SIMD128(isa, dot, target, q3, LLM_Q3)                                          \
     target static void llm__scores_q8_##isa(float *out, const int16_t *q, const int8_t *k,    \
-                                            uint32_t n) {                                     \
-        llm__scores_simd128(dot, out, q, k, n);                                               \
+                                            uint32_t n, uint32_t count, ptrdiff_t ahead) {    \
+        (void)ahead;                                                                          \
+        llm__scores_simd128(dot, out, q, k, n, count);                                        \
     }                                                                                         \
-    target static void llm__values_q8_##isa(float *out, const int16_t *p, const int8_t *v,    \
-                                            uint32_t n) {                                     \
-        llm__values_simd128(dot, out, p, v, n);                                               \
+    target static void llm__values_q8_##isa(float *out, const float *keep, const float *take, \
+                                            const int16_t *p, const int8_t *v, uint32_t n,    \
+                                            uint32_t count, ptrdiff_t ahead) {                \
+        (void)ahead;                                                                          \
+        llm__values_simd128(dot, out, keep, take, p, v, n, count);                            \
     }                                                                                         \
     static void llm__kernels_int_##isa(llm__kernels *k) {                                     \
         k->scores_q8 = llm__scores_q8_##isa;                                                  \
@@ -15298,6 +15759,7 @@ static void llm__kernels_simd128(llm__kernels *k) {
     k->add = llm__add_simd128;
     k->blend = llm__blend_simd128;
     k->gate = llm__gate_simd128;
+    k->cap = llm__cap_simd128;
     k->softmax = llm__softmax_simd128;
     k->mask = llm__mask_simd128;
     k->weigh = llm__weigh_simd128;

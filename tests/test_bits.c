@@ -246,6 +246,70 @@ static void test_rewind(setup *s) {
     llm_session_destroy(session);
 }
 
+/* ---- long contexts: a row's positions are cut over the lanes ---- */
+
+enum { DEEP = 1090, DEEP_ROWS = 12 }; /* three chunks of 512 positions */
+
+/* Logits of DEEP_ROWS tokens at DEEP, `piece` at a time; with `other`, beside a session that is not as deep. */
+static bool evaluate_deep(const setup *s, llm_pool *pool, uint32_t piece, uint64_t budget, bool other, float *out) {
+    static int32_t ids[DEEP + DEEP_ROWS];
+    llm_session *session[2] = {NULL, NULL};
+    llm_batch *batch = NULL;
+    llm_batch_desc b;
+    llm_session_desc d;
+    uint32_t i, at, cancelled = 0;
+    llm_result r;
+    for (i = 0; i < DEEP + DEEP_ROWS; i++) ids[i] = s->ids[i * 7 % TOKENS];
+    memset(&d, 0, sizeof d), memset(&b, 0, sizeof b);
+    d.model = b.model = s->model, d.pool = b.pool = pool, d.kv = b.kv = s->kv;
+    d.context = DEEP + DEEP_ROWS, d.rows = b.rows = b.logits = 64;
+    r = llm_batch_create(&batch, &b);
+    for (i = 0; i < 2 && !r; i++) {
+        r = llm_session_create(&session[i], &d);
+        if (!r) r = llm_eval(session[i], ids, i ? 700 : DEEP);
+    }
+    for (at = 0; at < DEEP_ROWS && !r; at += piece) {
+        r = llm_batch_add(batch, session[0], ids + DEEP + at, piece, piece);
+        if (!r && other) r = llm_batch_add(batch, session[1], ids + at, piece, 1);
+        if (budget && !r && at && !cancelled++) { /* in the middle, and again */
+            for (i = 0; i < 9 && r != LLM_CANCELLED; i++) r = llm_batch_step(batch, 1);
+            llm_batch_cancel(batch);
+            while ((r = llm_batch_step(batch, 1)) == LLM_PENDING) continue;
+            at -= piece, r = r == LLM_CANCELLED ? LLM_OK : LLM_ERROR_BUSY;
+            continue;
+        }
+        while (!r && (r = llm_batch_step(batch, budget)) == LLM_PENDING) r = LLM_OK;
+        for (i = 0; i < piece && !r; i++)
+            memcpy(out + (at + i) * s->vocab, llm_batch_logits(batch, session[0], piece - 1 - i),
+                   s->vocab * sizeof *out);
+    }
+    llm_batch_destroy(batch);
+    llm_session_destroy(session[0]), llm_session_destroy(session[1]);
+    return r == LLM_OK;
+}
+
+static void test_deep(const setup *s) {
+    static const struct { uint32_t threads, piece; uint64_t budget; bool other; } deep[] = {
+        {1, 4, 0, false}, {2, 1, 0, false}, {3, 1, 0, true}, {8, 2, 0, false}, {3, 6, 1, true}, {2, 3, 1, false}};
+    const size_t size = (size_t)DEEP_ROWS * s->vocab * sizeof(float);
+    float *want = (float *)malloc(size), *got = (float *)malloc(size);
+    size_t i;
+    CHECK(want && evaluate_deep(s, NULL, 1, 0, false, want), "%s: deep", s->name);
+    for (i = 0; i < sizeof deep / sizeof *deep; i++) {
+        llm_pool *pool = NULL;
+        llm_pool_desc p;
+        memset(&p, 0, sizeof p);
+        p.threads = deep[i].threads;
+        memset(got, 0xff, size);
+        CHECK(!llm_pool_create(&pool, &p) &&
+                  evaluate_deep(s, pool, deep[i].piece, deep[i].budget, deep[i].other, got),
+              "%s, deep %u: an error", s->name, (unsigned)i);
+        CHECK(!memcmp(want, got, size), "%s, deep %u: other bits", s->name, (unsigned)i);
+        llm_pool_destroy(pool);
+    }
+    free(want), free(got);
+}
+
 /* ---- models ---- */
 
 static void test_model(const char *name, const char *type, llm_kv kv, bool every_way) {
@@ -268,6 +332,7 @@ static void test_model(const char *name, const char *type, llm_kv kv, bool every
         if (every_way || (i > 0 && i < 4) || i == 11) run(&s, &ways[i]);
     test_fork(&s, 40), test_fork(&s, 64);
     test_rewind(&s);
+    if (every_way) test_deep(&s);
     free(s.want), free(s.got);
     llm_model_close(model);
 }

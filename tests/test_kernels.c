@@ -127,6 +127,11 @@ static void test_rows(const llm__kernels *isa) {
                 isa->gate(y, x, gain, n, act), llm__gate_scalar(z, x, gain, n, act);
                 CHECK(!memcmp(y, z, n * 4), "gate %u activation %u", n, act);
             }
+            memcpy(y, x, n * 4), memcpy(z, x, n * 4);
+            memcpy(&y[round], &odd[round % 3], 4), memcpy(&z[round], &odd[round % 3], 4);
+            isa->cap(y, n, 0.7f, round % 2 ? 30.0f : 0), llm__cap_scalar(z, n, 0.7f, round % 2 ? 30.0f : 0);
+            llm__put_logits(y, y, n), llm__put_logits(z, z, n); /* one kind of NaN */
+            CHECK(!memcmp(y, z, n * 4), "cap %u", n);
             memcpy(y, x, 256), memcpy(z, x, 256);
             if (round % 13 == 12) /* not finite, inside of the page's positions or outside */
                 memcpy(&y[n / 20], &odd[round / 13 % 3], 4), memcpy(&z[n / 20], &odd[round / 13 % 3], 4);
@@ -144,30 +149,37 @@ static void test_rows(const llm__kernels *isa) {
         }
 }
 
+#define MOST_HEAD 256u
+
 static void test_cache(const llm__kernels *isa) {
-    static int8_t k[64 * 256];
-    static uint16_t h[64 * 256];
-    static int16_t q[256];
-    static float x[256], f1[256], f2[256];
-    static float d1[256], d2[256];
-    uint32_t n, i;
-    for (n = 16; n <= 256; n += 48) {
-        for (i = 0; i < 64 * n; i++) {
-            k[i] = (int8_t)(next_u32() >> 8);
-            h[i] = (uint16_t)(llm__float_to_half(next_float()));
+    static int8_t k[64 * MOST_HEAD];
+    static uint16_t h[64 * MOST_HEAD];
+    static int16_t q[LLM__QUERIES * MOST_HEAD];
+    static float x[LLM__QUERIES * MOST_HEAD], d1[LLM__QUERIES * MOST_HEAD], d2[LLM__QUERIES * MOST_HEAD];
+    float keep[LLM__QUERIES], take[LLM__QUERIES];
+    uint32_t n, i, count;
+    for (n = 16; n <= MOST_HEAD; n += 48)
+        for (count = 1; count <= LLM__QUERIES; count++) {
+            for (i = 0; i < 64 * n; i++) {
+                k[i] = (int8_t)(next_u32() >> 8);
+                h[i] = (uint16_t)(llm__float_to_half(next_float()));
+            }
+            for (i = 0; i < LLM__QUERIES * MOST_HEAD; i++) {
+                q[i] = (int16_t)((int)(next_u32() % 32513) - 16256), x[i] = next_float();
+                d1[i] = d2[i] = next_float();
+            }
+            for (i = 0; i < LLM__QUERIES; i++) keep[i] = next_float(), take[i] = next_float();
+            isa->scores_q8(d1, q, k, n, count, 0), llm__scores_q8_scalar(d2, q, k, n, count, 0);
+            CHECK(!memcmp(d1, d2, sizeof d1), "scores_q8 %u, %u queries", n, count);
+            isa->values_q8(d1, keep, take, q, k, n, count, 0);
+            llm__values_q8_scalar(d2, keep, take, q, k, n, count, 0);
+            CHECK(!memcmp(d1, d2, sizeof d1), "values_q8 %u, %u queries", n, count);
+            isa->scores_f16(d1, x, h, n, count), llm__scores_f16_scalar(d2, x, h, n, count);
+            CHECK(!memcmp(d1, d2, sizeof d1), "scores_f16 %u, %u queries", n, count);
+            isa->values_f16(d1, keep, take, x, h, n, count, n / 48, 63 - n / 16);
+            llm__values_f16_scalar(d2, keep, take, x, h, n, count, n / 48, 63 - n / 16);
+            CHECK(!memcmp(d1, d2, sizeof d1), "values_f16 %u, %u queries", n, count);
         }
-        for (i = 0; i < 256; i++)
-            q[i] = (int16_t)((int)(next_u32() % 32513) - 16256), x[i] = next_float();
-        isa->scores_q8(d1, q, k, n), llm__scores_q8_scalar(d2, q, k, n);
-        CHECK(!memcmp(d1, d2, 64 * 4), "scores_q8 %u", n);
-        isa->values_q8(d1, q, k, n), llm__values_q8_scalar(d2, q, k, n);
-        CHECK(!memcmp(d1, d2, n * 4), "values_q8 %u", n);
-        isa->scores_f16(f1, x, h, n), llm__scores_f16_scalar(f2, x, h, n);
-        CHECK(!memcmp(f1, f2, 64 * 4), "scores_f16 %u", n);
-        isa->values_f16(f1, x, h, n, n / 48, 63 - n / 16);
-        llm__values_f16_scalar(f2, x, h, n, n / 48, 63 - n / 16);
-        CHECK(!memcmp(f1, f2, n * 4), "values_f16 %u", n);
-    }
 }
 
 static void test_isa(const llm__kernels *isa) {
