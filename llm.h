@@ -4319,6 +4319,7 @@ LLM_API llm_result llm_model_prefetch(llm_model *model, const llm_prefetch_desc 
 /* What the engine room at the end of the file provides. */
 typedef void (*llm__lane)(void *context, uint32_t lane);
 static void llm__pool_run(llm_pool *pool, llm__lane work, void *context);
+static bool llm__pool_lost(llm_pool *pool, uint32_t lane, uint32_t us);
 static void llm__pool_rest(llm_pool *pool, uint32_t lane);
 static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_error *error);
 
@@ -4351,8 +4352,9 @@ typedef struct llm__run {
     uint8_t line_too[LLM__LINE];
     uint32_t stop; /* 1: the budget is spent, the evaluation is cancelled or has failed */
     uint32_t failed;
-    uint32_t late; /* step + 1 that somebody has waited for too long */
-    uint32_t crowded;
+    uint32_t late;       /* step + 1 that somebody waits for too long, */
+    uint32_t late_since; /* and since when, in the lower bits of llm__now's time */
+    uint32_t crowded;    /* a lane shall leave */
     uint32_t lanes;
     llm__share *share;     /* [lanes] */
     const uint32_t *count; /* [steps] items, 0 = skip */
@@ -4449,15 +4451,19 @@ static bool llm__take_item(llm__walk *w, uint32_t *item) {
 }
 
 /* Another process on a core takes it for milliseconds, and what a lane has in hand then keeps all
-   others waiting: two lanes are slower than one. So a lane that was waited for, and lost its core
-   meanwhile, leaves for a while; the first lane, which cannot, has another make room for it. */
+   others waiting: two lanes become slower than one. So a lane that was waited for and had lost its
+   core tells the pool, which knows whether that happens so often that the lane does harm. Then it
+   leaves; the first lane, which cannot, has another one leave, whose core the system gives it. */
 static void llm__notice_crowd(llm__walk *w) {
     llm__run *run = w->run;
-    uint32_t now;
+    uint32_t interruptions;
     if (w->lane && llm__load32(&run->crowded) && llm__exchange32(&run->crowded, 0)) w->leaves = true;
     if (!w->items || llm__load32(&run->late) != w->step + 1) return;
-    if ((now = llm__interruptions()) == w->interruptions) return; /* it was busy, no more */
-    w->interruptions = now;
+    interruptions = llm__interruptions();
+    if (interruptions == w->interruptions) return; /* the item was long, no more */
+    w->interruptions = interruptions;
+    if (!llm__pool_lost(run->pool, w->lane, (uint32_t)llm__now() - llm__load32(&run->late_since)))
+        return;
     if (w->lane) w->leaves = true;
     else llm__store32(&run->crowded, 1);
 }
@@ -4488,7 +4494,10 @@ static void llm__wait_for_step(llm__walk *w) {
         now = llm__now();
         if (!since) since = now;
         if (now - since < LLM__SPIN_US) continue;
-        if (now - since > LLM__LATE_US) llm__store32(&run->late, w->step + 1);
+        if (now - since > LLM__LATE_US && llm__load32(&run->late) != w->step + 1) {
+            llm__store32(&run->late_since, (uint32_t)since);
+            llm__store32(&run->late, w->step + 1);
+        }
         llm__yield(); /* which counts as an interruption */
         w->interruptions = llm__interruptions();
     }
@@ -12779,8 +12788,9 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat) {
 
 #define LLM__MOST_LANES      256u
 #define LLM__WORKER_STACK    ((size_t)1 << 18)
-#define LLM__LEAST_REST_US   4000u
-#define LLM__LONGEST_REST_US 64000u
+#define LLM__MOST_LOST_US    16000u
+#define LLM__LEAST_REST_US   64000u
+#define LLM__LONGEST_REST_US 256000u
 #define LLM__OPEN            0x10000u /* of a gate's number; the lower half counts workers */
 
 #if defined(LLM_OPENMP) && !defined(LLM_NO_THREADS)
@@ -12809,9 +12819,11 @@ typedef pthread_cond_t llm__condition;
 typedef struct llm__worker {
     llm_pool *pool;
     uint32_t lane;
-    uint32_t rest_us; /* how long it was out last */
+    uint32_t lost_us; /* that others waited for it while it had no core; ages with time, */
+    uint64_t lost_at; /* seen last at */
     bool rests;       /* it shall be out for a while */
-    uint64_t rested;  /* when that ended */
+    uint32_t rest_us; /* how long it was so last, */
+    uint64_t rested;  /* until when */
 #if !defined(LLM_NO_THREADS)
     llm__thread thread;
 #endif
@@ -12837,7 +12849,7 @@ struct llm_pool {
     llm__mutex mutex;
     llm__condition wake;
 #endif
-    llm__worker worker[1]; /* [threads - 1] */
+    llm__worker worker[1]; /* [threads]; the first is the caller */
 };
 
 #if !defined(LLM_NO_THREADS)
@@ -12962,7 +12974,7 @@ static void llm__stop_workers(llm_pool *pool) {
     uint32_t i;
     llm__store32(&pool->quit, 1);
     llm__announce(pool);
-    for (i = 0; i < pool->started; i++) llm__join(&pool->worker[i]);
+    for (i = 1; i <= pool->started; i++) llm__join(&pool->worker[i]);
     pool->started = 0;
 }
 
@@ -12993,14 +13005,14 @@ static llm_result llm__start_workers(llm_pool *pool, llm_error *error) {
     uint32_t i;
     if (!llm__make_locks(pool))
         return llm__fail(error, LLM_ERROR_THREAD, "pool: no mutex to be had");
-    for (i = 0; i + 1 < pool->threads; i++) {
+    for (i = 1; i < pool->threads; i++) {
         pool->worker[i].pool = pool;
-        pool->worker[i].lane = i + 1;
+        pool->worker[i].lane = i;
         if (!llm__start(&pool->worker[i])) {
             llm__stop_workers(pool);
             llm__drop_locks(pool);
             return llm__fail(error, LLM_ERROR_THREAD, "pool: thread %u of %u did not start",
-                             (unsigned)i + 2, (unsigned)pool->threads);
+                             (unsigned)i + 1, (unsigned)pool->threads);
         }
         pool->started++;
     }
@@ -13080,11 +13092,31 @@ LLM_API void llm_pool_destroy(llm_pool *pool) {
 
 LLM_API uint32_t llm_pool_threads(const llm_pool *pool) { return pool ? pool->threads : 1; }
 
+/* From within its work: others waited for a lane that had no core. True: for so much of
+   the time, so that they do as well without it. */
+static bool llm__pool_lost(llm_pool *pool, uint32_t lane, uint32_t us) {
+#if !defined(LLM_NO_THREADS)
+    const uint64_t now = llm__now();
+    llm__worker *w;
+    uint64_t aged;
+    if (!pool || pool->parallel_for) return false;
+    w = &pool->worker[lane];
+    aged = (now - w->lost_at) * 3 / 8;
+    w->lost_us = us + (w->lost_us > aged ? w->lost_us - (uint32_t)aged : 0);
+    w->lost_at = now;
+    if (w->lost_us <= LLM__MOST_LOST_US) return false;
+    w->lost_us = 0;
+    return true;
+#else
+    (void)pool, (void)lane, (void)us;
+    return false;
+#endif
+}
+
 /* From within its work: the lane is not called for a while. */
 static void llm__pool_rest(llm_pool *pool, uint32_t lane) {
 #if !defined(LLM_NO_THREADS)
-    if (pool && !pool->parallel_for && lane && lane < pool->threads)
-        pool->worker[lane - 1].rests = true;
+    if (pool && !pool->parallel_for) pool->worker[lane].rests = true;
 #else
     (void)pool, (void)lane;
 #endif
