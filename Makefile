@@ -15,7 +15,7 @@ ifeq ($(filter -j%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 endif
 
-EXAMPLES = chat generate tokenize evaluate bench jobs minimal
+EXAMPLES = chat generate tokenize evaluate bench profile jobs minimal
 TOOLS = llm-convert llm-inspect
 PROGRAMS = $(EXAMPLES:%=build/%) $(TOOLS:%=build/%)
 BUILD = $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)

@@ -65,6 +65,7 @@
        LLM_NO_AVX512     without the AVX-512 kernels
        LLM_NO_SIMD128    without the NEON or WebAssembly kernels
        LLM_NO_TEMPLATE   without chat templates, and so without llm_chat
+       LLM_PROFILE       evaluations keep account of their time, see llm_session_profile
        LLM_OPENMP        with -fopenmp: pools run on OpenMP's threads
 
    WHAT IT KEEPS TO
@@ -437,6 +438,8 @@ typedef void (*llm_parallel_for)(void *user, void (*work)(void *context, uint32_
 
 typedef struct llm_pool_desc {
     uint32_t threads; /* the caller's own included; 0 = as many as there are cores */
+    bool pin;         /* each thread of the pool, not the caller's, stays on a core of its own;
+                         Linux only, elsewhere, or where it is refused, they are not pinned */
     llm_parallel_for
         parallel_for; /* given: no thread is started, `threads` says how many to ask for */
     void *user;       /* passed to it */
@@ -445,7 +448,8 @@ typedef struct llm_pool_desc {
 } llm_pool_desc;
 
 /* LLM_ERROR_ARGUMENT, _MEMORY; LLM_ERROR_THREAD when a thread does not start. Workers spin within
-   an evaluation and sleep between evaluations. */
+   an evaluation and for 50 microseconds after it; then they sleep. One that loses its core to
+   another process while others wait for it stays out for some milliseconds (known on Linux). */
 LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc);
 
 /* After the last evaluation with it; sessions and batches made with it may still be destroyed, read
@@ -572,6 +576,24 @@ LLM_API void llm_batch_cancel(llm_batch *batch);
 LLM_API const float *llm_batch_logits(const llm_batch *batch, const llm_session *session,
                                       uint32_t back);
 LLM_API const llm_error *llm_batch_error(const llm_batch *batch);
+
+#if defined(LLM_PROFILE)
+/* Where the time of one lane (a thread of the pool; 0 is the caller's) went since the last call, by
+   kind of step. The lanes' sums of work and wait are what evaluations took, but for starting. A
+   single row's "input" is made by every lane; its "heads" count as "attend". */
+#define LLM_PROFILE_STEPS 10
+typedef struct llm_profile {
+    const char *step; /* "embed", "input", "qkv", … */
+    uint64_t items;   /* done by this lane */
+    uint64_t work_ns; /* nanoseconds */
+    uint64_t wait_ns; /* for other lanes, after it */
+} llm_profile;
+
+/* Fills in profile [LLM_PROFILE_STEPS] and returns how many; 0 if there is no such lane, or no
+   evaluator. Not while an evaluation runs. */
+LLM_API uint32_t llm_session_profile(llm_session *session, uint32_t lane, llm_profile *profile);
+LLM_API uint32_t llm_batch_profile(llm_batch *batch, uint32_t lane, llm_profile *profile);
+#endif
 
 /* ======================================================================== */
 /* >>sampler-api: from logits to a token                                     */
@@ -999,6 +1021,10 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#if defined(__linux__)
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#endif
 #endif
 #endif
 #if defined(_MSC_VER)
@@ -4037,13 +4063,13 @@ static uint16_t llm__float_to_half(float x) {
 /* The inputs of a matmul, rows of `padded` values: quantised, and where a part is f32 or bf16
    also as floats. */
 typedef struct llm__input {
-    const int8_t *q;     /* [rows][stride] */
-    const int16_t *wide; /* the same as 16 bits, [rows][stride] */
-    const float *scale;  /* [rows][stride / 64], a scale per super-block */
-    const int16_t *sums; /* [rows][stride / 16], sum of q over 16 columns */
-    const int32_t *total; /* [rows][stride / 64], the same over a super-block */
-    const float *x;      /* [rows][stride] */
-    uint32_t stride;     /* the largest K of the model, padded */
+    int8_t *q;       /* [rows][stride] */
+    int16_t *wide;   /* the same as 16 bits, [rows][stride] */
+    float *scale;    /* [rows][stride / 64], a scale per super-block */
+    int16_t *sums;   /* [rows][stride / 16], sum of q over 16 columns */
+    int32_t *total;  /* [rows][stride / 64], the same over a super-block */
+    float *x;        /* [rows][stride] */
+    uint32_t stride; /* the largest K of the model, padded */
 } llm__input;
 
 typedef struct llm__kernels {
@@ -4120,11 +4146,9 @@ typedef uint64_t llm__atomic64 __attribute__((aligned(8)));
 LLM__INLINE uint64_t llm__load64(const llm__atomic64 *p) {
     return __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
-LLM__INLINE void llm__store64(llm__atomic64 *p, uint64_t v) {
-    __atomic_store_n(p, v, __ATOMIC_RELEASE);
-}
-LLM__INLINE uint64_t llm__fetch_add64(llm__atomic64 *p, uint64_t v) {
-    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+/* *p = v if it is *was, which otherwise becomes *p. */
+LLM__INLINE bool llm__exchange_if64(llm__atomic64 *p, uint64_t *was, uint64_t v) {
+    return __atomic_compare_exchange_n(p, was, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 #elif defined(_MSC_VER)
 LLM__INLINE uint32_t llm__load32(const uint32_t *p) {
@@ -4143,11 +4167,11 @@ typedef uint64_t llm__atomic64;
 LLM__INLINE uint64_t llm__load64(const uint64_t *p) {
     return (uint64_t)_InterlockedOr64((volatile __int64 *)p, 0);
 }
-LLM__INLINE void llm__store64(uint64_t *p, uint64_t v) {
-    (void)_InterlockedExchange64((volatile __int64 *)p, (__int64)v);
-}
-LLM__INLINE uint64_t llm__fetch_add64(uint64_t *p, uint64_t v) {
-    return (uint64_t)_InterlockedExchangeAdd64((volatile __int64 *)p, (__int64)v);
+LLM__INLINE bool llm__exchange_if64(uint64_t *p, uint64_t *was, uint64_t v) {
+    const uint64_t expected = *was;
+    *was = (uint64_t)_InterlockedCompareExchange64((volatile __int64 *)p, (__int64)v,
+                                                   (__int64)expected);
+    return *was == expected;
 }
 #else
 #error "llm.h needs atomics: GCC, clang or MSVC"
@@ -4185,12 +4209,32 @@ static uint64_t llm__now(void) {
 #endif
 }
 
+/* Into the second level of the cache; an address that is not there does no harm. */
+LLM__INLINE void llm__prefetch(const void *p) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p, 0, 2);
+#elif defined(_M_X64) || defined(_M_IX86)
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
+#else
+    (void)p;
+#endif
+}
+
 LLM__INLINE void llm__yield(void) {
 #if defined(_WIN32)
     (void)SwitchToThread();
 #elif !defined(LLM_NO_THREADS)
     (void)sched_yield();
 #endif
+}
+
+/* How often the system has taken the core from this thread; 0 where it does not say. */
+static uint32_t llm__interruptions(void) {
+#if defined(__linux__) && !defined(LLM_NO_THREADS)
+    struct rusage use;
+    if (getrusage(1 /* RUSAGE_THREAD, which wants _GNU_SOURCE */, &use) == 0) return (uint32_t)use.ru_nivcsw;
+#endif
+    return 0;
 }
 
 /* ---- the float environment: no flush of denormals, to nearest, on every thread that computes ---- */
@@ -4281,33 +4325,102 @@ LLM_API llm_result llm_model_prefetch(llm_model *model, const llm_prefetch_desc 
 /* What the engine room at the end of the file provides. */
 typedef void (*llm__lane)(void *context, uint32_t lane);
 static void llm__pool_run(llm_pool *pool, llm__lane work, void *context);
+static bool llm__pool_lost(llm_pool *pool, uint32_t lane, uint32_t us);
+static void llm__pool_rest(llm_pool *pool, uint32_t lane);
 static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_error *error);
 
 /* ======================================================================== */
 /* >>runner: a plan's items, taken by lanes                                  */
 /* ========================================================================
-   An evaluation is a list of steps; a step is a number of independent items. The cursor holds
-   (step << 32 | next item). A lane takes an item by adding one; who finishes the last item of a
-   step moves the cursor on. A lane waits only for items that another lane is running, so any
-   number of lanes makes progress, and stopping is not taking any more. */
+   An evaluation is a list of steps; a step is a number of independent items. Every lane has a share
+   of a step's items, neighbours, so that it reads weights from one end to the other and shares no
+   counter; when its own are taken, it takes from other shares. It counts what it has done when
+   there is nothing more to take, and who counts the last item moves on to the next step. A lane
+   waits only for items that another lane is running, so any number of lanes makes progress, and
+   stopping is not taking any more. */
+
+#define LLM__LINE    64u
+#ifndef LLM__AHEAD_BYTES
+#define LLM__AHEAD_BYTES 4096u
+#endif
+#define LLM__SPIN_US 50u  /* a wait goes to sleep, or yields, after so long */
+#define LLM__LATE_US 200u /* no item should keep others waiting for longer */
+
+typedef struct llm__share {
+    llm__atomic64 taken; /* (step + 1) << 32 | items taken from it; of an earlier step: none */
+    uint8_t line[LLM__LINE];
+} llm__share;
 
 typedef struct llm__run {
-    llm__atomic64 cursor;
-    uint32_t done; /* items of the present step that are finished */
+    uint32_t step; /* the present one; all lanes look at it while they wait */
+    uint8_t line[LLM__LINE];
+    uint32_t done; /* its items that have been counted */
+    uint8_t line_too[LLM__LINE];
     uint32_t stop; /* 1: the budget is spent, the evaluation is cancelled or has failed */
     uint32_t failed;
+    uint32_t late;       /* step + 1 that somebody waits for too long, */
+    uint32_t late_since; /* and since when, in the lower bits of llm__now's time */
+    uint32_t crowded;    /* a lane shall leave */
     uint32_t lanes;
+    llm__share *share;     /* [lanes] */
     const uint32_t *count; /* [steps] items, 0 = skip */
     uint32_t steps;
     uint32_t *cancel;  /* set from outside */
     uint64_t deadline; /* in llm__now's time, 0 = none */
     bool (*item)(void *user, uint32_t step, uint32_t item, uint32_t lane); /* false: failed */
+    void (*ahead)(void *user, uint32_t step, uint32_t item); /* a lane will begin there */
     void *user;
+    llm_pool *pool;
+#if defined(LLM_PROFILE)
+    uint64_t began; /* in nanoseconds */
+    void (*spent)(void *user, uint32_t step, uint32_t lane, uint32_t items, uint64_t ns);
+#endif
 } llm__run;
 
-static uint64_t llm__next_step(const llm__run *run, uint32_t step) {
+#if defined(LLM_PROFILE)
+#define LLM__PROFILED(statement) statement
+static uint64_t llm__now_ns(void) {
+#if defined(CLOCK_MONOTONIC) && !defined(_WIN32)
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+#else
+    return llm__now() * 1000;
+#endif
+}
+#else
+#define LLM__PROFILED(statement)
+#endif
+
+/* A lane's way through an evaluation. */
+typedef struct llm__walk {
+    llm__run *run;
+    uint32_t lane, step;
+    uint32_t empty; /* shares of the step, its own first, from which all is taken */
+    uint32_t items; /* that it has done in this step and not counted */
+    uint32_t interruptions;
+    bool worked, leaves;
+    LLM__PROFILED(uint64_t mark;) /* until when its time is accounted for */
+} llm__walk;
+
+static uint32_t llm__next_step(const llm__run *run, uint32_t step) {
     while (step < run->steps && !run->count[step]) step++;
-    return (uint64_t)step << 32;
+    return step;
+}
+
+LLM__INLINE uint32_t llm__share_begin(const llm__run *run, uint32_t step, uint32_t share) {
+    return (uint32_t)((uint64_t)run->count[step] * share / run->lanes);
+}
+
+/* What passed since the last call was work on so many items of the step, or with 0 a wait. */
+LLM__INLINE void llm__account(llm__walk *w, uint32_t items) {
+#if defined(LLM_PROFILE)
+    const uint64_t now = llm__now_ns();
+    w->run->spent(w->run->user, w->step, w->lane, items, now - w->mark);
+    w->mark = now;
+#else
+    (void)w, (void)items;
+#endif
 }
 
 /* Every lane looks at the clock, but not before it has done an item: a step always makes progress,
@@ -4321,38 +4434,107 @@ LLM__INLINE bool llm__should_stop(llm__run *run, bool worked) {
     return false;
 }
 
+/* A lane that comes late finds shares that belong to a later step. */
+static bool llm__take_from(llm__run *run, uint32_t step, uint32_t share, uint32_t *item) {
+    const uint32_t begin = llm__share_begin(run, step, share),
+                   size = llm__share_begin(run, step, share + 1) - begin;
+    const uint64_t none = ((uint64_t)step + 1) << 32;
+    uint64_t was;
+    if (!size) return false;
+    was = llm__load64(&run->share[share].taken);
+    do {
+        *item = was < none ? 0 : (uint32_t)was;
+        if (was >> 32 > none >> 32 || *item >= size) return false;
+    } while (!llm__exchange_if64(&run->share[share].taken, &was, none | (*item + 1)));
+    *item += begin;
+    return true;
+}
+
+static bool llm__take_item(llm__walk *w, uint32_t *item) {
+    for (; w->empty < w->run->lanes; w->empty++)
+        if (llm__take_from(w->run, w->step, (w->lane + w->empty) % w->run->lanes, item)) return true;
+    return false;
+}
+
+/* Another process on a core takes it for milliseconds, and what a lane has in hand then keeps all
+   others waiting: two lanes become slower than one. So a lane that was waited for and had lost its
+   core tells the pool, which knows whether that happens so often that the lane does harm. Then it
+   leaves; the first lane, which cannot, has another one leave, whose core the system gives it. */
+static void llm__notice_crowd(llm__walk *w) {
+    llm__run *run = w->run;
+    uint32_t interruptions;
+    if (w->lane && llm__load32(&run->crowded) && llm__exchange32(&run->crowded, 0)) w->leaves = true;
+    if (!w->items || llm__load32(&run->late) != w->step + 1) return;
+    interruptions = llm__interruptions();
+    if (interruptions == w->interruptions) return; /* the item was long, no more */
+    w->interruptions = interruptions;
+    if (!llm__pool_lost(run->pool, w->lane, (uint32_t)llm__now() - llm__load32(&run->late_since)))
+        return;
+    if (w->lane) w->leaves = true;
+    else llm__store32(&run->crowded, 1);
+}
+
+static void llm__count_done(llm__walk *w) {
+    llm__run *run = w->run;
+    if (w->items) llm__account(w, w->items);
+    if (run->lanes > 1) llm__notice_crowd(w);
+    if (w->items && llm__fetch_add32(&run->done, w->items) + w->items == run->count[w->step]) {
+        llm__store32(&run->done, 0);
+        llm__store32(&run->step, llm__next_step(run, w->step + 1));
+    }
+    w->items = 0;
+}
+
+/* Others still run the step's last items. */
+static void llm__wait_for_step(llm__walk *w) {
+    llm__run *run = w->run;
+    const uint32_t next = llm__next_step(run, w->step + 1);
+    uint64_t since = 0, now;
+    uint32_t spins;
+    if (next < run->steps && llm__share_begin(run, next, w->lane) < run->count[next])
+        run->ahead(run->user, next, llm__share_begin(run, next, w->lane));
+    for (spins = 1; llm__load32(&run->step) == w->step; spins++) {
+        llm__relax();
+        if (spins % 64) continue;
+        if (llm__should_stop(run, w->worked)) break;
+        now = llm__now();
+        if (!since) since = now;
+        if (now - since < LLM__SPIN_US) continue;
+        if (now - since > LLM__LATE_US && llm__load32(&run->late) != w->step + 1) {
+            llm__store32(&run->late_since, (uint32_t)since);
+            llm__store32(&run->late, w->step + 1);
+        }
+        llm__yield(); /* which counts as an interruption */
+        w->interruptions = llm__interruptions();
+    }
+    llm__account(w, 0);
+}
+
 static void llm__run_lane(void *context, uint32_t lane) {
     llm__run *run = LLM__CAST(llm__run *, context);
-    uint32_t saved = llm__float_environment(true, 0), waited = 0;
-    bool worked = false;
-    while (!llm__should_stop(run, worked)) {
-        uint64_t at = llm__load64(&run->cursor);
-        uint32_t step = (uint32_t)(at >> 32), item = (uint32_t)at;
-        if (step >= run->steps) break;
-        if (item < run->count[step]) {
-            at = llm__fetch_add64(&run->cursor, 1);
-            step = (uint32_t)(at >> 32), item = (uint32_t)at;
-        }
-        if (step >= run->steps) break;
-        if (item >= run->count[step]) { /* others still run the last items */
-            if (++waited > 2000) { /* some 50 microseconds: somebody else has the core */
-                llm__yield();
-                waited = 0;
+    uint32_t saved = llm__float_environment(true, 0), item;
+    llm__walk w;
+    memset(&w, 0, sizeof w);
+    w.run = run, w.lane = lane, w.step = llm__load32(&run->step);
+    if (run->lanes > 1) w.interruptions = llm__interruptions();
+    LLM__PROFILED(w.mark = run->began;)
+    if (w.step < run->steps) llm__account(&w, 0);
+    while (w.step < run->steps && !w.leaves && !llm__should_stop(run, w.worked)) {
+        if (llm__take_item(&w, &item)) {
+            if (!run->item(run->user, w.step, item, lane)) {
+                llm__store32(&run->stop, 1);
+                break;
             }
-            llm__relax();
+            w.items++;
+            w.worked = true;
             continue;
         }
-        waited = 0;
-        if (!run->item(run->user, step, item, lane)) {
-            llm__store32(&run->stop, 1);
-            break;
-        }
-        worked = true;
-        if (llm__fetch_add32(&run->done, 1) + 1 == run->count[step]) {
-            llm__store32(&run->done, 0);
-            llm__store64(&run->cursor, llm__next_step(run, step + 1));
-        }
+        llm__count_done(&w);
+        if (llm__load32(&run->step) == w.step && !w.leaves) llm__wait_for_step(&w);
+        if (llm__load32(&run->step) != w.step) w.step = llm__load32(&run->step), w.empty = 0;
     }
+    llm__count_done(&w);
+    if (w.leaves) llm__pool_rest(run->pool, lane);
     (void)llm__float_environment(false, saved);
 }
 
@@ -4388,6 +4570,8 @@ typedef struct llm__step {
     bool begins;               /* input: the layer's, where a page begins with the row */
     uint32_t layer;
     const float *gain, *post_gain; /* input: norms, or NULL */
+    const float *x;                /* input: the stream that it reads, */
+    float *next;                   /* and where it is finished (post_gain) */
     uint32_t width;                /* input: values per row */
     uint32_t unrotate, rotate;     /* input: blocks to rotate by, in this order; 0 = not */
     llm__part part[3];
@@ -4440,6 +4624,16 @@ typedef struct llm__running {
     bool any;
 } llm__running;
 
+/* What a lane has for itself. Nothing here has to last when an evaluation stops. */
+typedef struct llm__own {
+    llm__input in;     /* of a single row, */
+    uint32_t made;     /* for this step; 0 = none */
+    float *stream;     /* that row of the stream as `in` was made from it */
+    float *scratch;    /* for what an item needs */
+    LLM__PROFILED(llm_profile profile[LLM_PROFILE_STEPS];)
+    uint8_t line[LLM__LINE];
+} llm__own;
+
 struct llm_batch {
     llm_allocator allocator;
     size_t memory;
@@ -4462,22 +4656,19 @@ struct llm_batch {
     uint32_t *count; /* [steps] items */
     uint32_t steps;
     /* activations */
-    float *x, *y, *qkv, *attention, *hidden, *turns, *logits;
+    float *x, *x_too; /* the stream; where blocks have a norm of their own, in turn */
+    float *stream;    /* the one of them that the plan has come to */
+    float *y, *qkv, *attention, *hidden, *turns, *logits;
     int16_t *q16;   /* [kv heads][rows][group][head] queries of the int8 cache, */
     float *q_scale; /* [kv heads][rows][group] with their scales, */
     float *q32;     /* or those of the f16 cache */
     llm__input in;
-    int8_t *in_q;
-    int16_t *in_wide, *in_sums;
-    int32_t *in_total;
-    float *in_scale, *in_x;
     llm__split split;
     uint32_t most_parts;    /* rows times chunks of positions that may be items of their own */
     float *part;            /* [most_parts][heads][value] their sums … */
     llm__running *part_run; /* … and what belongs to these */
     uint32_t *arrived;      /* [most_parts][heads] finished chunks of each tile */
-    uint8_t *scratch; /* [lanes][scratch_size] */
-    size_t scratch_size;
+    llm__own *own; /* [lanes] */
 };
 
 LLM__INLINE uint32_t llm__up(uint32_t n, uint32_t to) { return (n + to - 1) / to * to; }
@@ -4663,25 +4854,30 @@ static void llm__begin_page(const llm_batch *b, uint32_t layer, uint32_t row) {
            llm__unit_size(&s->shape, s->desc.kv) * b->model->desc->kv_heads);
 }
 
-/* Makes row `item` of the matmul's input. */
+/* The row of the stream that is row `item` of a step. */
+LLM__INLINE uint32_t llm__stream_row(const llm_batch *b, const llm__step *step, uint32_t item) {
+    return step->last ? b->wanted[item] : item;
+}
+
+/* Makes the input of a matmul from row `item`, as row `to` of `in`; `next` is where that row of the
+   stream is finished, if it has to be. */
 static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t item,
-                            uint32_t lane) {
+                            const llm__input *in, uint32_t to, float *next, float *buffer) {
     const llm__file_desc *d = b->model->desc;
     const llm__kernels *kernels = &b->kernels;
-    const uint32_t row = step->last ? b->wanted[item] : item, padded = llm__padded(step->width);
-    const uint32_t aligned = llm__up(step->width, 16), stride = b->in.stride;
+    const uint32_t padded = llm__padded(step->width), aligned = llm__up(step->width, 16);
     const bool same = step->unrotate == step->rotate && !step->want_float; /* there and back */
-    float *buffer = (float *)(void *)(b->scratch + lane * b->scratch_size);
-    float *x = b->x + (size_t)row * b->shape.stream;
-    const float *from = step->from == LLM__FROM_STREAM ? x
+    const size_t row = llm__stream_row(b, step, item), at = (size_t)to * in->stride;
+    const float *x = step->x + row * b->shape.stream;
+    const float *from = step->from == LLM__FROM_STREAM ? step->post_gain ? next : x
                         : step->from == LLM__FROM_ATTENTION
-                            ? b->attention + (size_t)row * b->shape.attention
-                            : b->hidden + (size_t)row * b->shape.hidden;
-    if (step->begins) llm__begin_page(b, step->layer, row);
+                            ? b->attention + row * b->shape.attention
+                            : b->hidden + row * b->shape.hidden;
     if (step->post_gain) {
-        kernels->norm(buffer, b->y + (size_t)row * b->shape.stream, step->post_gain, aligned,
+        kernels->norm(buffer, b->y + row * b->shape.stream, step->post_gain, aligned,
                       llm__recip((float)d->width), d->norm_epsilon);
-        kernels->add(x, buffer, d->residual_scale, aligned);
+        memcpy(next, x, aligned * sizeof(float));
+        kernels->add(next, buffer, d->residual_scale, aligned);
     }
     if (step->gain)
         kernels->norm(buffer, from, step->gain, aligned, llm__recip((float)d->width),
@@ -4691,16 +4887,108 @@ static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t 
     if (padded > step->width)
         memset(buffer + step->width, 0, (padded - step->width) * sizeof(float));
     if (step->unrotate && !same) kernels->rotate(buffer, padded, step->unrotate);
-    if (step->want_float) memcpy(b->in_x + (size_t)item * stride, buffer, padded * sizeof(float));
+    if (step->want_float) memcpy(in->x + at, buffer, padded * sizeof(float));
     if (step->want_int) {
         if (step->rotate && !same) kernels->rotate(buffer, padded, step->rotate);
-        kernels->quantize(buffer, padded, llm__super_block(padded), b->in_q + (size_t)item * stride,
-                          b->in_wide + (size_t)item * stride,
-                          b->in_scale + (size_t)item * (stride / 64),
-                          b->in_sums + (size_t)item * (stride / 16));
-        llm__total_sums(b->in_sums + (size_t)item * (stride / 16), padded, llm__super_block(padded),
-                        b->in_total + (size_t)item * (stride / 64));
+        kernels->quantize(buffer, padded, llm__super_block(padded), in->q + at, in->wide + at,
+                          in->scale + at / 64, in->sums + at / 16);
+        llm__total_sums(in->sums + at / 16, padded, llm__super_block(padded), in->total + at / 64);
     }
+}
+
+#if defined(LLM_PROFILE)
+enum {
+    LLM__PROFILE_EMBED,
+    LLM__PROFILE_INPUT,
+    LLM__PROFILE_QKV,
+    LLM__PROFILE_HEADS,
+    LLM__PROFILE_ATTEND,
+    LLM__PROFILE_OUT,
+    LLM__PROFILE_GATE_UP,
+    LLM__PROFILE_DOWN,
+    LLM__PROFILE_HEAD,
+    LLM__PROFILE_CAP
+};
+
+static llm_profile *llm__profile_of(const llm_batch *b, uint32_t number, uint32_t lane) {
+    const llm__step *step = &b->step[number];
+    uint32_t at = LLM__PROFILE_CAP;
+    switch (step->op) {
+    case LLM__OP_EMBED: at = LLM__PROFILE_EMBED; break;
+    case LLM__OP_INPUT: at = LLM__PROFILE_INPUT; break;
+    case LLM__OP_HEADS: at = LLM__PROFILE_HEADS; break;
+    case LLM__OP_ATTEND: at = LLM__PROFILE_ATTEND; break;
+    case LLM__OP_MATMUL:
+        at = step->last                           ? LLM__PROFILE_HEAD
+             : step->out == b->qkv                ? LLM__PROFILE_QKV
+             : step->to == LLM__TO_GATE           ? LLM__PROFILE_GATE_UP
+             : step[-1].from == LLM__FROM_ATTENTION ? LLM__PROFILE_OUT
+                                                  : LLM__PROFILE_DOWN;
+        break;
+    default: break;
+    }
+    return &b->own[lane].profile[at];
+}
+
+static void llm__spent(void *user, uint32_t number, uint32_t lane, uint32_t items, uint64_t ns) {
+    llm_profile *p = llm__profile_of(LLM__CAST(llm_batch *, user), number, lane);
+    if (items) p->work_ns += ns;
+    else p->wait_ns += ns;
+    p->items += items;
+}
+
+/* Part of what the matmul takes was making its input. */
+static void llm__profile_moved(const llm_batch *b, uint32_t number, uint32_t lane, uint64_t ns) {
+    llm_profile *input = llm__profile_of(b, number - 1, lane);
+    llm__profile_of(b, number, lane)->work_ns -= ns;
+    input->work_ns += ns;
+    input->items++;
+}
+
+static uint32_t llm__take_profile(llm_batch *b, uint32_t lane, llm_profile *to) {
+    static const char *const names[LLM_PROFILE_STEPS] = {
+        "embed", "input", "qkv", "heads", "attend", "out", "gate and up", "down", "head", "cap"};
+    uint32_t i;
+    if (!b || lane >= b->lanes) return 0;
+    memcpy(to, b->own[lane].profile, sizeof b->own[lane].profile);
+    memset(b->own[lane].profile, 0, sizeof b->own[lane].profile);
+    for (i = 0; i < LLM_PROFILE_STEPS; i++) to[i].step = names[i];
+    return LLM_PROFILE_STEPS;
+}
+#endif
+
+/* One row: it takes less time to make its input than to wait until another lane has made it, so
+   every lane makes its own when it comes to the matmul, and INPUT is no step. */
+LLM__INLINE bool llm__makes_own(const llm_batch *b, const llm__step *step) {
+    return (step->last ? b->used_logits : b->used_rows) == 1;
+}
+
+static const llm__input *llm__own_input(const llm_batch *b, uint32_t number, uint32_t item,
+                                        uint32_t lane) {
+    const llm__step *step = &b->step[number - 1];
+    const size_t row = llm__stream_row(b, step, 0);
+    llm__own *own = &b->own[lane];
+    if (own->made != number) {
+        LLM__PROFILED(const uint64_t start = llm__now_ns();)
+        llm__make_input(b, step, 0, &own->in, 0, own->stream, own->scratch);
+        own->made = number;
+        LLM__PROFILED(llm__profile_moved(b, number, lane, llm__now_ns() - start);)
+    }
+    if (item == 0) { /* what the lanes share is written once */
+        if (step->begins) llm__begin_page(b, step->layer, (uint32_t)row);
+        if (step->post_gain)
+            memcpy(step->next + row * b->shape.stream, own->stream,
+                   llm__up(step->width, 16) * sizeof(float));
+    }
+    return &own->in;
+}
+
+static void llm__shared_input(const llm_batch *b, const llm__step *step, uint32_t item,
+                              uint32_t lane) {
+    const uint32_t row = llm__stream_row(b, step, item);
+    if (step->begins) llm__begin_page(b, step->layer, row);
+    llm__make_input(b, step, item, &b->in, item, step->next + (size_t)row * b->shape.stream,
+                    b->own[lane].scratch);
 }
 
 /* Every NaN has these bits in the end: its sign and payload depend on the hardware, and on the order
@@ -4732,14 +5020,14 @@ static void llm__put(const llm_batch *b, const llm__step *step, const llm__part 
 }
 
 /* A few panels against up to 256 rows. Gate and up lie in turn: an odd panel ends a pair. */
-static void llm__matmul(const llm_batch *b, const llm__step *step, uint32_t item,
-                        uint32_t all_rows, uint32_t lane) {
+static void llm__matmul(const llm_batch *b, const llm__step *step, const llm__input *in,
+                        uint32_t item, uint32_t all_rows, uint32_t lane) {
     const uint32_t blocks = (all_rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE;
     const uint32_t row = item % blocks * LLM__ROWS_AT_ONCE;
     const uint32_t rows = llm__least(all_rows - row, LLM__ROWS_AT_ONCE);
     uint32_t at = item / blocks * step->per_item, i, p, first = 0;
     const uint32_t end = llm__least(at + step->per_item, step->panels);
-    float *out = (float *)(void *)(b->scratch + lane * b->scratch_size), *gate = out + 16 * rows;
+    float *out = b->own[lane].scratch, *gate = out + 16 * rows;
     for (i = 0; i < step->parts && at < end; first += step->part[i++].panels) {
         const llm__part *part = &step->part[i];
         const llm__tensor *w = part->weight;
@@ -4747,7 +5035,7 @@ static void llm__matmul(const llm_batch *b, const llm__step *step, uint32_t item
         const size_t size = llm__panel_size(w->type, padded);
         for (p = at - first; at < end && p < part->panels; p++, at++) {
             float *to = step->to == LLM__TO_GATE && p % 2 == 0 ? gate : out;
-            b->kernels.panel[w->type](to, w->data + p * size, padded, &b->in, row, rows);
+            b->kernels.panel[w->type](to, w->data + p * size, padded, in, row, rows);
             if (part->bias) {
                 uint32_t r;
                 for (r = 0; r < rows; r++)
@@ -5028,7 +5316,7 @@ LLM__INLINE size_t llm__part_at(const llm_batch *b, const llm__tile *tile, uint3
 static void llm__attend_tile(const llm_batch *b, const llm__tile *tile, bool parts, uint32_t lane) {
     const llm__file_desc *d = b->model->desc;
     const uint32_t n = b->shape.value, group = b->shape.group;
-    float *total = (float *)(void *)(b->scratch + lane * b->scratch_size);
+    float *total = b->own[lane].scratch;
     float *sums = total + (size_t)LLM__QUERIES * n;
     llm__running total_run[LLM__QUERIES], run[LLM__QUERIES];
     uint32_t chunk, i;
@@ -5136,7 +5424,10 @@ static llm_result llm__need_item(const llm_batch *b, const llm__step *step, uint
     case LLM__OP_INPUT:
         if (llm__need_vector(b, step->gain, m->desc->width, error)) return LLM_ERROR_IO;
         return llm__need_vector(b, step->post_gain, m->desc->width, error);
-    case LLM__OP_MATMUL: return llm__need_panels(b, step, item, error);
+    case LLM__OP_MATMUL:
+        if (llm__makes_own(b, step) && llm__need_item(b, step - 1, item, error))
+            return LLM_ERROR_IO;
+        return llm__need_panels(b, step, item, error);
     case LLM__OP_HEADS:
     case LLM__OP_ATTEND:
         for (i = LLM__Q_NORM; i <= LLM__K_NORM; i++)
@@ -5161,9 +5452,11 @@ static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
     if (b->model->read && !llm__read_for_item(b, step, item)) return false;
     switch (step->op) {
     case LLM__OP_EMBED: llm__embed(b, item); break;
-    case LLM__OP_INPUT: llm__make_input(b, step, item, lane); break;
+    case LLM__OP_INPUT: llm__shared_input(b, step, item, lane); break;
     case LLM__OP_MATMUL:
-        llm__matmul(b, step, item, step->last ? b->used_logits : b->used_rows, lane);
+        llm__matmul(b, step,
+                    llm__makes_own(b, step) ? llm__own_input(b, number, item, lane) : &b->in, item,
+                    step->last ? b->used_logits : b->used_rows, lane);
         break;
     case LLM__OP_HEADS:
         llm__heads(b, step->layer, item / b->model->desc->kv_heads, item % b->model->desc->kv_heads);
@@ -5172,6 +5465,23 @@ static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
     default: llm__cap(b, item); break;
     }
     return true;
+}
+
+/* While a lane waits for others: the first lines of what it reads next. */
+static void llm__fetch_ahead(void *user, uint32_t number, uint32_t item) {
+    const llm_batch *b = LLM__CAST(const llm_batch *, user);
+    const llm__step *step = &b->step[number];
+    const uint32_t rows = step->last ? b->used_logits : b->used_rows;
+    const llm__tensor *w;
+    uint32_t panel, i = 0;
+    size_t size, at;
+    if (step->op != LLM__OP_MATMUL) return;
+    panel = item / ((rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE) * step->per_item;
+    while (panel >= step->part[i].panels) panel -= step->part[i++].panels;
+    w = step->part[i].weight;
+    size = llm__panel_size(w->type, llm__padded(w->cols));
+    for (at = 0; at < LLM__AHEAD_BYTES && at < size; at += LLM__LINE)
+        llm__prefetch(w->data + panel * size + at);
 }
 
 /* ---- compiling the plan ---- */
@@ -5194,7 +5504,16 @@ static llm__step *llm__plan_input(llm_batch *b, uint32_t layer, uint32_t from, u
     step->from = (uint8_t)from;
     step->width = width;
     step->unrotate = basis;
+    step->x = step->next = b->stream;
     return step;
+}
+
+/* The block before has a norm of its own (or NULL): this input finishes the stream. All lanes may
+   read a row of it while one writes it, so it goes to the other of two places. */
+static void llm__plan_post_norm(llm_batch *b, llm__step *input, const float *gain) {
+    input->post_gain = gain;
+    if (gain) b->stream = b->stream == b->x ? b->x_too : b->x;
+    input->next = b->stream;
 }
 
 static llm__step *llm__plan_matmul(llm_batch *b, uint32_t layer, uint32_t to, float *out,
@@ -5237,7 +5556,7 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
     input->gain = llm__vector(m, layer, LLM__ATTN_NORM);
     input->begins = true;
-    if (layer) input->post_gain = llm__vector(m, layer - 1, LLM__FFN_POST_NORM);
+    if (layer) llm__plan_post_norm(b, input, llm__vector(m, layer - 1, LLM__FFN_POST_NORM));
     step = llm__plan_matmul(b, layer, LLM__TO_STORE, b->qkv, b->shape.qkv);
     llm__plan_part(input, step, &t[LLM__Q], llm__vector(m, layer, LLM__Q_BIAS), 0);
     llm__plan_part(input, step, &t[LLM__K], llm__vector(m, layer, LLM__K_BIAS), b->shape.k_at);
@@ -5248,12 +5567,12 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     input = llm__plan_input(b, layer, LLM__FROM_ATTENTION, d->heads * d->value_size, basis);
     step = t[LLM__ATTN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
-               : llm__plan_matmul(b, layer, LLM__TO_ADD, b->x, b->shape.stream);
+               : llm__plan_matmul(b, layer, LLM__TO_ADD, b->stream, b->shape.stream);
     llm__plan_part(input, step, &t[LLM__ATTN_OUT], llm__vector(m, layer, LLM__ATTN_OUT_BIAS), 0);
 
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
     input->gain = llm__vector(m, layer, LLM__FFN_NORM);
-    input->post_gain = llm__vector(m, layer, LLM__ATTN_POST_NORM);
+    llm__plan_post_norm(b, input, llm__vector(m, layer, LLM__ATTN_POST_NORM));
     step = llm__plan_matmul(b, layer, LLM__TO_GATE, b->hidden, b->shape.hidden);
     llm__plan_part(input, step, &t[LLM__GATE_UP], llm__vector(m, layer, LLM__GATE_UP_BIAS), 0);
     step->per_item = llm__up(step->per_item, 2);
@@ -5261,7 +5580,7 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     input = llm__plan_input(b, layer, LLM__FROM_HIDDEN, d->ffn, 0);
     step = t[LLM__FFN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
-               : llm__plan_matmul(b, layer, LLM__TO_ADD, b->x, b->shape.stream);
+               : llm__plan_matmul(b, layer, LLM__TO_ADD, b->stream, b->shape.stream);
     llm__plan_part(input, step, &t[LLM__DOWN], llm__vector(m, layer, LLM__DOWN_BIAS), 0);
 }
 
@@ -5270,30 +5589,28 @@ static void llm__plan(llm_batch *b) {
     const llm__file_desc *d = m->desc;
     const llm__tensor *head = llm__tensor_at(m, LLM__NONE, LLM__HEAD);
     llm__step *input, *step;
-    uint32_t layer, i, groups;
+    uint32_t layer, i;
     if (!head->data) head = llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING);
     b->steps = 0;
+    b->stream = b->x;
     llm__new_step(b, LLM__OP_EMBED, 0);
     for (layer = 0; layer < d->layers; layer++) llm__plan_layer(b, layer);
     input = llm__plan_input(b, d->layers, LLM__FROM_STREAM, d->width, 0);
     input->gain = llm__vector(m, LLM__NONE, LLM__OUT_NORM);
-    input->post_gain = llm__vector(m, d->layers - 1, LLM__FFN_POST_NORM);
+    llm__plan_post_norm(b, input, llm__vector(m, d->layers - 1, LLM__FFN_POST_NORM));
     input->last = true;
     step = llm__plan_matmul(b, d->layers, LLM__TO_STORE, b->logits, b->shape.vocab);
     llm__plan_part(input, step, head, llm__vector(m, LLM__NONE, LLM__HEAD_BIAS), 0);
     step->last = true;
     if (d->logit_softcap > 0 || llm__bits(d->logit_scale) != llm__bits(1.0f))
         llm__new_step(b, LLM__OP_CAP, d->layers)->last = true;
-    for (i = 0; i < b->steps; i++) { /* some eight items per lane, if they are large enough */
-        step = &b->step[i];
-        if (step->op != LLM__OP_MATMUL) continue;
-        groups = step->panels / (8 * b->lanes);
-        if (m->read) { /* not much to read before a step can stop */
-            const llm__tensor *w = step->part[0].weight;
-            const size_t size = llm__panel_size(w->type, llm__padded(w->cols));
-            groups = llm__least(groups, (uint32_t)(LLM_READ_MOST / size));
-        }
-        if (groups > step->per_item) step->per_item = llm__up(groups, 2);
+    for (i = 0; m->read && i < b->steps; i++) { /* as large as a read, but some eight per lane */
+        const llm__tensor *w = b->step[i].part[0].weight;
+        uint32_t groups = b->step[i].panels / (8 * b->lanes);
+        if (b->step[i].op != LLM__OP_MATMUL) continue;
+        groups = llm__least(groups, (uint32_t)(LLM_READ_MOST /
+                                               llm__panel_size(w->type, llm__padded(w->cols))));
+        if (groups > b->step[i].per_item) b->step[i].per_item = llm__up(groups, 2);
     }
 }
 
@@ -5333,6 +5650,7 @@ static void llm__count_items(llm_batch *b) {
         case LLM__OP_ATTEND:
             b->count[i] = b->model->desc->kv_heads * b->split.tiles * b->split.chunks;
             break;
+        case LLM__OP_INPUT: b->count[i] = llm__makes_own(b, step) ? 0 : rows; break;
         default: b->count[i] = rows; break;
         }
     }
@@ -5363,18 +5681,41 @@ static void *llm__take(llm__arena *arena, size_t count, size_t size) {
 
 /* ---- batch ---- */
 
+static void llm__lay_out_input(const llm__shape *s, llm__input *in, size_t rows,
+                               llm__arena *arena) {
+    in->stride = s->input;
+    in->q = LLM__TAKE(int8_t, rows * s->input);
+    in->wide = LLM__TAKE(int16_t, rows * s->input);
+    in->sums = LLM__TAKE(int16_t, rows * (s->input / 16));
+    in->total = LLM__TAKE(int32_t, rows * (s->input / 64));
+    in->scale = LLM__TAKE(float, rows *(s->input / 64));
+    in->x = LLM__TAKE(float, rows * s->input);
+}
+
+static void llm__lay_out_own(const llm_batch *b, llm__own *own, llm__arena *arena) {
+    const llm__shape *s = &b->shape;
+    size_t scratch = 2 * 16 * (size_t)llm__least(b->rows, LLM__ROWS_AT_ONCE);
+    if (scratch < s->input) scratch = s->input;
+    if (scratch < 2 * LLM__QUERIES * (size_t)s->value) scratch = 2 * LLM__QUERIES * (size_t)s->value; /* sums of a tile */
+    llm__lay_out_input(s, &own->in, 1, arena);
+    own->stream = LLM__TAKE(float, s->stream);
+    own->scratch = LLM__TAKE(float, scratch);
+}
+
 static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     const llm__file_desc *d = b->model->desc;
     const llm__shape *s = &b->shape;
     const size_t rows = b->rows, steps = 4 + (size_t)d->layers * LLM__STEPS_PER_LAYER;
-    const uint32_t attend = 2 * LLM__QUERIES * s->value; /* floats of a tile's sums */
     size_t parts;
+    llm__own measured;
+    uint32_t i;
     b->entry = LLM__TAKE(llm__entry, rows);
     b->row = LLM__TAKE(llm__row, rows);
     b->wanted = LLM__TAKE(uint32_t, b->most_logits);
     b->step = LLM__TAKE(llm__step, steps);
     b->count = LLM__TAKE(uint32_t, steps);
     b->x = LLM__TAKE(float, rows * s->stream);
+    b->x_too = LLM__TAKE(float, rows * s->stream);
     b->y = LLM__TAKE(float, rows * s->stream);
     b->qkv = LLM__TAKE(float, rows * s->qkv);
     b->attention = LLM__TAKE(float, rows * s->attention);
@@ -5394,16 +5735,11 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->part = LLM__TAKE(float, parts * s->value);
     b->part_run = LLM__TAKE(llm__running, parts);
     b->arrived = LLM__TAKE(uint32_t, parts);
-    b->in_q = LLM__TAKE(int8_t, rows * s->input);
-    b->in_wide = LLM__TAKE(int16_t, rows * s->input);
-    b->in_sums = LLM__TAKE(int16_t, rows * (s->input / 16));
-    b->in_total = LLM__TAKE(int32_t, rows * (s->input / 64));
-    b->in_scale = LLM__TAKE(float, rows *(s->input / 64));
-    b->in_x = LLM__TAKE(float, rows * s->input);
-    b->scratch_size = 2 * 16 * sizeof(float) * llm__least(b->rows, LLM__ROWS_AT_ONCE);
-    if (b->scratch_size < sizeof(float) * s->input) b->scratch_size = sizeof(float) * s->input;
-    if (b->scratch_size < sizeof(float) * attend) b->scratch_size = sizeof(float) * attend;
-    b->scratch = LLM__TAKE(uint8_t, b->lanes * b->scratch_size);
+    llm__lay_out_input(s, &b->in, rows, arena);
+    b->run.share = LLM__TAKE(llm__share, b->lanes);
+    b->own = LLM__TAKE(llm__own, b->lanes);
+    for (i = 0; i < b->lanes; i++)
+        llm__lay_out_own(b, b->own ? &b->own[i] : &measured, arena);
     b->logits = LLM__CAST(float *, llm__take(arena, b->most_logits, s->vocab * sizeof(float)));
 }
 
@@ -5446,8 +5782,6 @@ static void llm__set_batch(llm_batch *b, const llm_batch_desc *d) {
 static void llm__make_batch(llm_batch *b, const llm_batch_desc *d, llm__arena *arena) {
     llm__set_batch(b, d);
     llm__lay_out_batch(b, arena);
-    b->in.q = b->in_q, b->in.wide = b->in_wide, b->in.scale = b->in_scale;
-    b->in.sums = b->in_sums, b->in.total = b->in_total, b->in.x = b->in_x, b->in.stride = b->shape.input;
     llm__plan(b);
 }
 
@@ -5595,13 +5929,19 @@ LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const i
 }
 
 static void llm__begin(llm_batch *b) {
+    llm__run *run = &b->run;
     llm__count_items(b);
-    memset(&b->run, 0, sizeof b->run);
-    b->run.count = b->count;
-    b->run.steps = b->steps;
-    b->run.item = llm__run_item;
-    b->run.user = b;
-    b->run.cursor = llm__next_step(&b->run, 0);
+    memset(run->share, 0, b->lanes * sizeof *run->share);
+    run->failed = run->done = 0;
+    run->lanes = b->lanes;
+    run->count = b->count;
+    run->steps = b->steps;
+    run->item = llm__run_item;
+    run->ahead = llm__fetch_ahead;
+    run->user = b;
+    run->pool = b->pool;
+    LLM__PROFILED(run->spent = llm__spent;)
+    run->step = llm__next_step(run, 0);
     b->running = true;
 }
 
@@ -5610,9 +5950,11 @@ static llm_result llm__continue(llm_batch *b, uint64_t deadline, uint32_t *cance
     uint32_t i;
     b->run.deadline = deadline;
     b->run.cancel = cancel;
-    b->run.stop = 0;
+    b->run.stop = b->run.late = b->run.crowded = 0;
+    for (i = 0; i < b->lanes; i++) b->own[i].made = 0;
+    LLM__PROFILED(b->run.began = llm__now_ns();)
     llm__pool_run(b->pool, llm__run_lane, &b->run);
-    if ((uint32_t)(b->run.cursor >> 32) < b->steps) {
+    if (b->run.step < b->steps) {
         if (!llm__load32(cancel)) {
             b->running = !b->run.failed; /* a failed evaluation begins again */
             return b->running ? LLM_PENDING : LLM_ERROR_IO;
@@ -5650,6 +5992,15 @@ LLM_API llm_result llm_batch_step(llm_batch *batch, uint64_t budget_us) {
                   (unsigned)entries);
     return r;
 }
+
+#if defined(LLM_PROFILE)
+LLM_API uint32_t llm_batch_profile(llm_batch *batch, uint32_t lane, llm_profile *profile) {
+    return llm__take_profile(batch, lane, profile);
+}
+LLM_API uint32_t llm_session_profile(llm_session *session, uint32_t lane, llm_profile *profile) {
+    return llm__take_profile(session ? session->own : NULL, lane, profile);
+}
+#endif
 
 LLM_API void llm_batch_cancel(llm_batch *batch) {
     if (batch) llm__store32(&batch->cancel, 1);
@@ -12617,9 +12968,12 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat) {
 
 /* ---- >>pool-threads: the pool ---- */
 
-#define LLM__MOST_LANES         256u
-#define LLM__SPINS_BEFORE_SLEEP 3000u /* of a pause each: some 50 microseconds */
-#define LLM__WORKER_STACK       ((size_t)1 << 18)
+#define LLM__MOST_LANES      256u
+#define LLM__WORKER_STACK    ((size_t)1 << 18)
+#define LLM__MOST_LOST_US    16000u
+#define LLM__LEAST_REST_US   64000u
+#define LLM__LONGEST_REST_US 256000u
+#define LLM__OPEN            0x10000u /* of a gate's number; the lower half counts workers */
 
 #if defined(LLM_OPENMP) && !defined(LLM_NO_THREADS)
 #define LLM_NO_THREADS /* of our own */
@@ -12647,6 +13001,11 @@ typedef pthread_cond_t llm__condition;
 typedef struct llm__worker {
     llm_pool *pool;
     uint32_t lane;
+    uint32_t lost_us; /* that others waited for it while it had no core; ages with time, */
+    uint64_t lost_at; /* seen last at */
+    bool rests;       /* it shall be out for a while */
+    uint32_t rest_us; /* how long it was so last, */
+    uint64_t rested;  /* until when */
 #if !defined(LLM_NO_THREADS)
     llm__thread thread;
 #endif
@@ -12662,49 +13021,99 @@ struct llm_pool {
 #if !defined(_WIN32)
     pid_t process; /* that its threads belong to */
 #endif
-    /* What to run: odd generations are running. Changed by the owner of `taken` only. */
-    uint32_t generation, running, sleepers, quit;
+    bool pin;
+    /* Upper half: a number, odd while an evaluation runs, which workers may then enter; lower half:
+       how many have. Who is not there does not keep an evaluation from ending. */
+    uint32_t gate, sleepers, quit;
     llm__lane work;
     void *context;
 #if !defined(LLM_NO_THREADS)
     llm__mutex mutex;
     llm__condition wake;
 #endif
-    llm__worker worker[1]; /* [threads - 1] */
+    llm__worker worker[1]; /* [threads]; the first is the caller */
 };
 
 #if !defined(LLM_NO_THREADS)
-/* Waits for a generation after `seen`: spins, then sleeps. */
-static uint32_t llm__await(llm_pool *pool, uint32_t seen) {
-    uint32_t spins, now;
-    for (spins = 0; spins < LLM__SPINS_BEFORE_SLEEP; spins++) {
-        if ((now = llm__load32(&pool->generation)) != seen) return now;
-        llm__relax();
+static void llm__sleep_ms(uint32_t ms) {
+#if defined(_WIN32)
+    Sleep(ms);
+#else
+    struct timespec t = {0, 0};
+    t.tv_nsec = (long)ms * 1000000;
+    (void)nanosleep(&t, NULL);
+#endif
+}
+
+/* This thread to the core number `lane` of those that the process may use. */
+static void llm__pin_thread(uint32_t lane) {
+#if defined(__linux__) && defined(SYS_sched_setaffinity)
+    enum { CORES = 1024, BITS = 8 * sizeof(unsigned long) };
+    unsigned long may[CORES / BITS], one[CORES / BITS];
+    uint32_t core;
+    memset(may, 0, sizeof may), memset(one, 0, sizeof one);
+    if (syscall(SYS_sched_getaffinity, 0, sizeof may, may) < 0) return;
+    for (core = 0; core < CORES; core++) {
+        if (!(may[core / BITS] >> core % BITS & 1) || lane--) continue;
+        one[core / BITS] = 1ul << core % BITS;
+        (void)syscall(SYS_sched_setaffinity, 0, sizeof one, one);
+        return;
     }
+#else
+    (void)lane;
+#endif
+}
+
+static bool llm__may_enter(llm_pool *pool, uint32_t last) {
+    const uint32_t number = llm__load32(&pool->gate) / LLM__OPEN;
+    return (number % 2 && number != last) || llm__load32(&pool->quit);
+}
+
+/* Waits for an evaluation other than the last that this worker entered: spins, then sleeps. */
+static void llm__await(llm_pool *pool, uint32_t last) {
+    const uint64_t since = llm__now();
+    uint32_t spins;
+    for (spins = 1; !llm__may_enter(pool, last); spins++) {
+        llm__relax();
+        if (spins % 64 == 0 && llm__now() - since >= LLM__SPIN_US) break;
+    }
+    if (llm__may_enter(pool, last)) return;
     llm__lock(&pool->mutex);
     pool->sleepers++;
-    while ((now = llm__load32(&pool->generation)) == seen) llm__sleep_on(&pool->wake, &pool->mutex);
+    while (!llm__may_enter(pool, last)) llm__sleep_on(&pool->wake, &pool->mutex);
     pool->sleepers--;
     llm__unlock(&pool->mutex);
-    return now;
+}
+
+/* Twice as long as the last time, if that is not long ago. */
+static void llm__rest(llm__worker *w) {
+    const uint64_t start = llm__now();
+    const bool again = w->rest_us && start - w->rested < 4 * (uint64_t)w->rest_us;
+    w->rest_us = again ? llm__least(2 * w->rest_us, LLM__LONGEST_REST_US) : LLM__LEAST_REST_US;
+    while (llm__now() - start < w->rest_us && !llm__load32(&w->pool->quit)) llm__sleep_ms(2);
+    w->rested = llm__now();
+    w->rests = false;
 }
 
 static void llm__worker_loop(llm__worker *worker) {
     llm_pool *pool = worker->pool;
-    uint32_t seen = 0;
+    uint32_t last = 0;
+    if (pool->pin) llm__pin_thread(worker->lane);
     for (;;) {
-        seen = llm__await(pool, seen);
+        llm__await(pool, last);
         if (llm__load32(&pool->quit)) return;
-        pool->work(pool->context, worker->lane);
-        llm__fetch_add32(&pool->running, (uint32_t)-1);
+        last = llm__fetch_add32(&pool->gate, 1) / LLM__OPEN;
+        if (last % 2) pool->work(pool->context, worker->lane);
+        llm__fetch_add32(&pool->gate, (uint32_t)-1);
+        if (worker->rests) llm__rest(worker);
     }
 }
 
-/* Publishes a new generation and wakes who sleeps. */
+/* Opens the gate and wakes who sleeps. */
 static void llm__announce(llm_pool *pool) {
     bool asleep;
     llm__lock(&pool->mutex);
-    llm__fetch_add32(&pool->generation, 1);
+    llm__fetch_add32(&pool->gate, LLM__OPEN);
     asleep = pool->sleepers > 0;
     llm__unlock(&pool->mutex);
     if (asleep) llm__wake_all(&pool->wake);
@@ -12747,7 +13156,7 @@ static void llm__stop_workers(llm_pool *pool) {
     uint32_t i;
     llm__store32(&pool->quit, 1);
     llm__announce(pool);
-    for (i = 0; i < pool->started; i++) llm__join(&pool->worker[i]);
+    for (i = 1; i <= pool->started; i++) llm__join(&pool->worker[i]);
     pool->started = 0;
 }
 
@@ -12778,14 +13187,14 @@ static llm_result llm__start_workers(llm_pool *pool, llm_error *error) {
     uint32_t i;
     if (!llm__make_locks(pool))
         return llm__fail(error, LLM_ERROR_THREAD, "pool: no mutex to be had");
-    for (i = 0; i + 1 < pool->threads; i++) {
+    for (i = 1; i < pool->threads; i++) {
         pool->worker[i].pool = pool;
-        pool->worker[i].lane = i + 1;
+        pool->worker[i].lane = i;
         if (!llm__start(&pool->worker[i])) {
             llm__stop_workers(pool);
             llm__drop_locks(pool);
             return llm__fail(error, LLM_ERROR_THREAD, "pool: thread %u of %u did not start",
-                             (unsigned)i + 2, (unsigned)pool->threads);
+                             (unsigned)i + 1, (unsigned)pool->threads);
         }
         pool->started++;
     }
@@ -12825,7 +13234,7 @@ LLM_API llm_result llm_pool_create(llm_pool **pool, const llm_pool_desc *desc) {
     if (!p) return llm__fail(desc->error, LLM_ERROR_MEMORY, "pool: no memory for %zu bytes", size);
     memset(p, 0, size);
     p->allocator = desc->allocator, p->memory = size, p->threads = threads;
-    p->parallel_for = desc->parallel_for, p->user = desc->user;
+    p->parallel_for = desc->parallel_for, p->user = desc->user, p->pin = desc->pin;
 #if !defined(_WIN32)
     p->process = getpid();
 #endif
@@ -12865,6 +13274,36 @@ LLM_API void llm_pool_destroy(llm_pool *pool) {
 
 LLM_API uint32_t llm_pool_threads(const llm_pool *pool) { return pool ? pool->threads : 1; }
 
+/* From within its work: others waited for a lane that had no core. True: for so much of
+   the time, so that they do as well without it. */
+static bool llm__pool_lost(llm_pool *pool, uint32_t lane, uint32_t us) {
+#if !defined(LLM_NO_THREADS)
+    const uint64_t now = llm__now();
+    llm__worker *w;
+    uint64_t aged;
+    if (!pool || pool->parallel_for) return false;
+    w = &pool->worker[lane];
+    aged = (now - w->lost_at) * 3 / 8;
+    w->lost_us = us + (w->lost_us > aged ? w->lost_us - (uint32_t)aged : 0);
+    w->lost_at = now;
+    if (w->lost_us <= LLM__MOST_LOST_US) return false;
+    w->lost_us = 0;
+    return true;
+#else
+    (void)pool, (void)lane, (void)us;
+    return false;
+#endif
+}
+
+/* From within its work: the lane is not called for a while. */
+static void llm__pool_rest(llm_pool *pool, uint32_t lane) {
+#if !defined(LLM_NO_THREADS)
+    if (pool && !pool->parallel_for) pool->worker[lane].rests = true;
+#else
+    (void)pool, (void)lane;
+#endif
+}
+
 /* Runs work(context, lane) on this thread as lane 0 and on what the pool can spare. */
 static void llm__pool_run(llm_pool *pool, llm__lane work, void *context) {
     if (!pool || pool->threads < 2 || (!pool->parallel_for && !llm__has_threads(pool)) ||
@@ -12884,10 +13323,10 @@ static void llm__pool_run(llm_pool *pool, llm__lane work, void *context) {
         uint32_t spins;
         pool->work = work;
         pool->context = context;
-        llm__store32(&pool->running, pool->threads - 1);
         llm__announce(pool);
         work(context, 0);
-        for (spins = 1; llm__load32(&pool->running); spins++) {
+        llm__fetch_add32(&pool->gate, LLM__OPEN);
+        for (spins = 1; llm__load32(&pool->gate) % LLM__OPEN; spins++) {
             if (spins % 2000 == 0) llm__yield(); /* somebody else has a worker's core */
             llm__relax();
         }
@@ -13690,9 +14129,9 @@ LLM__AVX2_INLINE void llm__scores4_f16_avx2(uint32_t count, float *dot, const fl
         __m256 a0 = _mm256_setzero_ps(), a1 = a0, a2 = a0, a3 = a0, w;
         for (c = 0; c < n; c++) {
             w = llm__half8(k + 16 * c);
-#define LLM__LINE(i) a##i = llm__add8(a##i, llm__mul8(_mm256_set1_ps(q[i * n + c]), w));
-            LLM__FOUR_QUERIES(LLM__LINE)
-#undef LLM__LINE
+#define LLM__ADD_LINE(i) a##i = llm__add8(a##i, llm__mul8(_mm256_set1_ps(q[i * n + c]), w));
+            LLM__FOUR_QUERIES(LLM__ADD_LINE)
+#undef LLM__ADD_LINE
         }
 #define LLM__END(i) _mm256_storeu_ps(dot + 64 * i + t, a##i);
         LLM__FOUR_QUERIES(LLM__END)
@@ -13707,9 +14146,9 @@ LLM__AVX2_INLINE void llm__values4_f16_avx2(uint32_t count, float *out, const fl
         __m256 a0 = _mm256_setzero_ps(), a1 = a0, a2 = a0, a3 = a0, w;
         for (t = first; t <= last; t++) {
             w = llm__half8(v + t * n + c);
-#define LLM__LINE(i) a##i = llm__add8(a##i, llm__mul8(_mm256_set1_ps(p[64 * i + t]), w));
-            LLM__FOUR_QUERIES(LLM__LINE)
-#undef LLM__LINE
+#define LLM__ADD_LINE(i) a##i = llm__add8(a##i, llm__mul8(_mm256_set1_ps(p[64 * i + t]), w));
+            LLM__FOUR_QUERIES(LLM__ADD_LINE)
+#undef LLM__ADD_LINE
         }
 #define LLM__END(i) llm__keep8(out + i * n + c, keep[i], take[i], a##i);
         LLM__FOUR_QUERIES(LLM__END)
@@ -14568,13 +15007,13 @@ LLM__AVX512_INLINE void llm__dots16_avx512(uint32_t count, __m512 *dot, const in
         LLM__PREFETCH(w + 64 + ahead);
         const __m512i u = _mm512_xor_si512(llm__load512(w), flip);
         const __m512i v = _mm512_xor_si512(llm__load512(w + 64), flip);
-#define LLM__LINE(t)                                                             \
+#define LLM__ADD_LINE(t)                                                             \
     h##t = _mm512_dpbusd_epi32(h##t, u, llm__four512(high + t * stride));        \
     l##t = _mm512_dpbusd_epi32(l##t, u, llm__four512(low + t * stride));         \
     i##t = _mm512_dpbusd_epi32(i##t, v, llm__four512(high + t * stride + 4));    \
     m##t = _mm512_dpbusd_epi32(m##t, v, llm__four512(low + t * stride + 4));
-        LLM__FOUR_QUERIES(LLM__LINE)
-#undef LLM__LINE
+        LLM__FOUR_QUERIES(LLM__ADD_LINE)
+#undef LLM__ADD_LINE
     }
 #define LLM__END(t)                                                              \
     h##t = _mm512_slli_epi32(_mm512_add_epi32(h##t, i##t), 7);                   \

@@ -290,6 +290,145 @@ static void test_fork(void) {
     llm_pool_destroy(pool);
 }
 
+/* ---- stopping at every item ---- */
+
+static uint32_t turn;
+static void in_turn(void *user, void (*work)(void *context, uint32_t index), void *context, uint32_t count) {
+    uint32_t i;
+    (void)user;
+    turn++; /* another lane is first each time: it does an item, and then the budget is spent */
+    for (i = 0; i < count; i++) work(context, (i + turn) % count);
+}
+
+/* A prompt of many rows, single rows, and rows of two sessions, a microsecond at a time. */
+static void stop_everywhere(llm_pool *pool, const llm_model *m, const int32_t *tokens, const char *what) {
+    static const uint32_t cuts[] = {5, 1, 1, 70, 1, 1, 2, 1};
+    llm_session_desc d;
+    llm_session *s, *whole;
+    uint32_t at = 0, i, steps;
+    llm_result r;
+    memset(&d, 0, sizeof d);
+    d.model = m, d.context = TOKENS;
+    CHECK(!llm_session_create(&whole, &d), "%s", what);
+    d.pool = pool;
+    CHECK(!llm_session_create(&s, &d), "%s", what);
+    for (i = 0; i < sizeof cuts / sizeof *cuts; at += cuts[i++]) {
+        CHECK(!llm_session_feed(s, tokens + at, cuts[i]), "%s", llm_session_error(s)->text);
+        for (steps = 1; (r = llm_step(s, 1)) == LLM_PENDING; steps++) {
+        }
+        CHECK(!r && steps > 8, "%s: %s after %u steps", what, llm_result_name(r), steps);
+        CHECK(!llm_eval(whole, tokens + at, cuts[i]), "%s", llm_session_error(whole)->text);
+        CHECK(!memcmp(llm_session_logits(s, 0), llm_session_logits(whole, 0), fixture_vocab(m) * sizeof(float)),
+              "%s: other bits at %u", what, at);
+    }
+    llm_session_destroy(whole);
+    llm_session_destroy(s);
+}
+
+static void test_stops(void) {
+    static const char *const names[] = {"llama-tied", "qwen3", "gemma", "gemma-pattern"};
+    int32_t tokens[TOKENS];
+    llm_pool_desc d;
+    llm_pool *pool;
+    llm_model *m;
+    unsigned i, k;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        m = fixture_open(names[i], i % 2 ? "q4" : "q8");
+        fixture_ids(names[i], tokens);
+        for (k = FIXTURE_TOKENS; k < TOKENS; k++) tokens[k] = tokens[k - FIXTURE_TOKENS];
+        stop_everywhere(NULL, m, tokens, names[i]);
+        memset(&d, 0, sizeof d);
+        d.threads = 3, d.parallel_for = in_turn;
+        if (llm_pool_create(&pool, &d)) exit(1);
+        stop_everywhere(pool, m, tokens, names[i]);
+        llm_pool_destroy(pool);
+        pool = pool_of(3);
+        stop_everywhere(pool, m, tokens, names[i]);
+        llm_pool_destroy(pool);
+        llm_model_close(m);
+    }
+}
+
+/* ---- lanes that leave ---- */
+
+static uint32_t entered;
+static void lose(void *context, uint32_t lane) {
+    uint32_t i;
+    llm__fetch_add32(&entered, 1);
+    if (lane) { /* a core lost for long, again and again */
+        for (i = 0; i < 8 && !llm__pool_lost((llm_pool *)context, lane, 3000); i++) {
+        }
+        CHECK(i > 4 && i < 8, "out after %u losses of 3 ms", i);
+        llm__pool_rest((llm_pool *)context, lane);
+    }
+    for (i = 0; !lane && i < 100 && llm__load32(&entered) < 2; i++) (void)usleep(1000);
+}
+static void enter(void *context, uint32_t lane) {
+    (void)context, (void)lane;
+    llm__fetch_add32(&entered, 1);
+    (void)usleep(1000);
+}
+/* A worker that does harm stays out for a while, and comes back; what runs meanwhile does not wait. */
+static void test_rest(void) {
+    llm_pool *pool = pool_of(2);
+    llm_session *s = session_of(pool, plain());
+    unsigned i;
+    llm__pool_run(pool, lose, pool);
+    CHECK(entered == 2, "%u lanes", entered);
+    entered = 0;
+    llm__pool_run(pool, enter, NULL);
+    CHECK(entered == 1, "%u lanes while one rests", entered);
+    CHECK(!llm_eval(s, ids, 20) && right(s), "%s", llm_session_error(s)->text);
+    for (i = 0; i < 400 && entered < 2; i++) {
+        entered = 0;
+        llm__pool_run(pool, enter, NULL);
+    }
+    CHECK(entered == 2, "it is not back after %u ms", i);
+    CHECK(!llm__pool_lost(NULL, 1, 1000000), "no pool");
+    llm_session_destroy(s);
+    llm_pool_destroy(pool);
+}
+
+/* ---- pinned threads ---- */
+
+#if defined(__linux__)
+static uint32_t cores[3];
+static uint32_t cores_allowed(void) {
+    unsigned long may[16];
+    uint32_t i, n = 0;
+    memset(may, 0, sizeof may);
+    if (syscall(SYS_sched_getaffinity, 0, sizeof may, may) < 0) return 0;
+    for (i = 0; i < 16 * 8 * sizeof *may; i++) n += may[i / (8 * sizeof *may)] >> i % (8 * sizeof *may) & 1;
+    return n;
+}
+static void count_cores(void *context, uint32_t lane) {
+    uint32_t i;
+    (void)context;
+    llm__store32(&cores[lane], cores_allowed());
+    for (i = 0; i < 2000 && (!llm__load32(&cores[1]) || !llm__load32(&cores[2])); i++) (void)usleep(1000);
+}
+static void test_pin(void) {
+    const uint32_t all = cores_allowed();
+    uint32_t pin;
+    for (pin = 0; pin < 2; pin++) {
+        llm_pool_desc d;
+        llm_pool *pool;
+        llm_session *s;
+        memset(&d, 0, sizeof d), memset(cores, 0, sizeof cores);
+        d.threads = 3, d.pin = pin != 0;
+        if (llm_pool_create(&pool, &d)) exit(1);
+        llm__pool_run(pool, count_cores, NULL);
+        CHECK(cores[0] == all, "the caller has %u cores of %u", cores[0], all);
+        CHECK(cores[1] == (pin && all > 1 ? 1 : all), "a thread has %u cores of %u", cores[1], all);
+        CHECK(cores[2] == (pin && all > 2 ? 1 : all), "more threads than cores: %u of %u", cores[2], all);
+        s = session_of(pool, plain());
+        CHECK(!llm_eval(s, ids, 20) && right(s), "%s", llm_session_error(s)->text);
+        llm_session_destroy(s);
+        llm_pool_destroy(pool);
+    }
+}
+#endif
+
 int main(int count, char **arguments) {
     fixture_arguments(count, arguments);
     model = fixture_open("llama-tied", "q8");
@@ -297,6 +436,11 @@ int main(int count, char **arguments) {
     test_users();
     test_pool_ends();
     test_fork();
+    test_stops();
+    test_rest();
+#if defined(__linux__)
+    test_pin();
+#endif
     free(want);
     llm_model_close(model);
     return check_report("test_threads");
