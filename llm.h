@@ -5855,6 +5855,9 @@ typedef struct llm__rank_edge {
     uint32_t rank, id;
 } llm__rank_edge;
 
+/* What keeps a block's values from being used as they are. */
+enum { LLM__CHANGED = 1 /* by patches or the mask */, LLM__ABNORMAL = 2 /* NaN or +inf */ };
+
 /* How a distance from the largest logit becomes a weight. */
 typedef struct llm__heat {
     float peak, scale; /* weight = 2^(42 - (peak - value) * scale / 2^20) */
@@ -5879,7 +5882,7 @@ typedef struct llm__view {
     const llm__patch *patches; /* ascending ids */
     size_t patch_count;
     float *tops;          /* largest value of each block, -inf where none is allowed */
-    unsigned char *dirty; /* blocks that must be cleaned before use; NULL: none */
+    unsigned char *dirty; /* [blocks] LLM__CHANGED, LLM__ABNORMAL; NULL: none */
     int32_t top;          /* key of the largest value; ranks count from here */
     llm__rank_edge edge;       /* kept by logit */
     bool cut, typical;    /* is anything cut; is `band` in use */
@@ -5950,28 +5953,33 @@ LLM__INLINE size_t llm__block_size(const llm__view *view, size_t block) {
     return left < LLM__LOGIT_BLOCK ? left : (size_t)LLM__LOGIT_BLOCK;
 }
 
-/* The total weight of a whole block: llm__steps_below and llm__weight in loops that vectorise.
-   `moment` gets the sum of weight / 2^8 x steps: below 2^54 each, so below 2^62. */
-static uint64_t llm__block_mass(const llm__exp_table *table, const llm__heat *heat,
-                                const float *values, size_t count, uint64_t *moment) {
-    float distances[LLM__LOGIT_BLOCK];
-    uint32_t bits[LLM__LOGIT_BLOCK];
-    int32_t steps[LLM__LOGIT_BLOCK];
-    uint64_t mass = 0, sum = 0;
+/* llm__steps_below of a whole block, in a loop that vectorises; past the end its weight is 0. */
+static void llm__block_steps(const llm__heat *heat, const float *values, size_t count,
+                             int32_t steps[LLM__LOGIT_BLOCK]) {
     const float peak = heat->peak, scale = heat->scale;
     const int32_t limit = (int32_t)heat->limit;
+    float padded[LLM__LOGIT_BLOCK];
     size_t i;
-    for (i = 0; i < count; i++) distances[i] = peak - values[i];
-    for (; i < LLM__LOGIT_BLOCK; i++) distances[i] = (float)LLM__FLT_MAX; /* weight 0 */
-    LLM__PIN_ARRAY(distances);
-    memcpy(bits, distances, sizeof bits);
-    for (i = 0; i < LLM__LOGIT_BLOCK; i++) {
-        int32_t b = (int32_t)(bits[i] & 0x7fffffffu);
-        bits[i] = (uint32_t)(b < limit ? b : limit);
+    if (count < LLM__LOGIT_BLOCK) {
+        memcpy(padded, values, count * sizeof *padded);
+        for (i = count; i < LLM__LOGIT_BLOCK; i++) padded[i] = llm__float(LLM__MINUS_INF);
+        values = padded;
     }
-    memcpy(distances, bits, sizeof bits);
-    LLM__PIN_ARRAY(distances);
-    for (i = 0; i < LLM__LOGIT_BLOCK; i++) steps[i] = (int32_t)(distances[i] * scale);
+    for (i = 0; i < LLM__LOGIT_BLOCK; i++) { /* the bits in between keep the two roundings apart */
+        int32_t bits = (int32_t)(llm__bits(peak - values[i]) & 0x7fffffffu);
+        bits = bits < limit ? bits : limit;
+        steps[i] = (int32_t)(llm__float((uint32_t)bits) * scale);
+    }
+}
+
+/* The total weight of a whole block. `moment` gets the sum of weight / 2^8 x steps: below 2^54
+   each, so below 2^62. */
+static uint64_t llm__block_mass(const llm__exp_table *table, const llm__heat *heat,
+                                const float *values, size_t count, uint64_t *moment) {
+    int32_t steps[LLM__LOGIT_BLOCK];
+    uint64_t mass = 0, sum = 0;
+    size_t i;
+    llm__block_steps(heat, values, count, steps);
     if (!moment) {
         for (i = 0; i < LLM__LOGIT_BLOCK; i++) mass += llm__weight(table, (uint32_t)steps[i]);
         return mass;
@@ -6003,25 +6011,42 @@ static float llm__largest(const float *values, size_t count, bool *abnormal) {
     return llm__float_of_key(key < -LLM__KEY_MAX ? -LLM__KEY_MAX - 1 : key);
 }
 
+/* Takes NaN for -inf, and +inf for the largest number. */
+static void llm__block_clean(float *values, size_t count) {
+    size_t i;
+    for (i = 0; i < count; i++) {
+        int32_t key = llm__float_key(values[i]);
+        if (key > LLM__KEY_MAX + 1 || key < -LLM__KEY_MAX) key = -LLM__KEY_MAX - 1;
+        else if (key > LLM__KEY_MAX) key = LLM__KEY_MAX;
+        values[i] = llm__float_of_key(key);
+    }
+}
+
+/* Takes -inf for what the mask's bits, from those of the first value on, do not allow. */
+static void llm__block_mask(float *values, size_t count, const uint32_t *mask) {
+    size_t i, k;
+    for (i = 0; i < count; i += 32, mask++) {
+        if (*mask == UINT32_MAX) continue;
+        for (k = 0; k < 32 && i + k < count; k++)
+            if (!(*mask >> k & 1)) values[i + k] = llm__float(LLM__MINUS_INF);
+    }
+}
+
 /* The values of a block, in `buffer` if the mask, patches, NaN or +inf change any. */
 static const float *llm__block_values(const llm__view *view, size_t block, float *buffer) {
-    size_t base = block * LLM__LOGIT_BLOCK, count = llm__block_size(view, block), i, low, high;
+    const size_t base = block * LLM__LOGIT_BLOCK, count = llm__block_size(view, block);
+    size_t low = 0, high = view->patch_count;
     if (!view->dirty || !view->dirty[block]) return view->values + base;
-    for (i = 0; i < count; i++) buffer[i] = view->values[base + i];
-    for (low = 0, high = view->patch_count; low < high;) { /* first patch of this block */
+    memcpy(buffer, view->values + base, count * sizeof *buffer);
+    while (low < high) { /* first patch of this block */
         size_t middle = low + (high - low) / 2;
         if (view->patches[middle].id < base) low = middle + 1;
         else high = middle;
     }
     for (; low < view->patch_count && view->patches[low].id < base + count; low++)
         buffer[view->patches[low].id - base] = view->patches[low].value;
-    for (i = 0; i < count; i++) {
-        bool allowed = !view->mask || (view->mask[(base + i) / 32] >> (base + i) % 32 & 1);
-        int32_t key = llm__float_key(buffer[i]);
-        if (!allowed || key > LLM__KEY_MAX + 1 || key < -LLM__KEY_MAX) key = -LLM__KEY_MAX - 1;
-        else if (key > LLM__KEY_MAX) key = LLM__KEY_MAX;
-        buffer[i] = llm__float_of_key(key);
-    }
+    if (view->dirty[block] & LLM__ABNORMAL) llm__block_clean(buffer, count);
+    if (view->mask) llm__block_mask(buffer, count, view->mask + base / 32);
     return buffer;
 }
 
@@ -6035,7 +6060,7 @@ static void llm__view_scan(llm__view *view, bool again) {
         if (again && !view->dirty[block]) continue;
         view->tops[block] = llm__largest(llm__block_values(view, block, buffer), count, &abnormal);
         if (!abnormal) continue;
-        view->dirty[block] = 1;
+        view->dirty[block] |= LLM__ABNORMAL;
         view->tops[block] = llm__largest(llm__block_values(view, block, buffer), count, &abnormal);
     }
     view->top = -LLM__KEY_MAX - 1;
@@ -6488,8 +6513,9 @@ static llm_result llm__view_patch(llm__view *view, llm_sampler *s, const uint32_
     view->mask = mask;
     view->patches = s->patches;
     view->patch_count = llm__patch_all(s, view->values);
-    if (mask) memset(s->dirty, 1, s->blocks);
-    for (i = 0; i < view->patch_count; i++) s->dirty[s->patches[i].id / LLM__LOGIT_BLOCK] = 1;
+    for (i = 0; mask && i < s->blocks; i++) s->dirty[i] |= LLM__CHANGED;
+    for (i = 0; i < view->patch_count; i++)
+        s->dirty[s->patches[i].id / LLM__LOGIT_BLOCK] |= LLM__CHANGED;
     if (mask || view->patch_count) llm__view_scan(view, true);
     if (view->top >= -LLM__KEY_MAX) return LLM_OK;
     return llm__fail(error, LLM_ERROR_NUMERIC,
