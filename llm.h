@@ -5980,9 +5980,12 @@ static uint64_t llm__block_mass(const llm__exp_table *table, const llm__heat *he
     uint64_t mass = 0, sum = 0;
     size_t i;
     llm__block_steps(heat, values, count, steps);
-    if (!moment) {
-        for (i = 0; i < LLM__LOGIT_BLOCK; i++) mass += llm__weight(table, (uint32_t)steps[i]);
-        return mass;
+    if (!moment) { /* two sums: one alone waits for itself */
+        for (i = 0; i < LLM__LOGIT_BLOCK; i += 2) {
+            mass += llm__weight(table, (uint32_t)steps[i]);
+            sum += llm__weight(table, (uint32_t)steps[i + 1]);
+        }
+        return mass + sum;
     }
     for (i = 0; i < LLM__LOGIT_BLOCK; i++) {
         uint64_t weight = llm__weight(table, (uint32_t)steps[i]);
