@@ -65,6 +65,7 @@
        LLM_NO_AVX512     without the AVX-512 kernels
        LLM_NO_SIMD128    without the NEON or WebAssembly kernels
        LLM_NO_TEMPLATE   without chat templates, and so without llm_chat
+       LLM_NO_MESSAGES   the text of an error is the name of its code, and nothing more
        LLM_OPENMP        with -fopenmp: pools run on OpenMP's threads
 
    WHAT IT KEEPS TO
@@ -1071,6 +1072,20 @@ LLM_API const char *llm_result_name(llm_result result) {
 
 static size_t llm__tok_utf8(const uint8_t *s, size_t n, uint32_t *scalar);
 
+/* Fills `error` (may be NULL) and returns `code`, so that a refusal is one statement. */
+#if defined(LLM_NO_MESSAGES)
+/* Arguments are looked at, for warnings, but not evaluated. */
+static LLM__UNUSED int llm__words(const char *format, ...) LLM__PRINTF(1, 2);
+static LLM__UNUSED int llm__words(const char *format, ...) { return (void)format, 0; }
+#define llm__fail(error, code, ...) ((void)sizeof(llm__words(__VA_ARGS__)), llm__fail_as(error, code))
+
+static LLM__UNUSED llm_result llm__fail_as(llm_error *error, llm_result code) {
+    if (!error) return code;
+    error->code = code;
+    memcpy(error->text, llm_result_name(code), strlen(llm_result_name(code)) + 1);
+    return code;
+}
+#else
 /* What a file calls its parts, and a host its files, may be any bytes. A message is one line of
    whole characters, none of which steers a terminal. */
 static void llm__clean(char *text, bool cut) {
@@ -1090,26 +1105,20 @@ static void llm__clean(char *text, bool cut) {
     }
 }
 
-/* Fills `error` (may be NULL) and returns `code`, so that a refusal is one statement. */
-static llm_result llm__vfail(llm_error *error, llm_result code, const char *format, va_list args)
-    LLM__PRINTF(3, 0);
-static llm_result llm__vfail(llm_error *error, llm_result code, const char *format, va_list args) {
-    int size;
-    if (!error) return code;
-    error->code = code;
-    size = llm__vsnprintf(error->text, sizeof error->text, format, args);
-    llm__clean(error->text, size >= (int)sizeof error->text);
-    return code;
-}
 static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...)
     LLM__PRINTF(3, 4) LLM__UNUSED;
 static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...) {
     va_list args;
+    int size;
+    if (!error) return code;
+    error->code = code;
     va_start(args, format);
-    (void)llm__vfail(error, code, format, args);
+    size = llm__vsnprintf(error->text, sizeof error->text, format, args);
     va_end(args);
+    llm__clean(error->text, size >= (int)sizeof error->text);
     return code;
 }
+#endif
 
 /* NULL when there is no memory; size 0 is treated as 1. 64-byte aligned, not zeroed. */
 static LLM__UNUSED void *llm__allocate(const llm_allocator *a, size_t size) {
@@ -5909,8 +5918,6 @@ struct llm_sampler {
     llm__heat plain, heated; /* at temperature 1, at the set one; peak not set */
     double min_p_distance; /* -ln(min_p); below 0: off */
     uint64_t top_p_fixed, typical_p_fixed; /* times 2^32 */
-    llm__exp_table table;
-    uint64_t bins[LLM__BINS];
     /* arrays of this block */
     uint64_t *masses;     /* [blocks] */
     uint64_t *sorted;     /* [top_logprobs] */
@@ -5924,6 +5931,8 @@ struct llm_sampler {
     uint32_t *ring;       /* [window] */
     unsigned char *dirty; /* [blocks] */
     float super[LLM_SAMPLER_MAX_VOCAB / LLM__LOGIT_BLOCK / LLM__LOGIT_BLOCK]; /* tops of tops */
+    llm__exp_table table;
+    uint64_t bins[LLM__BINS];
 };
 
 /* Distance from the peak in steps; whatever is too far, -inf and NaN included, gets weight 0. */
@@ -7334,36 +7343,48 @@ typedef struct llm__tpl_exits {
     int32_t breaks, continues;
 } llm__tpl_exits;
 
-typedef struct llm__tpl {
-    const llm_template_desc *desc;
+typedef struct llm__tpl { /* what is used most comes first: short offsets make small code */
     llm_result result;
-    uint64_t steps, serial, max_steps;
-    size_t memory, max_memory, max_output;
-    /* memory */
-    llm__tpl_chunk *chunks;
-    char *arena;
-    size_t arena_left;
-    llm__tpl_array code, consts, names, vars, out; /* out: bytes, then as many origins */
+    uint32_t where; /* of the token or operation at hand: what an error names */
+    const llm_template_desc *desc;
     /* source */
     const char *src;
     uint32_t n_src, pos;
-    uint32_t where; /* of the token or operation at hand: what an error names */
-    int depth, brackets;
-    bool in_block;
     llm__tpl_token token;
     llm__tpl_exits *exits;
-    bool in_macro;
+    int depth, brackets;
+    bool in_block, in_macro;
     /* machine */
+    uint32_t sp, n_scopes, n_loops, n_calls;
+    uint32_t name_loop;
     llm__tval *stack;
     llm__tpl_scope *scopes;
     llm__tpl_loop *loops;
     llm__tpl_call *calls;
-    uint32_t sp, n_scopes, n_loops, n_calls;
-    uint32_t name_loop;
+    /* memory */
+    llm__tpl_array out, code, vars, names, consts; /* out: bytes, then as many origins */
+    llm__tpl_chunk *chunks;
+    char *arena;
+    size_t arena_left;
+    uint64_t steps, serial, max_steps;
+    size_t memory, max_memory, max_output;
 } llm__tpl;
 
 /* ---- errors, steps, memory ------------------------------------------------------------------- */
 
+/* The parser sees the end, once there was an error. */
+static void llm__tpl_end(llm__tpl *t, llm_result code) {
+    t->result = code;
+    t->pos = t->n_src;
+    t->token.kind = 0;
+}
+
+#if defined(LLM_NO_MESSAGES)
+#define llm__tpl_fail(t, code, ...) ((void)sizeof(llm__words(__VA_ARGS__)), llm__tpl_fail_as(t, code))
+static void llm__tpl_fail_as(llm__tpl *t, llm_result code) {
+    if (t->result == LLM_OK) llm__tpl_end(t, llm__fail_as(t->desc->error, code));
+}
+#else
 static void llm__tpl_fail(llm__tpl *t, llm_result code, const char *format, ...) LLM__PRINTF(3, 4);
 static void llm__tpl_fail(llm__tpl *t, llm_result code, const char *format, ...) {
     uint32_t i, line = 1, column = 1;
@@ -7377,11 +7398,10 @@ static void llm__tpl_fail(llm__tpl *t, llm_result code, const char *format, ...)
     va_start(args, format);
     (void)llm__vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    t->result = llm__fail(t->desc->error, code, "chat template, line %u, column %u: %s",
-                          (unsigned)line, (unsigned)column, text);
-    t->pos = t->n_src; /* the parser sees the end */
-    t->token.kind = 0;
+    llm__tpl_end(t, llm__fail(t->desc->error, code, "chat template, line %u, column %u: %s",
+                              (unsigned)line, (unsigned)column, text));
 }
+#endif
 
 /* One of the bounds that the caller may set. */
 static void llm__tpl_fail_limit(llm__tpl *t, const char *what, uint64_t limit, const char *unit) {
@@ -10159,7 +10179,7 @@ static bool llm__tpl_power(int64_t a, int64_t b, int64_t *r) {
     return true;
 }
 
-static const char *llm__tpl_operator_name(int op) {
+static LLM__UNUSED const char *llm__tpl_operator_name(int op) {
     static const char names[][3] = {"+", "-", "*", "/", "//", "%", "**"};
     return names[op - LLM__O_ADD];
 }
