@@ -6455,6 +6455,7 @@ static uint32_t llm__draw_token(const llm__view *view, llm_sampler *s) {
     }
 }
 
+LLM__SMALL
 /* A logit after bias and penalties. NaN and -inf stay what they are. */
 static float llm__patched(const llm_sampler *s, float logit, double bias, uint32_t count) {
     const llm_sampler_desc *d = &s->desc;
@@ -6638,7 +6639,6 @@ LLM_API llm_result llm_sampler_distribution(llm_sampler *s, const float *logits,
     return LLM_OK;
 }
 
-LLM__SMALL
 /* ------------------------------------------------------------------------ */
 /* The object: settings, memory, the penalty window.                         */
 /* ------------------------------------------------------------------------ */
