@@ -13,7 +13,8 @@ STRICT = ("-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wun
           "-Werror").split()
 STRICT_C = ["-Wstrict-prototypes", "-Wmissing-prototypes"]
 LIBRARIES = ["-lm", "-lpthread"]
-SWITCHES = ["LLM_STATIC", "LLM_NO_THREADS", "LLM_NO_MMAP", "LLM_NO_AVX2", "LLM_NO_AVX512", "LLM_NO_TEMPLATE"]
+SWITCHES = ["LLM_STATIC", "LLM_NO_THREADS", "LLM_NO_MMAP", "LLM_NO_AVX2", "LLM_NO_AVX512", "LLM_NO_TEMPLATE",
+            "LLM_NO_MESSAGES"]
 
 IMPLEMENTATION = '#define LLM_IMPLEMENTATION\n#include "llm.h"\n'
 USE = """#include "llm.h"

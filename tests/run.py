@@ -31,6 +31,7 @@ LIBRARIES = ["-lm", "-lpthread"]
 SCRIPTS = [
     ("flags", [PYTHON, "tests/flags.py"], [], 1200),
     ("messages", [PYTHON, "tests/messages.py"], [], 60),
+    ("size", [PYTHON, "tests/size.py"], [], 1200),
     ("bits of compilers", [PYTHON, "tests/bits.py"], [], 1200),
     ("bits of the sampler", ["env", "CFLAGS_EXTRA=-DLLM_NO_TEMPLATE", "sh", "tests/bits_sampler.sh"], [], 200),
     ("soak", [PYTHON, "tests/soak.py", "100000", "1"], [], 200),
