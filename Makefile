@@ -28,7 +28,7 @@ all: $(PROGRAMS) ## build the programs into build/ (this is what `make` does)
 build models:
 	@mkdir -p $@
 
-$(EXAMPLES:%=build/%): build/%: examples/%.c examples/options.h llm.h | build
+$(EXAMPLES:%=build/%): build/%: examples/%.c examples/options.h examples/probe.h llm.h | build
 	$(BUILD) -o $@ $< $(LDLIBS)
 
 CONVERT_HEADERS := $(wildcard tools/convert/*.h)

@@ -401,7 +401,8 @@ static int parse_option(options *o, const char *name, const char *value) {
     } else if (strcmp(name, "--random") == 0) {
         o->random = random_find(value);
         if (!o->random)
-            return usage_error("--random is \"%s\", expected " RANDOM_NAMES, value);
+            return usage_error("--random is \"%s\", expected tiny, smollm2-135m, qwen3-0.6b or "
+                               "llama-3.2-1b", value);
     } else if (strcmp(name, "--threads") == 0) {
         char *end;
         long threads = strtol(value, &end, 10);

@@ -26,7 +26,6 @@ static const random_shape random_shapes[] = {
     {"smollm2-135m", "llama", 30, 576, 1536, 9, 3, 64, 49152, 8192, 1e-5, 1e5},
     {"qwen3-0.6b", "qwen3", 28, 1024, 3072, 16, 8, 128, 151936, 40960, 1e-6, 1e6},
     {"llama-3.2-1b", "llama", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 1e-5, 5e5}};
-#define RANDOM_NAMES "tiny, smollm2-135m, qwen3-0.6b or llama-3.2-1b"
 
 enum { RANDOM_SEED = 1 };
 
