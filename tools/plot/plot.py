@@ -52,7 +52,7 @@ def curves(points, test, over):
 
 
 def draw(pyplot, lines, title, label, path):
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
     for i, (name, line) in enumerate(lines.items()):
         axes.plot(*zip(*line), marker=MARKS[i % len(MARKS)], markersize=4, linewidth=1.5, label=name,
                   linestyle="--" if name.startswith("llama.cpp") else "-")
@@ -60,9 +60,10 @@ def draw(pyplot, lines, title, label, path):
     axes.set_xscale("symlog", base=2, linthresh=32)
     ticks = sorted({x for line in lines.values() for x, _ in line})
     axes.set_xticks(ticks, [str(x) for x in ticks])
+    axes.set_xlim(ticks[0] * 0.9, ticks[-1] * 1.1 + 1)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None, dpi=150)
     pyplot.close(figure)
     print(path)
