@@ -163,7 +163,7 @@ def options():
     o.text = TEXT
     if o.quick:
         o.models, o.rounds, o.prompt, o.decode, o.depth, o.batch_decode = ["smollm2"], 1, 32, 8, 64, 4
-        o.threads, o.print = [1], True
+        o.threads, o.print, o.tests = [1], True, [t for t in o.tests if t != "size"]
     if min(o.rounds, o.prompt, o.decode, o.depth, o.batch, o.batch_decode) < 1:
         a.error("numbers of at least 1")
     if o.rounds < 5 and not o.print and not o.rows:
