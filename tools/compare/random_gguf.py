@@ -5,7 +5,6 @@ llama-quantize chooses. There is no vocabulary, so only programs that need none 
 import math
 
 SHAPES = {  # architecture, layers, width, ffn, heads, kv heads, head size, vocabulary, context, epsilon, RoPE base
-    "tiny": ("qwen3", 2, 256, 512, 4, 2, 64, 512, 4096, 1e-6, 1e4),
     "qwen3-0.6b": ("qwen3", 28, 1024, 3072, 16, 8, 128, 151936, 40960, 1e-6, 1e6),
     "llama-3.2-1b": ("llama", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 1e-5, 5e5),
 }
