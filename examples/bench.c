@@ -26,17 +26,25 @@ static const option options[] = {
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
 static const program self = {
     "bench", "Measures how fast a model is evaluated.",
-    "open: opens the model. first: opens it, evaluates a prompt of 10 tokens, picks a token; the page\n"
+    "open: opens the model. first: opens it, evaluates a prompt of 10 tokens, picks a token; the "
+    "page\n"
     "cache is warm. sample: picks a token with top-k, top-p and penalties, on one thread.\n"
     "Every round does every test once.\n"
-    "Stream share: the bytes that the tokens read (weights, and the cache's keys and values), of what\n"
+    "Stream share: the bytes that the tokens read (weights, and the cache's keys and values), of "
+    "what\n"
     "the same threads read at their best in a plain loop over 256 MB, measured in between. Peak\n"
     "share: two operations per weight and token, of what the same threads reach with the int8\n"
     "multiply-add of AVX2 on registers.",
     options};
 
-enum { MOST_ROUNDS = 101, MOST_LISTED = 16, MOST_TESTS = 3 * MOST_LISTED + 3, MOST_BATCH = 256,
-       FIRST_PROMPT = 10, SAMPLES = 16 };
+enum {
+    MOST_ROUNDS = 101,
+    MOST_LISTED = 16,
+    MOST_TESTS = 3 * MOST_LISTED + 3,
+    MOST_BATCH = 256,
+    FIRST_PROMPT = 10,
+    SAMPLES = 16
+};
 
 /* Resident bytes of this process; 0 where that is not known. */
 static double resident(void) {
@@ -281,16 +289,18 @@ static void print_json(const test *t, const setting *s, double time, const char 
         if (*at == '"' || *at == '\\') (void)putchar('\\');
         (void)putchar((unsigned char)*at < 32 ? '?' : *at);
     }
-    (void)printf("\", \"bytes\": %llu, \"isa\": \"%s\", \"threads\": %u, \"test\": \"%s\", "
-                 "\"tokens\": %u, \"depth\": %u, \"batch\": %u, \"rounds\": %u, ",
-                 (unsigned long long)info.file_size, isa_name, llm_pool_threads(s->pool), t->name,
-                 t->tokens, t->depth, t->batch, rounds);
-    (void)printf("\"tokens_per_second\": %.3f, \"seconds\": %.6f, \"seconds_least\": %.6f, "
-                 "\"seconds_most\": %.6f, \"cache_bytes\": %.0f, \"stream\": %.0f, \"peak\": %.0f, "
-                 "\"bandwidth_share\": %s, \"peak_share\": %s}\n",
-                 t->tokens / time, time, t->times[0], t->times[rounds - 1],
-                 cache_bytes(s->model, t->depth + (t->run == run_decode ? 0.5 * t->tokens : 0)),
-                 stream, peak, shares[0], shares[1]);
+    (void)printf(
+        "\", \"bytes\": %llu, \"isa\": \"%s\", \"threads\": %u, \"test\": \"%s\", "
+        "\"tokens\": %u, \"depth\": %u, \"batch\": %u, \"rounds\": %u, ",
+        (unsigned long long)info.file_size, isa_name, llm_pool_threads(s->pool), t->name, t->tokens,
+        t->depth, t->batch, rounds);
+    (void)printf(
+        "\"tokens_per_second\": %.3f, \"seconds\": %.6f, \"seconds_least\": %.6f, "
+        "\"seconds_most\": %.6f, \"cache_bytes\": %.0f, \"stream\": %.0f, \"peak\": %.0f, "
+        "\"bandwidth_share\": %s, \"peak_share\": %s}\n",
+        t->tokens / time, time, t->times[0], t->times[rounds - 1],
+        cache_bytes(s->model, t->depth + (t->run == run_decode ? 0.5 * t->tokens : 0)), stream,
+        peak, shares[0], shares[1]);
 }
 
 static void report(test *t, const setting *s, double stream, double peak, const char *isa_name) {
@@ -314,8 +324,8 @@ static void report(test *t, const setting *s, double stream, double peak, const 
         print_json(t, s, time, isa_name, stream, peak, shares);
     else
         (void)printf("%-8s %6u %6u %6u %10.1f %11.6f %11.6f %11.6f %10s %8s\n", t->name, t->tokens,
-                     t->depth, t->batch, t->tokens / time, time, t->times[0],
-                     t->times[rounds - 1], text[0], text[1]);
+                     t->depth, t->batch, t->tokens / time, time, t->times[0], t->times[rounds - 1],
+                     text[0], text[1]);
     (void)fflush(stdout);
 }
 
@@ -378,11 +388,13 @@ static void bench(setting *s, uint32_t threads, test *tests, uint32_t count, pro
         if (rate > stream) stream = rate;
     }
     if (!as_json)
-        (void)printf("\n%s, %u threads: stream %.1f GB/s, int8 peak %.3f TOPS, process %.1f MB "
-                     "resident without the probe's 256\n%-8s %6s %6s %6s %10s %11s %11s %11s %10s "
-                     "%8s\n", llm_session_isa(any), threads, stream * 1e-9, peak * 1e-12,
-                     (resident() - (double)STREAM_BYTES) * 1e-6, "test", "tokens", "depth", "batch",
-                     "tokens/s", "seconds", "least", "most", "of stream", "of peak");
+        (void)printf(
+            "\n%s, %u threads: stream %.1f GB/s, int8 peak %.3f TOPS, process %.1f MB "
+            "resident without the probe's 256\n%-8s %6s %6s %6s %10s %11s %11s %11s %10s "
+            "%8s\n",
+            llm_session_isa(any), threads, stream * 1e-9, peak * 1e-12,
+            (resident() - (double)STREAM_BYTES) * 1e-6, "test", "tokens", "depth", "batch",
+            "tokens/s", "seconds", "least", "most", "of stream", "of peak");
     for (i = 0; i < count; i++) report(&tests[i], s, stream, peak, llm_session_isa(any));
     for (i = 0; i < count; i++) {
         release(&tests[i]);

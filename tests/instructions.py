@@ -64,8 +64,8 @@ def compare(report, recorded, counts):
     for test in TESTS:
         change = counts[test] / recorded[test] - 1
         print(f"{test}: {counts[test]} instructions, recorded {recorded[test]} ({100 * change:+.2f} %)")
-        report.check(abs(change) <= TOLERANCE, f"{test} takes {counts[test]} instructions, {100 * change:+.2f} % against "
-                     "the recorded ones; if that is meant: tests/instructions.py --update")
+        report.check(abs(change) <= TOLERANCE, f"{test} takes {counts[test]} instructions, {100 * change:+.2f} % "
+                     "against the recorded ones; if that is meant: tests/instructions.py --update")
 
 
 def main():

@@ -32,7 +32,7 @@ def machine(isa):
     cpu = dict(re.findall(r"^([^:\n]+):\s*(.*)$", output("lscpu"), re.M))
     wanted = "avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni amx_int8 asimddp i8mm".split()
     flags = cpu.get("Flags", "").split()
-    memory = re.search(r"MemTotal:\s*(\d+)", open("/proc/meminfo").read()) if os.path.exists("/proc/meminfo") else None
+    memory = re.search(r"MemTotal:\s*(\d+)", output("cat", "/proc/meminfo"))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return [["processor", cpu.get("Model name", platform.processor() or platform.machine())],
             ["cores", f"{os.cpu_count()}, of them {cpu.get('Thread(s) per core', '?')} on one; "
@@ -40,7 +40,8 @@ def machine(isa):
             ["instruction sets", " ".join(f for f in wanted if f in flags) + (f"; ours held to {isa}" if isa else "")],
             ["memory", f"{int(memory.group(1)) / 1048576:.0f} GB" if memory else "?"],
             ["system", f"{platform.system()} {platform.release()}, load {load:.1f} at the start"],
-            ["compilers", f"llm.h: {first_line('cc', '--version')}, -O2; llama.cpp: {first_line('clang', '--version')}, Release"],
+            ["compilers", f"llm.h: {first_line('cc', '--version')}, -O2; llama.cpp: "
+                          f"{first_line('clang', '--version')}, Release"],
             ["date", datetime.date.today().isoformat()]]
 
 
@@ -59,7 +60,8 @@ def library_sizes(root):
             f.write('#define LLM_IMPLEMENTATION\n#include "llm.h"\n')
         for what, given in (("everything", []), ("AVX2 alone", one), ("AVX2 alone, all other switches", least)):
             for level in ("-O2", "-Os"):
-                subprocess.run(["cc", level, *("-D" + s for s in given), "-I", root, "-c", source, "-o", made], check=True)
+                subprocess.run(["cc", level, *("-D" + s for s in given), "-I", root, "-c", source, "-o", made],
+                               check=True)
                 sections = [line.split() for line in output("size", "-A", made).splitlines()]
                 code = sum(int(s[1]) for s in sections if len(s) == 3 and s[0].startswith(".text"))
                 constants = sum(int(s[1]) for s in sections if len(s) == 3 and s[0].startswith(".rodata"))
@@ -100,8 +102,8 @@ class Measured:
     def tests(self):
         """(test, threads, depth, batch, tokens of a session) in the order of the tables."""
         order = ["prefill", "decode", "batch", "first", "sample"]
-        keys = {(r["test"], r.get("depth", 0), r.get("batch", 0), r["threads"], r["tokens"] // max(r.get("batch", 0), 1))
-                for r in self.rows}
+        keys = {(r["test"], r.get("depth", 0), r.get("batch", 0), r["threads"],
+                 r["tokens"] // max(r.get("batch", 0), 1)) for r in self.rows}
         for test, depth, batch, threads, tokens in sorted(keys, key=lambda k: (order.index(k[0]), *k[1:])):
             if test != "sample" or threads == min(k[3] for k in keys):
                 yield test, threads, depth, batch, tokens
@@ -156,36 +158,43 @@ def table(measured):
 
 
 def derived(measured):
-    """What follows from the medians of ours: threads, depth, sessions, sampling."""
+    """What follows from the medians: threads, sessions, depth, sampling."""
     lines, counts = [], sorted({r["threads"] for r in measured.rows})
+    batches = sorted({r["batch"] for r in measured.rows if r.get("batch")})
     least, most = counts[0], counts[-1]
-
-    def say(text, a, b):
-        if a and b:
-            lines.append(f"- {text}: {a / b:.2f}")
     for who in [*measured.who, OURS]:
         for test in ("prefill", "decode") if most > least else ():
-            say(f"{who}, {test}, {most} threads over {least}", measured.median(who, test, most), measured.median(who, test, least))
+            a, b = (measured.median(who, test, threads) for threads in (most, least))
+            if a and b:
+                lines.append(f"- {who}, {test}, {most} threads over {least}: {a / b:.2f}")
+        for threads in counts if len(batches) == 2 else ():
+            a, b = (measured.median(who, "batch", threads, batch=n) for n in reversed(batches))
+            if a and b:
+                lines.append(f"- {who}, {batches[1]} sessions together over one, {plural(threads, 'thread')}: {a / b:.2f}")
     for threads in counts:
-        for who in [*measured.who, OURS]:
-            pair = sorted({r["batch"] for r in measured.rows if r.get("batch")})
-            if len(pair) == 2:
-                say(f"{who}, {pair[1]} sessions together over one, {threads} thread{'s' * (threads > 1)}",
-                    measured.median(who, "batch", threads, batch=pair[1]), measured.median(who, "batch", threads, batch=pair[0]))
         for depth in sorted({r["depth"] for r in measured.rows if r.get("depth")}):
-            near, far = measured.find(OURS, "decode", threads), measured.find(OURS, "decode", threads, depth)
-            if not near or not far:
-                continue
-            added = [1e3 * (b["seconds"] / b["tokens"] - a["seconds"] / a["tokens"]) for a, b in zip(near, far)]
-            bound = [1e3 * (b["cache_bytes"] - a["cache_bytes"]) / b["stream"] for a, b in zip(near, far) if b["stream"]]
-            say(f"a token after {depth} tokens of context takes {statistics.median(added):.3f} ms more than one near the "
-                f"beginning, {threads} thread{'s' * (threads > 1)}; over the time that the cache's added bytes take at the "
-                "speed of the stream", statistics.median(added), statistics.median(bound) if bound else None)
+            lines += deep(measured, threads, depth)
         sample, decode = measured.median(OURS, "sample", threads), measured.median(OURS, "decode", threads)
         if sample and decode:
             lines.append(f"- sampling (top-k 40, top-p 0.95, three penalties) takes {0.1 * sample * decode:.1f} % of a "
-                         f"decoded token, {threads} thread{'s' * (threads > 1)}")
+                         f"decoded token, {plural(threads, 'thread')}")
     return lines
+
+
+def deep(measured, threads, depth):
+    """What a token costs more after a context, over what reading the cache's added bytes would."""
+    near, far = measured.find(OURS, "decode", threads), measured.find(OURS, "decode", threads, depth)
+    added = [1e3 * (b["seconds"] / b["tokens"] - a["seconds"] / a["tokens"]) for a, b in zip(near, far)]
+    bound = [1e3 * (b["cache_bytes"] - a["cache_bytes"]) / b["stream"] for a, b in zip(near, far) if b["stream"]]
+    if not bound:
+        return []
+    added, bound = statistics.median(added), statistics.median(bound)
+    return [f"- a token after {depth} tokens of context takes {added:.3f} ms more than one near the beginning, "
+            f"{plural(threads, 'thread')}: {added / bound:.2f} times what the cache's added bytes take at the stream's speed"]
+
+
+def plural(count, what):
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def by_model(rows):

@@ -1,12 +1,12 @@
 /* ======================================================================== */
 /* Random weights as a source                                                */
 /* ========================================================================
-   A model of a well-known shape without its weights, to measure speed with: no input is needed. Only
-   the shape is the original's. Matrices of 3 to 8 bits are made as panels at once: every code and
-   every parameter is equally likely, and one scale for all makes the weights' mean square 1 / columns,
-   so that activations keep their size and logits are of order 1. Others are floats of that mean
-   square, norms are ones. The bits depend on shape and type alone (llm_random, with the tensor's
-   number as stream), not on the number of threads. There is no tokenizer. */
+   A model of a well-known shape, to measure speed with; only the shape is the original's. Matrices
+   of 3 to 8 bits are made as panels at once: every code and every parameter is equally likely, and
+   one scale for all makes the weights' mean square 1 / columns, so that activations keep their size
+   and logits are of order 1. Other matrices are floats of that mean square, norms are ones. The bits
+   depend on shape and type alone (llm_random, with the tensor's number as stream), not on the
+   number of threads. There is no tokenizer. */
 #ifndef CONVERT_RANDOM_H
 #define CONVERT_RANDOM_H
 
