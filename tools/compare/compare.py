@@ -102,8 +102,9 @@ def measure_ours(o, path, vocabulary):
     return rows
 
 
-def measure(o):
-    """[row] of all rounds: what a program says of a test, and who, of which model, in which round."""
+def measure(o, save):
+    """[row] of all rounds: what a program says of a test, and who, of which model, in which round. `save` gets those
+    of every turn when they are there."""
     rows = []
     for key in o.models:
         files, vocabulary = prepare(o, key), MODELS[key][1] is not None
@@ -119,6 +120,7 @@ def measure(o):
                 for r in found:
                     r.update(model=MODELS[key][0], who=who, round=turn, bytes=os.path.getsize(files[who]))
                 rows += found
+                save(found)
             note(f"compare: {MODELS[key][0]}, round {turn + 1} of {o.rounds}")
     return rows
 
@@ -184,10 +186,17 @@ def main():
         o.llama = o.llama or llama.build(o.isa, o.jobs)
         head = {"machine": report.machine(o.isa), "sizes": report.library_sizes(ROOT) if "size" in o.tests else [],
                 "llama": f"llama.cpp as in {llama.PACKAGE} {llama.VERSION}"}
-        rows = measure(o)
         with open(path, "w", encoding="utf-8") as f:
-            f.writelines(json.dumps(line) + "\n" for line in [head, *rows])
+            def save(lines):
+                f.writelines(json.dumps(line) + "\n" for line in lines)
+                f.flush()
+            save([head])
+            rows = measure(o, save)
         note(f"compare: rows are in {path}")
+    if not rows:
+        raise SystemExit("compare: nothing was measured")
+    if not o.print and max(r["round"] for r in rows) < 4:
+        raise SystemExit("compare: fewer than five rounds are for --print")
     document, table = report.document(head, rows), report.readme_table(head, rows)
     if o.print:
         print(document)

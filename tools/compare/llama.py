@@ -49,9 +49,19 @@ def unpack_source(folder):
     return source
 
 
+def only_avx2():
+    """This machine has AVX2 and nothing better, so that one build is both."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+            flags = f.read().split()
+    except OSError:
+        return False
+    return "avx2" in flags and "avx512f" not in flags and "avx_vnni" not in flags
+
+
 def build(isa, jobs):
     """The folder of its programs, built for AVX2 or for this machine."""
-    kind = "avx2" if isa == "avx2" else "native"
+    kind = "avx2" if isa == "avx2" or only_avx2() else "native"
     folder = cache_folder(f"llama.cpp-{VERSION}")
     target = os.path.join(folder, "build-" + kind)
     programs = os.path.join(target, "bin")
