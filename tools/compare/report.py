@@ -170,7 +170,8 @@ def derived(measured):
         for threads in counts if len(batches) == 2 else ():
             a, b = (measured.median(who, "batch", threads, batch=n) for n in reversed(batches))
             if a and b:
-                lines.append(f"- {who}, {batches[1]} sessions together over one, {plural(threads, 'thread')}: {a / b:.2f}")
+                lines.append(f"- {who}, {batches[1]} sessions together over one, {plural(threads, 'thread')}: "
+                             f"{a / b:.2f}")
     for threads in counts:
         for depth in sorted({r["depth"] for r in measured.rows if r.get("depth")}):
             lines += deep(measured, threads, depth)
@@ -190,7 +191,8 @@ def deep(measured, threads, depth):
         return []
     added, bound = statistics.median(added), statistics.median(bound)
     return [f"- a token after {depth} tokens of context takes {added:.3f} ms more than one near the beginning, "
-            f"{plural(threads, 'thread')}: {added / bound:.2f} times what the cache's added bytes take at the stream's speed"]
+            f"{plural(threads, 'thread')}: {added / bound:.2f} times what the cache's added bytes take at the stream's "
+            "speed"]
 
 
 def plural(count, what):
@@ -206,9 +208,9 @@ def document(head, rows):
     rounds = 1 + max(r["round"] for r in rows)
     lines = [f"| {what} | {words} |" for what, words in head["machine"]]
     lines = ["| | |", "|---|---|", *lines, f"| beside | {head['llama']} |", "",
-             f"Medians of {rounds} rounds (least - most), in tokens a second where nothing else is said; the programs in "
-             "turn. A ratio is the", "median of those of the rounds; over 1, ours is faster. The first token includes the "
-             "start of the process."]
+             f"Medians of {rounds} rounds (least - most), in tokens a second where nothing else is said; the programs in",
+             "turn. A ratio is the median of those of the rounds; over 1, ours is faster. The first token includes the",
+             "start of the process; the page cache is warm."]
     for name, measured in by_model(rows):
         lines += ["", f"### {name}", "", *table(measured), "", *derived(measured)]
     if head["sizes"]:
