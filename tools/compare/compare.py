@@ -184,6 +184,8 @@ def main():
             if not os.path.exists(os.path.join(BUILD, program)):
                 raise SystemExit(f"compare: there is no build/{program}; run make")
         o.llama = o.llama or llama.build(o.isa, o.jobs)
+        if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+            note(f"compare: the machine is busy (load {os.getloadavg()[0]:.1f}); the numbers will be low for all")
         head = {"machine": report.machine(o.isa), "sizes": report.library_sizes(ROOT) if "size" in o.tests else [],
                 "llama": f"llama.cpp as in {llama.PACKAGE} {llama.VERSION}"}
         with open(path, "w", encoding="utf-8") as f:

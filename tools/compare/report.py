@@ -35,8 +35,8 @@ def machine(isa):
     memory = re.search(r"MemTotal:\s*(\d+)", output("cat", "/proc/meminfo"))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return [["processor", cpu.get("Model name", platform.processor() or platform.machine())],
-            ["cores", f"{os.cpu_count()}, of them {cpu.get('Thread(s) per core', '?')} on one; "
-                      f"caches {cpu.get('L2 cache', '?')}, {cpu.get('L3 cache', '?')}"],
+            ["processors", f"{os.cpu_count()}, {cpu.get('Thread(s) per core', '?')} to a core; "
+                           f"caches L2 {cpu.get('L2 cache', '?')}, L3 {cpu.get('L3 cache', '?')}"],
             ["instruction sets", " ".join(f for f in wanted if f in flags) + (f"; ours held to {isa}" if isa else "")],
             ["memory", f"{int(memory.group(1)) / 1048576:.0f} GB" if memory else "?"],
             ["system", f"{platform.system()} {platform.release()}, load {load:.1f} at the start"],
@@ -112,7 +112,7 @@ class Measured:
 def label(test, depth, batch, tokens):
     return {"prefill": f"prefill {tokens}", "first": "first token of a 10-token prompt, ms", "sample": "sampling, ms",
             "decode": f"decode {tokens}" + (f" after {depth}" if depth else ""),
-            "batch": f"{batch} session{'s' if batch > 1 else ''} together, {tokens} each"}[test]
+            "batch": f"{plural(batch, 'session')} in a batch, {tokens} each"}[test]
 
 
 def number(x):
@@ -170,7 +170,7 @@ def derived(measured):
         for threads in counts if len(batches) == 2 else ():
             a, b = (measured.median(who, "batch", threads, batch=n) for n in reversed(batches))
             if a and b:
-                lines.append(f"- {who}, {batches[1]} sessions together over one, {plural(threads, 'thread')}: "
+                lines.append(f"- {who}, {batches[1]} sessions in a batch over one, {plural(threads, 'thread')}: "
                              f"{a / b:.2f}")
     for threads in counts:
         for depth in sorted({r["depth"] for r in measured.rows if r.get("depth")}):
@@ -208,7 +208,7 @@ def document(head, rows):
     rounds = 1 + max(r["round"] for r in rows)
     lines = [f"| {what} | {words} |" for what, words in head["machine"]]
     lines = ["| | |", "|---|---|", *lines, f"| beside | {head['llama']} |", "",
-             f"Medians of {rounds} rounds (least - most), in tokens a second where nothing else is said; the programs in",
+             f"Medians of {plural(rounds, 'round')} (least - most), in tokens a second where nothing else is said; the programs in",
              "turn. A ratio is the median of those of the rounds; over 1, ours is faster. The first token includes the",
              "start of the process; the page cache is warm."]
     for name, measured in by_model(rows):
