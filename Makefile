@@ -7,8 +7,6 @@ PYTHON ?= python3
 # What `make chat` talks to, and `make bench` measures: a .llm file, or a GGUF file, which is
 # converted once.
 MODEL ?= models/smollm2-135m-instruct.gguf
-# llama.cpp's file of the same model, for `make compare-speed`.
-GGUF ?= models/smollm2-135m-instruct.gguf
 
 # One compiler per core, unless -j was given.
 ifeq ($(filter -j%,$(MAKEFLAGS)),)
@@ -20,7 +18,7 @@ TOOLS = llm-convert llm-inspect
 PROGRAMS = $(EXAMPLES:%=build/%) $(TOOLS:%=build/%)
 BUILD = $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
 
-.PHONY: all chat test bench compare-speed format clean help
+.PHONY: all chat test bench compare counts format clean help
 .DELETE_ON_ERROR:
 
 all: $(PROGRAMS) ## build the programs into build/ (this is what `make` does)
@@ -28,7 +26,7 @@ all: $(PROGRAMS) ## build the programs into build/ (this is what `make` does)
 build models:
 	@mkdir -p $@
 
-$(EXAMPLES:%=build/%): build/%: examples/%.c examples/options.h llm.h | build
+$(EXAMPLES:%=build/%): build/%: examples/%.c examples/options.h examples/probe.h llm.h | build
 	$(BUILD) -o $@ $< $(LDLIBS)
 
 CONVERT_HEADERS := $(wildcard tools/convert/*.h)
@@ -64,8 +62,11 @@ test: all ## run the tests
 bench: all $(FETCHED) | models ## measure prefill and decode; MODEL=path
 	@$(FIND_MODEL); exec build/bench "$$model" -t 1,$$(getconf _NPROCESSORS_ONLN) $(ARGS)
 
-compare-speed: all $(FETCHED) | models ## the same beside llama.cpp, turn by turn; MODEL=path GGUF=path
-	@$(FIND_MODEL); exec $(PYTHON) tools/compare/compare.py "$$model" "$(GGUF)" --build $(ARGS)
+compare: all | models ## the same beside llama.cpp, turn by turn, into docs/performance.md and the README; ARGS="--quick"
+	@exec $(PYTHON) tools/compare/compare.py $(ARGS)
+
+counts: ## record the instruction counts that the tests compare with (valgrind)
+	$(PYTHON) tests/instructions.py --update
 
 format: ## format the sources with clang-format
 	clang-format -i examples/*.c examples/*.h tools/convert/*.c tools/convert/*.h tests/*.c tests/*.h

@@ -1,16 +1,21 @@
 /* bench: how fast a model is evaluated here, and how much of the machine that uses. */
 #include "options.h"
+#include "probe.h"
 
-static const char *model_path, *isa, *kv = "q8", *thread_list = "1";
+static const char *model_path, *isa, *kv = "q8", *thread_list = "1", *prompt_list = "512";
+static const char *depth_list = "0", *batch_list = "0";
 static bool as_json;
-static uint32_t prompt = 512, decode = 128, rounds = 5;
+static uint32_t decode = 128, rounds = 5;
 
 static const option options[] = {
     {"MODEL.llm", OPTION_TEXT, &model_path, NULL, "the model", true},
-    {"-p", OPTION_COUNT, &prompt, "N", "tokens of the prompt (default 512; 0: not measured)",
+    {"-p", OPTION_TEXT, &prompt_list, "N,N", "prefill: tokens of the prompt (default 512; 0: none)",
      false},
-    {"-n", OPTION_COUNT, &decode, "N",
-     "tokens decoded one by one from an empty context (default 128)", false},
+    {"-n", OPTION_COUNT, &decode, "N", "decode: tokens, one by one (default 128; 0: none)", false},
+    {"-d", OPTION_TEXT, &depth_list, "N,N", "decode after so many tokens of context (default 0)",
+     false},
+    {"-b", OPTION_TEXT, &batch_list, "N,N",
+     "batch: so many sessions decode together, -n tokens each, from an empty context", false},
     {"-t", OPTION_TEXT, &thread_list, "N,N", "numbers of threads, one after the other (default 1)",
      false},
     {"-r", OPTION_COUNT, &rounds, "N", "rounds, of which the median counts (default 5)", false},
@@ -19,129 +24,27 @@ static const option options[] = {
     {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
     {"--json", OPTION_FLAG, &as_json, NULL, "one JSON object a line", false},
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
-static const program self = {"bench", "Measures prefill and decode, in tokens a second.",
-                             "Bandwidth share: the bytes of weights that a token reads times "
-                             "tokens a second, of what the same\n"
-                             "threads read in a plain loop over 256 MB, measured in between. Peak "
-                             "share: two operations per\n"
-                             "weight and token, of what the same threads reach with the int8 "
-                             "multiply-add of AVX2 on registers.",
-                             options};
+static const program self = {
+    "bench", "Measures how fast a model is evaluated.",
+    "open: opens the model. first: opens it, evaluates a prompt of 10 tokens, picks a token; the "
+    "page\n"
+    "cache is warm. sample: picks a token with top-k, top-p and penalties, on one thread.\n"
+    "Every round does every test once.\n"
+    "Stream share: the bytes that the tokens read (weights, and the cache's keys and values), of "
+    "what\n"
+    "the same threads read at their best in a plain loop over 256 MB, measured in between. Peak\n"
+    "share: two operations per weight and token, of what the same threads reach with the int8\n"
+    "multiply-add of AVX2 on registers.",
+    options};
 
-enum { MOST_THREADS = 256, MOST_ROUNDS = 101 };
-
-/* ---- what the machine can do; on the pool's own threads, which is why this looks inside ---- */
-
-#define STREAM_BYTES ((size_t)256 << 20)
-#define PROBE_EXTRA  ((size_t)(MOST_THREADS + 1) * 64) /* results, and to align */
-
-typedef struct probe {
-    const uint8_t *memory;
-    size_t bytes;          /* a lane's share */
-    size_t ahead;          /* bytes to prefetch ahead */
-    uint64_t (*result)[8]; /* [lanes] a cache line each: nothing is optimised away */
-} probe;
-
-#if defined(LLM__HAVE_AVX2)
-__attribute__((target("avx2"))) static void read_lane(void *context, uint32_t lane) {
-    probe *p = (probe *)context;
-    const uint8_t *at = p->memory + lane * p->bytes, *end = at + p->bytes;
-    __m256i a = _mm256_setzero_si256(), b = a;
-    for (; at < end; at += 128) {
-        _mm_prefetch((const char *)at + p->ahead, _MM_HINT_T0);
-        _mm_prefetch((const char *)at + p->ahead + 64, _MM_HINT_T0);
-        a = _mm256_xor_si256(a, _mm256_load_si256((const __m256i *)(const void *)at));
-        b = _mm256_xor_si256(b, _mm256_load_si256((const __m256i *)(const void *)(at + 32)));
-        a = _mm256_xor_si256(a, _mm256_load_si256((const __m256i *)(const void *)(at + 64)));
-        b = _mm256_xor_si256(b, _mm256_load_si256((const __m256i *)(const void *)(at + 96)));
-    }
-    a = _mm256_xor_si256(a, b);
-    _mm256_store_si256((__m256i *)(void *)p->result[lane], a);
-}
-
-enum { PEAK_LOOPS = 4000000 };
-
-/* Eight independent chains; each step is 32 products, 16 sums of pairs, 16 sums into the chain. */
-__attribute__((target("avx2"))) static void peak_lane(void *context, uint32_t lane) {
-    probe *p = (probe *)context;
-    __m256i u = _mm256_set1_epi8(3), s = _mm256_set1_epi8(1);
-    __m256i c0 = u, c1 = u, c2 = u, c3 = u, c4 = u, c5 = u, c6 = u, c7 = u;
-    uint32_t i;
-    for (i = 0; i < PEAK_LOOPS; i++) {
-        __asm__ volatile("" : "+x"(u), "+x"(s)); /* the products cannot be hoisted */
-        c0 = _mm256_add_epi16(c0, _mm256_maddubs_epi16(u, s));
-        __asm__ volatile("" : "+x"(u), "+x"(c0));
-        c1 = _mm256_add_epi16(c1, _mm256_maddubs_epi16(u, s));
-        __asm__ volatile("" : "+x"(u), "+x"(c1));
-        c2 = _mm256_add_epi16(c2, _mm256_maddubs_epi16(u, s));
-        __asm__ volatile("" : "+x"(u), "+x"(c2));
-        c3 = _mm256_add_epi16(c3, _mm256_maddubs_epi16(u, s));
-        __asm__ volatile("" : "+x"(u), "+x"(c3));
-        c4 = _mm256_add_epi16(c4, _mm256_maddubs_epi16(u, s));
-        __asm__ volatile("" : "+x"(u), "+x"(c4));
-        c5 = _mm256_add_epi16(c5, _mm256_maddubs_epi16(u, s));
-        __asm__ volatile("" : "+x"(u), "+x"(c5));
-        c6 = _mm256_add_epi16(c6, _mm256_maddubs_epi16(u, s));
-        __asm__ volatile("" : "+x"(u), "+x"(c6));
-        c7 = _mm256_add_epi16(c7, _mm256_maddubs_epi16(u, s));
-    }
-    c0 = _mm256_add_epi16(_mm256_add_epi16(c0, c1), _mm256_add_epi16(c2, c3));
-    c4 = _mm256_add_epi16(_mm256_add_epi16(c4, c5), _mm256_add_epi16(c6, c7));
-    _mm256_store_si256((__m256i *)(void *)p->result[lane], _mm256_xor_si256(c0, c4));
-}
-#else
-static void read_lane(void *context, uint32_t lane) {
-    probe *p = (probe *)context;
-    const uint64_t *at = (const uint64_t *)(const void *)(p->memory + lane * p->bytes);
-    const uint64_t *end = at + p->bytes / sizeof *at;
-    uint64_t sum = 0;
-    for (; at < end; at++) sum += *at;
-    p->result[lane][0] = sum;
-}
-#endif
-
-static bool has_avx2(void) {
-    uint32_t i;
-    for (i = 0; llm_isa_name(i); i++)
-        if (!strcmp(llm_isa_name(i), "avx2")) return true;
-    return false;
-}
-
-/* Bytes a second; the best of some distances, twice each. */
-static double measure_stream(llm_pool *pool, probe *p) {
-    const uint32_t threads = llm_pool_threads(pool);
-    double best = 0;
-    int i;
-#if defined(LLM__HAVE_AVX2)
-    if (!has_avx2()) return 0;
-#endif
-    p->bytes = STREAM_BYTES / threads / 128 * 128;
-    for (i = 0; i < 12; i++) {
-        double start = seconds(), rate;
-        p->ahead = (size_t)512 << i % 6;
-        llm__pool_run(pool, read_lane, p);
-        rate = (double)(p->bytes * threads) / (seconds() - start);
-        if (rate > best) best = rate;
-    }
-    return best;
-}
-
-/* Operations a second (a multiplication and an addition are two); 0: no such instruction. */
-static double measure_peak(llm_pool *pool, probe *p) {
-    double best = 0;
-#if defined(LLM__HAVE_AVX2)
-    int i;
-    for (i = 0; i < 3 && has_avx2(); i++) {
-        double start = seconds(), rate;
-        llm__pool_run(pool, peak_lane, p);
-        rate = 8.0 * 64 * PEAK_LOOPS * llm_pool_threads(pool) / (seconds() - start);
-        if (rate > best) best = rate;
-    }
-#else
-    (void)pool, (void)p;
-#endif
-    return best;
-}
+enum {
+    MOST_ROUNDS = 101,
+    MOST_LISTED = 16,
+    MOST_TESTS = 3 * MOST_LISTED + 3,
+    MOST_BATCH = 256,
+    FIRST_PROMPT = 10,
+    SAMPLES = 16
+};
 
 /* Resident bytes of this process; 0 where that is not known. */
 static double resident(void) {
@@ -156,14 +59,14 @@ static double resident(void) {
     return kb * 1024;
 }
 
-/* ---- the model ---- */
+/* ---- what a token costs ---- */
 
-/* What a token costs: an embedding that is not the head too is looked up, not read. */
 typedef struct costs {
     double bytes; /* of weights read for a decoded token */
     double block_weights, head_weights;
 } costs;
 
+/* An embedding that is not the head too is looked up, not read. */
 static costs count_costs(const llm_model *model) {
     const llm__tensor *head = llm__tensor_at(model, LLM__NONE, LLM__HEAD);
     const llm__tensor *embedding = llm__tensor_at(model, LLM__NONE, LLM__EMBEDDING);
@@ -179,6 +82,193 @@ static costs count_costs(const llm_model *model) {
     return c;
 }
 
+/* Bytes of keys and values that a token reads at a depth: a window sees no further than it is. */
+static double cache_bytes(const llm_model *model, double depth) {
+    llm_session_desc d;
+    llm_model_info info;
+    size_t bytes[2] = {0, 0};
+    double seen = 0;
+    uint32_t i;
+    llm_model_get_info(model, &info);
+    memset(&d, 0, sizeof d);
+    d.model = model, d.kv = parse_kv(&self, kv), d.batch_only = true;
+    for (i = 0; i < 2; i++) {
+        d.context = 1024 * (i + 1);
+        if (llm_session_query(&d, NULL, &bytes[i]) != LLM_OK) return 0;
+    }
+    for (i = 0; i < info.layers; i++) {
+        const double window = model->layer[i].window;
+        seen += window > 0 && window < depth ? window : depth;
+    }
+    return (double)(bytes[1] - bytes[0]) / 1024 * seen / info.layers;
+}
+
+/* ---- tests ---- */
+
+typedef struct setting {
+    llm_model *model;
+    llm_pool *pool;
+    const int32_t *tokens; /* as many as any test wants */
+} setting;
+
+typedef struct test {
+    const char *name;
+    double (*run)(struct test *, const setting *); /* seconds */
+    uint32_t tokens;       /* evaluated or picked in a run, those of all sessions together */
+    uint32_t depth, batch; /* context before; sessions, 0: one with its own evaluator */
+    llm_session *session[MOST_BATCH];
+    llm_batch *together;
+    llm_sampler *sampler;
+    double times[MOST_ROUNDS];
+} test;
+
+static llm_session *make_session(const setting *s, uint32_t context, bool batch_only) {
+    llm_error error;
+    llm_session *session;
+    llm_session_desc d;
+    memset(&d, 0, sizeof d);
+    d.model = s->model, d.pool = s->pool, d.isa = isa, d.kv = parse_kv(&self, kv);
+    d.context = context, d.batch_only = batch_only, d.error = &error;
+    CHECKED(llm_session_create(&session, &d), &error);
+    return session;
+}
+
+static void eval(llm_session *session, const int32_t *tokens, uint32_t count) {
+    CHECKED(llm_eval(session, tokens, count), llm_session_error(session));
+}
+
+static double run_prefill(test *t, const setting *s) {
+    const double start = seconds();
+    CHECKED(llm_session_rewind(t->session[0], 0), llm_session_error(t->session[0]));
+    eval(t->session[0], s->tokens, t->tokens);
+    return seconds() - start;
+}
+
+static double run_decode(test *t, const setting *s) {
+    llm_session *session = t->session[0];
+    double start;
+    uint32_t i;
+    CHECKED(llm_session_rewind(session, t->depth), llm_session_error(session));
+    start = seconds();
+    for (i = 0; i < t->tokens; i++) eval(session, s->tokens + i, 1);
+    return seconds() - start;
+}
+
+static double run_batch(test *t, const setting *s) {
+    double start;
+    uint32_t i, j;
+    for (j = 0; j < t->batch; j++)
+        CHECKED(llm_session_rewind(t->session[j], 0), llm_session_error(t->session[j]));
+    start = seconds();
+    for (i = 0; i < t->tokens / t->batch; i++) {
+        for (j = 0; j < t->batch; j++)
+            CHECKED(llm_batch_add(t->together, t->session[j], s->tokens + (i + j) % decode, 1, 1),
+                    llm_batch_error(t->together));
+        CHECKED(llm_batch_step(t->together, 0), llm_batch_error(t->together));
+    }
+    return seconds() - start;
+}
+
+static uint32_t pick(llm_sampler *sampler, const llm_session *session) {
+    llm_error error;
+    llm_sample sample;
+    CHECKED(llm_sampler_sample(sampler, llm_session_logits(session, 0), NULL, &sample, &error),
+            &error);
+    CHECKED(llm_sampler_accept(sampler, sample.token, &error), &error);
+    return sample.token;
+}
+
+static llm_sampler *make_sampler(const llm_model *model, const llm_sampler_desc *desc) {
+    llm_error error;
+    llm_model_info info;
+    llm_sampler *sampler;
+    llm_model_get_info(model, &info);
+    CHECKED(llm_sampler_create(desc, info.vocab, NULL, &sampler, &error), &error);
+    return sampler;
+}
+
+static double run_sample(test *t, const setting *s) {
+    const double start = seconds();
+    uint32_t i;
+    (void)s;
+    for (i = 0; i < t->tokens; i++) (void)pick(t->sampler, t->session[0]);
+    return seconds() - start;
+}
+
+static double run_open(test *t, const setting *s) {
+    const double start = seconds();
+    double end;
+    llm_model *model = open_model(model_path);
+    (void)t, (void)s;
+    end = seconds();
+    llm_model_close(model);
+    return end - start;
+}
+
+static double run_first(test *t, const setting *s) {
+    const double start = seconds();
+    double end;
+    setting fresh = *s;
+    llm_session *session;
+    llm_sampler *sampler;
+    fresh.model = open_model(model_path);
+    session = make_session(&fresh, t->tokens, false);
+    sampler = make_sampler(fresh.model, NULL);
+    eval(session, s->tokens, t->tokens);
+    (void)pick(sampler, session);
+    end = seconds();
+    llm_sampler_destroy(sampler);
+    llm_session_destroy(session);
+    llm_model_close(fresh.model);
+    return end - start;
+}
+
+/* ---- what each needs ---- */
+
+static void prepare_batch(test *t, const setting *s) {
+    llm_error error;
+    llm_batch_desc d;
+    uint32_t i;
+    memset(&d, 0, sizeof d);
+    d.model = s->model, d.pool = s->pool, d.isa = isa, d.kv = parse_kv(&self, kv);
+    d.rows = d.logits = t->batch, d.error = &error;
+    CHECKED(llm_batch_create(&t->together, &d), &error);
+    for (i = 0; i < t->batch; i++) t->session[i] = make_session(s, t->tokens / t->batch, true);
+}
+
+static void prepare_sample(test *t, const setting *s) {
+    llm_sampler_desc d;
+    uint32_t i;
+    memset(&d, 0, sizeof d);
+    d.temperature = 0.8f, d.top_k = 40, d.top_p = 0.95f;
+    d.repetition_penalty = 1.1f, d.frequency_penalty = d.presence_penalty = 0.1f;
+    t->sampler = make_sampler(s->model, &d);
+    t->session[0] = make_session(s, FIRST_PROMPT, false);
+    eval(t->session[0], s->tokens, FIRST_PROMPT);
+    for (i = 0; i < 64; i++) (void)pick(t->sampler, t->session[0]); /* fills the penalty window */
+}
+
+/* Once, and a run that does not count: pages, clock frequency. */
+static void prepare(test *t, const setting *s) {
+    if (t->run == run_prefill) t->session[0] = make_session(s, t->tokens, false);
+    if (t->run == run_decode) {
+        t->session[0] = make_session(s, t->depth + t->tokens, false);
+        if (t->depth) eval(t->session[0], s->tokens, t->depth);
+    }
+    if (t->run == run_batch) prepare_batch(t, s);
+    if (t->run == run_sample) prepare_sample(t, s);
+    (void)t->run(t, s);
+}
+
+static void release(test *t) {
+    uint32_t i;
+    llm_batch_destroy(t->together);
+    llm_sampler_destroy(t->sampler);
+    for (i = 0; i < MOST_BATCH; i++) llm_session_destroy(t->session[i]);
+}
+
+/* ---- report ---- */
+
 static int compare_doubles(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -189,137 +279,171 @@ static double median(double *values, uint32_t count) {
     return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
 }
 
-/* Seconds for `count` tokens from an empty context, `step` at a time. */
-static double run_once(llm_session *session, const int32_t *tokens, uint32_t count, uint32_t step) {
-    double start;
-    uint32_t i;
-    CHECKED(llm_session_rewind(session, 0), llm_session_error(session));
-    start = seconds();
-    for (i = 0; i < count; i += step)
-        CHECKED(llm_eval(session, tokens + i, step), llm_session_error(session));
-    return seconds() - start;
+static void print_json(const test *t, const setting *s, double time, const char *isa_name,
+                       double stream, double peak, const char *const shares[2]) {
+    llm_model_info info;
+    const char *at;
+    llm_model_get_info(s->model, &info);
+    (void)fputs("{\"model\": \"", stdout);
+    for (at = model_path; *at; at++) {
+        if (*at == '"' || *at == '\\') (void)putchar('\\');
+        (void)putchar((unsigned char)*at < 32 ? '?' : *at);
+    }
+    (void)printf(
+        "\", \"bytes\": %llu, \"isa\": \"%s\", \"threads\": %u, \"test\": \"%s\", "
+        "\"tokens\": %u, \"depth\": %u, \"batch\": %u, \"rounds\": %u, ",
+        (unsigned long long)info.file_size, isa_name, llm_pool_threads(s->pool), t->name, t->tokens,
+        t->depth, t->batch, rounds);
+    (void)printf(
+        "\"tokens_per_second\": %.3f, \"seconds\": %.6f, \"seconds_least\": %.6f, "
+        "\"seconds_most\": %.6f, \"cache_bytes\": %.0f, \"stream\": %.0f, \"peak\": %.0f, "
+        "\"bandwidth_share\": %s, \"peak_share\": %s}\n",
+        t->tokens / time, time, t->times[0], t->times[rounds - 1],
+        cache_bytes(s->model, t->depth + (t->run == run_decode ? 0.5 * t->tokens : 0)), stream,
+        peak, shares[0], shares[1]);
 }
 
-static void report(const llm_model *model, const llm_session *session, const char *test,
-                   uint32_t threads, uint32_t tokens, double time, double bandwidth, double peak) {
-    const costs c = count_costs(model);
-    const bool one = !strcmp(test, "decode");
-    const double rate = tokens / time;
-    const double bytes = one ? c.bytes * rate : c.bytes / time * ((tokens + 127) / 128);
-    const double work = 2 * rate * (c.block_weights + c.head_weights / (one ? 1 : tokens));
-    llm_model_info info;
-    char shares[2][32] = {"null", "null"};
-    llm_model_get_info(model, &info);
-    if (bandwidth > 0) (void)snprintf(shares[0], sizeof shares[0], "%.3f", bytes / bandwidth);
-    if (peak > 0) (void)snprintf(shares[1], sizeof shares[1], "%.3f", work / peak);
-    if (as_json) {
-        const char *at;
-        (void)fputs("{\"model\": \"", stdout);
-        for (at = model_path; *at; at++) {
-            if (*at == '"' || *at == '\\') (void)putchar('\\');
-            (void)putchar((unsigned char)*at < 32 ? '?' : *at);
-        }
-        (void)printf(
-            "\", \"isa\": \"%s\", \"threads\": %u, \"test\": \"%s\", \"tokens\": %u, "
-            "\"tokens_per_second\": %.3f, \"seconds\": %.6f, \"bytes\": %llu, "
-            "\"bandwidth_share\": %s, \"peak_share\": %s}\n",
-            llm_session_isa(session), (unsigned)threads, test, (unsigned)tokens, rate, time,
-            (unsigned long long)info.file_size, shares[0], shares[1]);
-    } else {
-        (void)printf("%-8s %6u %8u %12.1f %12.6f %17s %12s\n", test, (unsigned)tokens,
-                     (unsigned)threads, rate, time, shares[0], shares[1]);
+static void report(test *t, const setting *s, double stream, double peak, const char *isa_name) {
+    const costs c = count_costs(s->model);
+    const double time = median(t->times, rounds);
+    const double sessions = t->batch ? t->batch : 1, steps = t->tokens / sessions;
+    char text[2][32] = {"null", "null"};
+    const char *const shares[2] = {text[0], text[1]};
+    double bytes = 0, work = 0;
+    if (t->run == run_decode || t->run == run_batch) {
+        bytes = steps * (c.bytes + sessions * cache_bytes(s->model, t->depth + 0.5 * steps));
+        work = 2.0 * t->tokens * (c.block_weights + c.head_weights);
+    } else if (t->run == run_prefill) {
+        bytes = c.bytes * ((t->tokens + 127) / 128);
+        work = 2.0 * (t->tokens * c.block_weights + c.head_weights);
     }
+    if (stream > 0 && bytes > 0)
+        (void)snprintf(text[0], sizeof text[0], "%.3f", bytes / time / stream);
+    if (peak > 0 && work > 0) (void)snprintf(text[1], sizeof text[1], "%.3f", work / time / peak);
+    if (as_json)
+        print_json(t, s, time, isa_name, stream, peak, shares);
+    else
+        (void)printf("%-8s %6u %6u %6u %10.1f %11.6f %11.6f %11.6f %10s %8s\n", t->name, t->tokens,
+                     t->depth, t->batch, t->tokens / time, time, t->times[0], t->times[rounds - 1],
+                     text[0], text[1]);
     (void)fflush(stdout);
 }
 
-static llm_session *make_session(const llm_model *model, llm_pool *pool, size_t *bytes) {
-    llm_error error;
-    llm_session *session;
-    llm_session_desc d;
-    memset(&d, 0, sizeof d);
-    d.model = model, d.pool = pool, d.isa = isa, d.kv = parse_kv(&self, kv), d.error = &error;
-    d.context = prompt > decode ? prompt : decode;
-    CHECKED(llm_session_query(&d, NULL, bytes), &error);
-    CHECKED(llm_session_create(&session, &d), &error);
-    return session;
+/* ---- all of it ---- */
+
+/* Reads "1,2" into at most MOST_LISTED numbers, 0 standing for nothing unless it is `allowed`. */
+static uint32_t read_list(const char *name, const char *text, uint32_t most, bool allowed,
+                          uint32_t *values) {
+    const char *at = text;
+    uint32_t count = 0;
+    do {
+        char *end;
+        const unsigned long value = strtoul(at, &end, 10);
+        if (end == at || *at < '0' || *at > '9' || (*end && *end != ',') || value > most ||
+            count == MOST_LISTED)
+            fail(EXIT_USAGE, "%s: %s is a list like 1,2 of at most %d numbers up to %u, not \"%s\"",
+                 self.name, name, MOST_LISTED, most, text);
+        if (value || allowed) values[count++] = (uint32_t)value;
+        at = *end ? end + 1 : end;
+    } while (*at);
+    return count;
 }
 
-static void bench(const llm_model *model, uint32_t threads, const int32_t *tokens, probe *p) {
-    double prefills[MOST_ROUNDS], decodes[MOST_ROUNDS], bandwidth, peak;
-    llm_pool *pool = make_pool(threads);
-    size_t bytes;
-    llm_session *session = make_session(model, pool, &bytes);
-    uint32_t i;
-    if (prompt) (void)run_once(session, tokens, prompt, prompt); /* pages and clock frequency */
-    if (decode) (void)run_once(session, tokens, decode < 8 ? decode : 8, 1);
-    bandwidth = measure_stream(pool, p);
-    peak = measure_peak(pool, p);
-    for (i = 0; i < rounds; i++) {
-        if (prompt) prefills[i] = run_once(session, tokens, prompt, prompt);
-        if (decode) decodes[i] = run_once(session, tokens, decode, 1);
+static test *add(test *tests, uint32_t *count, const char *name,
+                 double (*run)(test *, const setting *), uint32_t tokens) {
+    test *t = &tests[(*count)++];
+    memset(t, 0, sizeof *t);
+    t->name = name, t->run = run, t->tokens = tokens;
+    return t;
+}
+
+static uint32_t list_tests(test *tests) {
+    uint32_t values[MOST_LISTED], count = 0, listed, i;
+    (void)add(tests, &count, "open", run_open, 1);
+    (void)add(tests, &count, "first", run_first, FIRST_PROMPT);
+    (void)add(tests, &count, "sample", run_sample, SAMPLES);
+    listed = read_list("-p", prompt_list, 1 << 20, false, values);
+    for (i = 0; i < listed; i++) (void)add(tests, &count, "prefill", run_prefill, values[i]);
+    listed = decode ? read_list("-d", depth_list, 1 << 20, true, values) : 0;
+    for (i = 0; i < listed; i++)
+        add(tests, &count, "decode", run_decode, decode)->depth = values[i];
+    listed = decode ? read_list("-b", batch_list, MOST_BATCH, false, values) : 0;
+    for (i = 0; i < listed; i++)
+        add(tests, &count, "batch", run_batch, values[i] * decode)->batch = values[i];
+    return count;
+}
+
+static void bench(setting *s, uint32_t threads, test *tests, uint32_t count, probe *p) {
+    llm_session *any;
+    double stream, peak, rate;
+    uint32_t i, round;
+    s->pool = make_pool(threads);
+    any = make_session(s, 64, false);
+    for (i = 0; i < count; i++) prepare(&tests[i], s);
+    stream = measure_stream(s->pool, p);
+    peak = measure_peak(s->pool, p);
+    for (round = 0; round < rounds; round++) {
+        for (i = 0; i < count; i++) tests[i].times[round] = tests[i].run(&tests[i], s);
+        rate = read_once(s->pool, p);
+        if (rate > stream) stream = rate;
     }
     if (!as_json)
         (void)printf(
-            "\n%u threads: session %.1f MB as queried, process %.1f MB resident without the "
-            "probe's 256, "
-            "stream %.1f GB/s, int8 peak %.3f TOPS\n%-8s %6s %8s %12s %12s %17s %12s\n",
-            (unsigned)threads, (double)bytes * 1e-6, (resident() - (double)STREAM_BYTES) * 1e-6,
-            bandwidth * 1e-9, peak * 1e-12, "test", "tokens", "threads", "tokens/s", "seconds",
-            "share of stream", "of peak");
-    if (prompt)
-        report(model, session, "prefill", threads, prompt, median(prefills, rounds), bandwidth,
-               peak);
-    if (decode)
-        report(model, session, "decode", threads, decode, median(decodes, rounds), bandwidth, peak);
-    llm_session_destroy(session);
-    llm_pool_destroy(pool);
+            "\n%s, %u threads: stream %.1f GB/s, int8 peak %.3f TOPS, process %.1f MB "
+            "resident without the probe's 256\n%-8s %6s %6s %6s %10s %11s %11s %11s %10s "
+            "%8s\n",
+            llm_session_isa(any), threads, stream * 1e-9, peak * 1e-12,
+            (resident() - (double)STREAM_BYTES) * 1e-6, "test", "tokens", "depth", "batch",
+            "tokens/s", "seconds", "least", "most", "of stream", "of peak");
+    for (i = 0; i < count; i++) report(&tests[i], s, stream, peak, llm_session_isa(any));
+    for (i = 0; i < count; i++) {
+        release(&tests[i]);
+        tests[i].together = NULL, tests[i].sampler = NULL;
+        memset(tests[i].session, 0, sizeof tests[i].session);
+    }
+    llm_session_destroy(any);
+    llm_pool_destroy(s->pool);
 }
 
-static void make_tokens(int32_t *tokens, uint32_t count, uint32_t vocab) {
-    uint32_t i;
+/* As many tokens as the longest test wants, at random. */
+static int32_t *make_tokens(const test *tests, uint32_t tests_count, uint32_t vocab) {
+    int32_t *tokens;
+    uint32_t i, count = FIRST_PROMPT;
+    for (i = 0; i < tests_count; i++) {
+        const uint32_t wanted = tests[i].depth > tests[i].tokens ? tests[i].depth : tests[i].tokens;
+        if (wanted > count) count = wanted;
+    }
+    tokens = (int32_t *)malloc(count * sizeof *tokens);
+    if (!tokens) fail(EXIT_FAILED, "%s: no memory for %u tokens", self.name, count);
     for (i = 0; i < count; i++) tokens[i] = (int32_t)(llm_random(1, 0, i) % vocab);
+    return tokens;
 }
 
 int main(int argc, char **argv) {
+    static test tests[MOST_TESTS];
+    uint32_t threads[MOST_LISTED], thread_counts, count, i;
     probe p;
-    llm_model *model;
+    setting s;
     llm_model_info info;
-    uint32_t most;
     int32_t *tokens;
-    uint8_t *memory;
-    const char *at;
-    double start;
     parse_options(&self, argc, argv);
     if (!rounds || rounds > MOST_ROUNDS)
         fail(EXIT_USAGE, "%s: -r is 1 to %d", self.name, MOST_ROUNDS);
-    if (!prompt && !decode) fail(EXIT_USAGE, "%s: -p and -n are both 0", self.name);
-    start = seconds();
-    model = open_model(model_path);
-    start = seconds() - start;
-    llm_model_get_info(model, &info);
+    if (decode > 1 << 20) fail(EXIT_USAGE, "%s: -n is at most %d", self.name, 1 << 20);
+    count = list_tests(tests);
+    thread_counts = read_list("-t", thread_list, MOST_THREADS, false, threads);
+    if (!thread_counts) fail(EXIT_USAGE, "%s: -t is at least 1", self.name);
+    s.model = open_model(model_path);
+    llm_model_get_info(s.model, &info);
     if (!as_json)
-        (void)printf("%s: %.1f MB, %.1f M weights in %.1f MB, opened in %.2f ms\n", model_path,
+        (void)printf("%s: %.1f MB, %.1f M weights in %.1f MB\n", model_path,
                      (double)info.file_size * 1e-6, (double)info.weights * 1e-6,
-                     (double)info.weight_size * 1e-6, start * 1e3);
-    most = prompt > decode ? prompt : decode;
-    tokens = (int32_t *)malloc(most * sizeof *tokens);
-    memory = (uint8_t *)malloc(STREAM_BYTES + PROBE_EXTRA);
-    if (!tokens || !memory) fail(EXIT_FAILED, "%s: no memory for the probe", self.name);
-    make_tokens(tokens, most, info.vocab);
-    memset(memory, 1, STREAM_BYTES + PROBE_EXTRA);
-    p.memory = memory + (64 - (uintptr_t)memory % 64) % 64;
-    p.result = (uint64_t(*)[8])(void *)(memory + (p.memory - memory) + STREAM_BYTES);
-    for (at = thread_list; *at;) {
-        char *end;
-        unsigned long threads = strtoul(at, &end, 10);
-        if (end == at || (*end && *end != ',') || threads < 1 || threads > MOST_THREADS)
-            fail(EXIT_USAGE, "%s: -t is a list like 1,2 of numbers up to %d, not \"%s\"", self.name,
-                 MOST_THREADS, thread_list);
-        bench(model, (uint32_t)threads, tokens, &p);
-        at = *end ? end + 1 : end;
-    }
-    free(memory);
+                     (double)info.weight_size * 1e-6);
+    s.tokens = tokens = make_tokens(tests, count, info.vocab);
+    probe_open(&p);
+    for (i = 0; i < thread_counts; i++) bench(&s, threads[i], tests, count, &p);
+    free(p.block);
     free(tokens);
-    llm_model_close(model);
+    llm_model_close(s.model);
     return finish(&self);
 }

@@ -58,6 +58,7 @@ LONG_SCRIPTS = [
     ("coverage", [PYTHON, "tests/coverage.py"], [], 600),
     ("32 bits", [PYTHON, "tests/narrow.py"], [], 900),
     ("recursion", [PYTHON, "tests/recursion.py"], [], 300),
+    ("instructions", [PYTHON, "tests/instructions.py"], [], 900),
 ]
 # Only with --require-real, alone at the end: it fetches both models where they are not there, and takes a
 # quarter of an hour.

@@ -286,6 +286,112 @@ static void test_checksum(void) {
     }
 }
 
+/* ---- random weights ------------------------------------------------------ */
+
+static int run_random(const char *type, const char *threads, const char *output) {
+    const char *const given[] = {"llm-convert", "--random", "tiny", "--type", type, "--threads",
+                                 threads, "--quiet", output};
+    char text[9][64], *arguments[10] = {NULL};
+    int i;
+    for (i = 0; i < 9; i++) {
+        (void)snprintf(text[i], sizeof text[i], "%s", given[i]);
+        arguments[i] = text[i];
+    }
+    return llm_convert_main(9, arguments);
+}
+
+/* The mean square of the weights of a matrix, times its columns. */
+static double mean_square(const llm_model *m, uint32_t layer, uint32_t role, bool *in_range) {
+    const llm__tensor *t = llm__tensor_at(m, layer, role);
+    const uint32_t size = llm__super_block(t->cols);
+    double sum = 0.0;
+    uint32_t row, k;
+    for (row = 0; row < t->rows; row++) {
+        const uint8_t *panel = t->data + row / 16 * llm__panel_size(t->type, t->cols);
+        for (k = 0; k < t->cols; k++) {
+            uint16_t scale;
+            const int value = llm__value(t->type, panel, t->cols, row % 16, k);
+            memcpy(&scale, panel + (size_t)(k / size) * 32 + row % 16 * 2, 2);
+            *in_range = *in_range && value >= -127 && value <= 127;
+            sum += (double)(value * value) * pow((double)quantize_from_bf16(scale), 2.0);
+        }
+    }
+    return sum / t->rows;
+}
+
+/* Weights of the size that was promised, and logits that are numbers of order 1, not all the same. */
+static void check_random(const char *path, const char *type) {
+    const int32_t tokens[] = {1, 2, 3, 500, 511};
+    llm_model_desc desc;
+    llm_session_desc d;
+    llm_model *model;
+    llm_session *session;
+    llm_error error;
+    double sum = 0.0;
+    bool in_range = true;
+    uint32_t role, i;
+    memset(&desc, 0, sizeof desc);
+    memset(&d, 0, sizeof d);
+    desc.path = path, desc.verify = true, desc.error = d.error = &error;
+    CHECK(llm_model_open(&model, &desc) == LLM_OK, "%s: %s", type, error.text);
+    for (role = LLM__Q; role <= LLM__DOWN && model; role++) {
+        double square;
+        const llm__tensor *t = llm__tensor_at(model, 1, role);
+        if (!family_is_matrix(role) || !t->data || !llm__formats[t->type].bits) continue;
+        square = mean_square(model, 1, role, &in_range);
+        CHECK(square > 0.94 && square < 1.06, "%s: role %u: %f", type, role, square);
+    }
+    CHECK(in_range, "%s: a value outside -127 .. 127", type);
+    d.model = model, d.context = 8;
+    CHECK(model && llm_session_create(&session, &d) == LLM_OK, "%s: %s", type, error.text);
+    if (!model || !session) return;
+    CHECK(!llm_model_tokenizer(model), "%s: a tokenizer", type);
+    CHECK(llm_eval(session, tokens, 5) == LLM_OK, "%s: %s", type, llm_session_error(session)->text);
+    for (i = 0; i < 512; i++) sum += pow((double)llm_session_logits(session, 0)[i], 2.0);
+    CHECK(sum / 512 > 0.3 && sum / 512 < 3.0, "%s: mean square of logits %f", type, sum / 512);
+    llm_session_destroy(session);
+    llm_model_close(model);
+}
+
+static void test_random(const char *folder) {
+    static const char *const types[] = {"auto", "q8", "q6", "q5", "q4", "q3", "bf16", "f32"};
+    static const uint64_t weights[] = {663552, 134479872, 595984384, 1235746816};
+    char output[256], again[256];
+    size_t i;
+    (void)snprintf(output, sizeof output, "%s/random.llm", folder);
+    (void)snprintf(again, sizeof again, "%s/again.llm", folder);
+    for (i = 0; i < sizeof types / sizeof *types; i++) {
+        buffer a, b;
+        CHECK(run_random(types[i], "1", output) == 0, "random as %s", types[i]);
+        check_random(output, types[i]);
+        CHECK(run_random(types[i], "3", again) == 0, "random as %s", types[i]);
+        a = read_file(output), b = read_file(again);
+        CHECK(a.size && a.size == b.size && memcmp(a.data, b.data, a.size) == 0,
+              "%s: one thread and three make different bytes", types[i]);
+        free(a.data), free(b.data);
+    }
+    for (i = 0; i < sizeof weights / sizeof *weights; i++) { /* every shape: planned, not written */
+        const random_shape *shape = &random_shapes[i];
+        source_file s;
+        plan p;
+        llm_error error = {LLM_OK, ""};
+        uint64_t count = 0;
+        size_t t;
+        CHECK(random_open(&s, shape, &error) == LLM_OK && plan_open(&p, &s, &error) == LLM_OK,
+              "%s: %s", shape->name, error.text);
+        for (t = 0; t < p.count; t++)
+            if (family_is_matrix(p.tensors[t].file.role))
+                count += (uint64_t)p.tensors[t].file.rows * p.tensors[t].file.cols;
+        CHECK(count == weights[i], "%s: %llu weights", shape->name, (unsigned long long)count);
+        CHECK(strstr(usage, shape->name), "%s is not in the help", shape->name);
+        plan_close(&p);
+        s.close(&s);
+    }
+    CHECK(i == sizeof random_shapes / sizeof *random_shapes, "%zu shapes", i);
+    (void)unlink(output);
+    (void)unlink(again);
+}
+
 int main(void) {
     char folder[] = "/tmp/llm-convert-XXXXXX";
     test_spoiled();
@@ -294,6 +400,7 @@ int main(void) {
     test_checksum();
     if (!mkdtemp(folder)) return 1;
     test_types(folder);
+    test_random(folder);
     test_cut_input(folder);
     CHECK(rmdir(folder) == 0, "%s is not empty", folder);
     return check_report("test_convert");

@@ -481,6 +481,22 @@ static void test_memory(void) {
     CHECK(!unlink(o.output), "no file from enough memory");
 }
 
+/* Random weights: whatever allocation fails, nothing is left open. */
+static void test_random_memory(void) {
+    llm_result result = LLM_ERROR_MEMORY;
+    size_t n;
+    for (n = 1; result != LLM_OK && n < 1000; n++) {
+        source_file s;
+        llm_error error;
+        asked = 0, fail_at = n;
+        result = random_open(&s, random_find("tiny"), &error);
+        fail_at = 0;
+        if (result == LLM_OK) s.close(&s);
+        else expect(result, &error, LLM_ERROR_MEMORY, "no memory for the input's names and settings", __LINE__);
+    }
+    CHECK(result == LLM_OK && n > 10, "%zu allocations", n);
+}
+
 static void test_disk(void) {
     const struct rlimit small = {5000, RLIM_INFINITY}, large = {RLIM_INFINITY, RLIM_INFINITY};
     options o = quiet_options(in_folder("disk.llm"));
@@ -543,6 +559,11 @@ static void test_lines(void) {
     LINE(2, "--threads is \"0\", expected 1 .. 256", "--threads", "0");
     LINE(2, "--threads is \"257\", expected 1 .. 256", "--threads", "257");
     LINE(2, "--threads is \"2x\", expected 1 .. 256", "--threads", "2x");
+    LINE(2, "--random is \"help\", expected tiny, smollm2-135m, qwen3-0.6b or llama-3.2-1b", "--random", "help");
+    LINE(2, "OUTPUT.llm is missing", "--random", "tiny");
+    LINE(2, "\"b\" is a name too many", "--random", "tiny", "a", "b");
+    LINE(1, "tiny: --tokenizer is t.bin, expected none: only a llama2.c .bin takes one", "a.llm", "--random", "tiny",
+         "--tokenizer", "t.bin");
     LINE(2, "--color is not an option", "--color", "yes");
     LINE(2, "\"c?[2J\" is a name too many", "a", "b", "c\033[2J");
     LINE(2, "INPUT is missing", "--quiet");
@@ -561,6 +582,7 @@ int main(void) {
     test_vocabularies();
     test_weights();
     test_memory();
+    test_random_memory();
     test_disk();
     test_lines();
     (void)unlink(in_folder("said"));

@@ -13,11 +13,13 @@
 #include "llama2c.h"
 #include "family.h"
 #include "quantize.h"
+#include "random.h"
 #include "vocabulary.h"
 #include "writer.h"
 
 static const char usage[] =
     "usage: llm-convert INPUT OUTPUT.llm [options]\n"
+    "       llm-convert --random SHAPE OUTPUT.llm [options]\n"
     "\n"
     "Converts a checkpoint to a .llm file. INPUT is one of these, of the Llama (and Mistral),\n"
     "Qwen 2, Qwen 3 or Gemma 3 family:\n"
@@ -37,6 +39,8 @@ static const char usage[] =
     "                    better than TYPE where TYPE has fewer than 8 bits\n"
     "  --rotate WHEN     rotate matrices and their inputs by a Hadamard matrix: yes, no, or\n"
     "                    auto (default: those of 6 and 8 bits)\n"
+    "  --random SHAPE    no INPUT: random weights, always the same, and no tokenizer, to measure\n"
+    "                    speed; SHAPE is tiny, smollm2-135m, qwen3-0.6b or llama-3.2-1b\n"
     "  --threads N       1 .. 256; by default as many as there are cores\n"
     "  --quiet           no progress bar and no report\n"
     "  --help            this text\n"
@@ -51,6 +55,7 @@ enum { ROTATE_AUTO, ROTATE_YES, ROTATE_NO };
 
 typedef struct options {
     const char *input, *output, *tokenizer;
+    const random_shape *random; /* NULL: there is an input */
     uint32_t type, embedding;
     bool embedding_given, quiet;
     int rotate;
@@ -320,6 +325,8 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     map_file map;
     llm_result result;
     uint8_t start[4] = {0};
+    if (o->random && !o->tokenizer) return random_open(s, o->random, error);
+    if (o->random) return refuse_tokenizer(o, error);
     if (!platform_exists(o->input)) return input_missing(o->input, error);
     if (platform_is_folder(o->input) && !o->tokenizer) return huggingface_open(s, o->input, error);
     if (platform_is_folder(o->input)) return refuse_tokenizer(o, error);
@@ -391,6 +398,11 @@ static int parse_option(options *o, const char *name, const char *value) {
         else return usage_error("--rotate is \"%s\", expected auto, yes or no", value);
     } else if (strcmp(name, "--tokenizer") == 0) {
         o->tokenizer = value;
+    } else if (strcmp(name, "--random") == 0) {
+        o->random = random_find(value);
+        if (!o->random)
+            return usage_error("--random is \"%s\", expected tiny, smollm2-135m, qwen3-0.6b or "
+                               "llama-3.2-1b", value);
     } else if (strcmp(name, "--threads") == 0) {
         char *end;
         long threads = strtol(value, &end, 10);
@@ -429,7 +441,10 @@ int main(int count, char **arguments) {
             return usage_error("\"%s\" is a name too many", argument);
         }
     }
-    if (!o.output) return usage_error("%s is missing", o.input ? "OUTPUT.llm" : "INPUT");
+    if (o.random && o.output) return usage_error("\"%s\" is a name too many", o.output);
+    if (o.random && o.input) o.output = o.input, o.input = o.random->name;
+    if (!o.output)
+        return usage_error("%s is missing", o.input || o.random ? "OUTPUT.llm" : "INPUT");
     if (convert(&o, &error) == LLM_OK) return !output_written("llm-convert");
     if (error.code == LLM_ERROR_IO) fprintf(stderr, "llm-convert: %s\n", error.text);
     else fprintf(stderr, "llm-convert: %s: %s\n", o.input, error.text);

@@ -50,6 +50,9 @@ struct source_file {
     bool (*entry)(const source_file *s, size_t index, llm_text *key, source_value *value);
     /* Row `row` of a tensor seen as [everything else][shape[0]], as floats. */
     void (*row)(const source_file *s, const source_tensor *t, uint64_t row, float *out);
+    /* Panel `number` of a matrix, in a type of 3 to 8 bits; NULL: panels are quantised from rows. */
+    void (*panel)(const source_file *s, const source_tensor *t, uint32_t type, uint64_t number,
+                  uint8_t *panel);
     void (*close)(source_file *s);
     /* What the input calls the tensor `name`, for messages; NULL: the same. */
     void (*spell)(const source_file *s, const char *name, char *out, size_t room);

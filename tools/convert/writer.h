@@ -236,10 +236,15 @@ static void writer_work(void *context, size_t index, unsigned worker) {
     size_t size = llm__panel_size(t->file.type, padded);
     float *rows = w->rows + (size_t)worker * WRITER_UNIT * w->widest;
     uint8_t *panel = w->panels + index * (WRITER_UNIT / 16) * size;
-    writer_gather(w, t, first, rows, w->row + (size_t)worker * w->widest, unit);
-    for (i = 0; i < WRITER_UNIT && first + i < t->file.rows && !unit->bad; i += 16, panel += size)
-        quantize_panel(w->tables, t->file.type, rows + (size_t)i * padded, padded, NULL, panel,
-                       &unit->sums);
+    const bool made = w->from->panel && llm__formats[t->file.type].bits;
+    if (!made) writer_gather(w, t, first, rows, w->row + (size_t)worker * w->widest, unit);
+    for (i = 0; i < WRITER_UNIT && first + i < t->file.rows && !unit->bad; i += 16, panel += size) {
+        if (made)
+            w->from->panel(w->from, t->from[0], t->file.type, (first + i) / 16, panel);
+        else
+            quantize_panel(w->tables, t->file.type, rows + (size_t)i * padded, padded, NULL, panel,
+                           &unit->sums);
+    }
 }
 
 static llm_result writer_not_finite(const writer *w, const plan_tensor *t, const writer_unit *u) {
