@@ -349,7 +349,7 @@ typedef struct llm_model_desc {
     llm_read read;    /* pieces of the file, read when they are needed */
     void *read_user;  /* passed to it; both are used until the model is closed */
     size_t size;      /* bytes of the file, for `data` and `read` */
-    bool verify;      /* check every checksum now: reads the whole file */
+    bool verify;      /* check every section's checksum now: reads the whole file */
     llm_allocator allocator; /* a few KB for the directory; with `read` also the file's size and 4
                                 bytes for each LLM_READ_MOST of it, in one piece, of which only
                                 what is read gets touched */
@@ -1229,8 +1229,9 @@ LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0
        +--------+-------+---------------+---------------+----------------------+
 
    The header's checksum covers the table. "DESC", "LAYR" and "TDIR" are verified when a model is
-   opened; all other sections and every tensor of "DATA" only on request, so that opening touches a
-   few pages. Checksums are XXH64 (seed 0).
+   opened; all other sections only on request, so that opening touches a few pages. A tensor's own
+   checksum tells which of them is damaged where that of "DATA" is wrong. Checksums are XXH64
+   (seed 0).
 
    A reader takes a file if all of this holds, with offsets and sizes as 64-bit numbers that no sum
    may pass; it refuses it otherwise. Fields called `zero` are written as 0 and not looked at.
@@ -1263,7 +1264,7 @@ LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0
    nor bf16 have the same rotation. Without HEAD the embedding is the head.
 
    TOKN, if there is one, is as >>tokenizer-section says. TMPL and META are not looked at. With
-   `verify` the checksums of all sections (of a size above 0) and of all tensors must be right. */
+   `verify` the checksums of all sections (of a size above 0) must be right. */
 
 #define LLM__MAGIC "llm.h\r\n\x1a" /* 8 bytes; survives no text-mode transfer unnoticed */
 #define LLM__VERSION 1u
@@ -3610,23 +3611,28 @@ static llm_result llm__check_model(const llm_model *m, llm_error *error) {
     return LLM_OK;
 }
 
-/* Tensors before sections: of DATA, they say more precisely what is wrong. */
-static llm_result llm__verify(const llm_model *m, llm_error *error) {
-    const uint32_t sections = llm__u32(m->file + offsetof(llm__file_header, section_count));
+/* DATA is damaged: which of its tensors is? Between them lies padding. */
+static llm_result llm__blame_tensor(const llm_model *m, llm_error *error) {
+    llm_result r = LLM_OK;
     char name[64];
-    llm_result r;
     uint32_t i;
-    for (i = 0; i < m->tensors; i++) {
+    for (i = 0; i < m->tensors && !r; i++) {
         const llm__file_tensor *t = &m->directory[i];
         r = llm__compare_sum(m, m->file + t->offset, (size_t)t->size, t->checksum, "tensor ",
                              llm__tensor_name(name, t->role, t->layer), error);
-        if (r) return r;
     }
-    for (i = 0; i < sections; i++) {
-        const uint8_t *entry = m->file + sizeof(llm__file_header) + i * sizeof(llm__file_section);
-        if ((r = llm__check_sum(m, llm__u32(entry), error)) != LLM_OK) return r;
+    return r ? r : LLM_ERROR_CHECKSUM;
+}
+
+static llm_result llm__verify(const llm_model *m, llm_error *error) {
+    const uint32_t sections = llm__u32(m->file + offsetof(llm__file_header, section_count));
+    llm_result r = LLM_OK;
+    uint32_t i, kind = 0;
+    for (i = 0; i < sections && !r; i++) {
+        kind = llm__u32(m->file + sizeof(llm__file_header) + i * sizeof(llm__file_section));
+        r = llm__check_sum(m, kind, error);
     }
-    return LLM_OK;
+    return r == LLM_ERROR_CHECKSUM && kind == LLM__SECTION_DATA ? llm__blame_tensor(m, error) : r;
 }
 
 static llm_result llm__section_text(const llm_model *m, uint32_t kind, llm_text *text,

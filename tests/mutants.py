@@ -86,8 +86,9 @@ def llm_fields(good):
     return fields
 
 
-def llm_seal(data, tensors):
-    """Changes that make the checksums right, as far as the tables lead to data; of all sections with `tensors`."""
+def llm_seal(data, every):
+    """Changes that make the checksums right, as far as the table leads to data; of every section, or of those that are
+    looked at when a file is opened."""
     changes = []
     if len(data) < 64:
         return changes
@@ -101,14 +102,8 @@ def llm_seal(data, tensors):
         changes.append((at, struct.pack("<Q", value)))
         data[at:at + 8] = changes[-1][1]
 
-    for kind, offset, size in sections:
-        if kind == b"TDIR" and tensors and offset + size <= len(data) and size % 64 == 0 and size < 1 << 20:
-            for entry in range(offset, offset + size, 64):
-                at, length = struct.unpack_from("<QQ", data, entry + 32)
-                if at + length <= len(data):
-                    put(entry + 48, llm_file.checksum(data[at:at + length]))
     for i, (kind, offset, size) in enumerate(sections):
-        if (tensors or kind in (b"DESC", b"LAYR", b"TDIR")) and offset + size <= len(data):
+        if (every or kind in (b"DESC", b"LAYR", b"TDIR")) and offset + size <= len(data):
             put(64 + 32 * i + 24, llm_file.checksum(data[offset:offset + size]))
     put(24, llm_file.checksum(data[64:64 + 32 * count]))
     return changes

@@ -13,13 +13,16 @@
 /* ---- an allocator that counts, and refuses from some call on ---- */
 
 typedef struct counter {
-    size_t calls, held, refuse_from;
+    size_t calls, held, refuse_from, refused; /* refused: the bytes of the first that was */
 } counter;
 
 static void *count_allocate(void *user, size_t size, size_t align) {
     counter *c = (counter *)user;
     void *memory = NULL;
-    if (++c->calls >= c->refuse_from || posix_memalign(&memory, align, size)) return NULL;
+    if (++c->calls >= c->refuse_from || posix_memalign(&memory, align, size)) {
+        if (!c->refused) c->refused = size;
+        return NULL;
+    }
     c->held += size;
     return memory;
 }
@@ -311,6 +314,19 @@ static void test_stops(void) {
     close_setup(&s);
 }
 
+/* What a chat says that lacks memory itself, and not its template or its sampler. */
+static bool own_words(const char *said, size_t refused) {
+    static const char *const what[] = {"a message", "an answer"};
+    char text[100];
+    size_t i;
+    for (i = 0; i < 2; i++) {
+        (void)snprintf(text, sizeof text, "chat: no memory for %s of %lu bytes", what[i], (unsigned long)refused);
+        if (!strcmp(said, text)) return true;
+    }
+    return !strncmp(said, "chat: no memory for a list of messages of ", 42) ||
+           !strncmp(said, "chat: no memory for a prompt of ", 32);
+}
+
 /* One chat under an allocator that refuses call `n` and what follows. true: it got through. */
 static bool try_memory(setup *s, size_t n, llm_text expected, size_t *refused) {
     counter c;
@@ -327,7 +343,9 @@ static bool try_memory(setup *s, size_t n, llm_text expected, size_t *refused) {
         r = llm_chat_say(chat, llm_string("the rain"));
         c.refuse_from = SIZE_MAX;
         if (r != LLM_OK) {
-            CHECK(r == LLM_ERROR_MEMORY && llm_chat_error(chat)->text[0], "%s", llm_result_name(r));
+            CHECK(r == LLM_ERROR_MEMORY, "%s", llm_result_name(r));
+            CHECK(own_words(llm_chat_error(chat)->text, c.refused) || strstr(llm_chat_error(chat)->text, "template"), "%s",
+                  llm_chat_error(chat)->text);
             (void)llm_chat_messages(chat, &count);
             CHECK(!count, "%u messages after a failure", (unsigned)count);
             ++*refused;
@@ -340,7 +358,10 @@ static bool try_memory(setup *s, size_t n, llm_text expected, size_t *refused) {
         }
         llm_chat_destroy(chat);
     } else {
+        char text[100];
+        (void)snprintf(text, sizeof text, "chat: no memory for %lu bytes", (unsigned long)c.refused);
         CHECK(r == LLM_ERROR_MEMORY && !chat && s->error.text[0], "%s", llm_result_name(r));
+        CHECK(n > 1 || !strcmp(s->error.text, text), "%s, expected %s", s->error.text, text);
     }
     CHECK(!c.held, "%u bytes leak when call %u is refused", (unsigned)c.held, (unsigned)n);
     return r == LLM_OK;
@@ -368,7 +389,8 @@ static void test_refusals(void) {
     CHECK(llm_chat_create(&chat, &d) == LLM_OK, "%s", s.error.text);
     CHECK(llm_chat_say(chat, llm_string("x")) == LLM_ERROR_TEMPLATE, "the template raises");
     (void)llm_chat_messages(chat, &count);
-    CHECK(!count && strstr(llm_chat_error(chat)->text, "never"), "%s", llm_chat_error(chat)->text);
+    CHECK(!count && !strcmp(llm_chat_error(chat)->text, "chat template, line 1, column 19: never"), "%s",
+          llm_chat_error(chat)->text);
     llm_chat_destroy(chat);
     d = chat_defaults(&s);
     d.sampler.temperature = -1;
@@ -392,6 +414,20 @@ static void check_refused(setup *s, const llm_chat_desc *d, llm_result expected,
           llm_result_name(r), s->error.text, text);
 }
 
+/* What is said of a prompt that is too long by itself. */
+static const char *too_long(const llm_model *model, const char *prompt, unsigned context) {
+    static char said[200];
+    llm_tokenize_desc d;
+    size_t count = 0;
+    memset(&d, 0, sizeof d);
+    d.text = prompt, d.size = strlen(prompt), d.bos = d.eos = -1;
+    CHECK(llm_tokenize(llm_model_tokenizer(model), &d, NULL, 0, &count) == LLM_OK && count >= context, "%u tokens",
+          (unsigned)count);
+    (void)snprintf(said, sizeof said, "chat: the conversation has %u tokens, expected at most %u: an answer needs 1, and "
+                   "the context has %u", (unsigned)count, context - 1, context);
+    return said;
+}
+
 /* What each refusal says. */
 static void test_words(void) {
     setup s = open_setup("llama-tied", 128);
@@ -401,6 +437,7 @@ static void test_words(void) {
     llm_session *batch_only;
     llm_chat *chat;
     char text[400];
+    const char *said;
     check_said(s.chat, llm_chat_answer(s.chat), LLM_OK, "");
     llm_chat_stop(s.chat);
     llm_chat_stop(s.chat); /* nothing to stop */
@@ -421,12 +458,6 @@ static void test_words(void) {
     check_said(s.chat, llm_chat_rewind(s.chat, 3), LLM_ERROR_ARGUMENT,
                "rewind: n is 3, expected 0 to 0");
     check_said(s.chat, llm_chat_next(s.chat, 0, NULL), LLM_ERROR_ARGUMENT, "next: piece is NULL");
-    memset(text, 'x', sizeof text);
-    text[sizeof text - 1] = 0;
-    CHECK(llm_chat_say(s.chat, llm_string(text)) == LLM_ERROR_CONTEXT_FULL &&
-              strstr(llm_chat_error(s.chat)->text, "tokens, expected at most 127: an answer needs 1, "
-                                                   "and the context has 128"),
-          "%s", llm_chat_error(s.chat)->text);
     CHECK(llm_chat_say(s.chat, llm_string("a")) == LLM_OK, "say");
     check_said(s.chat, llm_chat_add(s.chat, llm_string("user"), empty), LLM_ERROR_BUSY,
                "add: an answer is being made; expected it finished or stopped");
@@ -470,11 +501,17 @@ static void test_words(void) {
     check_said(chat, llm_chat_say(chat, llm_string("x")), LLM_ERROR_TEMPLATE,
                "chat template, line 1, column 7: 'y' is undefined");
     llm_chat_destroy(chat);
-    d = chat_defaults(&s), d.room = 1000;
+    d = chat_defaults(&s), d.room = 1000, d.template_text = llm_string("{{ messages[0].content }}");
     CHECK(llm_chat_create(&chat, &d) == LLM_OK, "%s", s.error.text);
-    CHECK(llm_chat_say(chat, llm_string("x")) == LLM_ERROR_CONTEXT_FULL &&
-              strstr(llm_chat_error(chat)->text, "expected at most 0: an answer needs 1000"),
-          "%s", llm_chat_error(chat)->text);
+    check_said(chat, llm_chat_say(chat, llm_string("x")), LLM_ERROR_CONTEXT_FULL,
+               "chat: the conversation has 1 tokens, expected at most 0: an answer needs 1000, and the context has 128");
+    llm_chat_destroy(chat);
+    d.room = 0;
+    CHECK(llm_chat_create(&chat, &d) == LLM_OK, "%s", s.error.text);
+    memset(text, '\n', sizeof text); /* a token each, or fewer */
+    text[sizeof text - 1] = 0;
+    said = too_long(s.model, text, 128);
+    check_said(chat, llm_chat_say(chat, llm_string(text)), LLM_ERROR_CONTEXT_FULL, said);
     llm_chat_destroy(chat);
 
     CHECK(llm_chat_create(NULL, &d) == LLM_ERROR_ARGUMENT, "no place for the chat");
@@ -546,11 +583,12 @@ static void test_known_forms(void) {
     llm_chat_desc d;
     setup s;
     size_t i;
+    llm__tok_header *tok;
     memset(&s, 0, sizeof s);
     f.data = (uint8_t *)fixture_read(fixture_model_path("llama-tied", "q8"), &f.size);
     find_section(&f, LLM__SECTION_TMPL)->kind = 0x21212121; /* a kind that is not known */
     seal(&f);
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < 3; i++) {
         memset(&md, 0, sizeof md), memset(&sd, 0, sizeof sd);
         md.data = f.data, md.size = f.size, md.error = &s.error;
         if (llm_model_open(&s.model, &md)) printf("FAIL %s\n", s.error.text), exit(1);
@@ -562,6 +600,13 @@ static void test_known_forms(void) {
             CHECK(llm_chat_say(s.chat, llm_string("Hi")) == LLM_OK, "say");
             check_prompt(&s, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "ChatML");
             llm_chat_destroy(s.chat);
+            tok = (llm__tok_header *)(void *)(f.data + find_section(&f, LLM__SECTION_TOKN)->offset);
+            tok->table[LLM__TOK_TRIE].count = tok->table[LLM__TOK_ADDED].count = 0; /* none is found */
+            tok->table[LLM__TOK_NORMALIZED].count = 0;
+        } else if (i == 1) {
+            check_refused(&s, &d, LLM_ERROR_UNSUPPORTED,
+                          "chat: the model has no chat template, and its vocabulary has the marks of neither ChatML nor "
+                          "Gemma; give one as template_text");
             find_section(&f, LLM__SECTION_TOKN)->kind = 0x21212122;
         } else {
             check_refused(&s, &d, LLM_ERROR_UNSUPPORTED, "chat: the model's file has no tokenizer");

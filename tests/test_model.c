@@ -497,7 +497,7 @@ static void test_garbage(void) {
     trying = false;
 }
 
-/* A damaged weight is found by `verify`, by name. */
+/* A damaged weight is found by `verify`, by name: its own checksum is looked at where that of DATA is wrong. */
 static void test_verify(void) {
     static const struct { uint32_t role, layer; const char *name; } which[] = {
         {LLM__Q, 1, "blk.1.attn_q"}, {LLM__EMBEDDING, LLM__NONE, "embedding"}, {LLM__FFN_NORM, 0, "blk.0.ffn_norm"}};
@@ -515,6 +515,19 @@ static void test_verify(void) {
         CHECK(open_image(&f, true, &error) == LLM_ERROR_CHECKSUM, "%s", error.text);
         (void)snprintf(what, sizeof what, "tensor %s", which[i].name);
         CHECK(!strcmp(error.text, sum_message(f.data + t->offset, (size_t)t->size, t->checksum, what)), "%s", error.text);
+        free(f.data), f = copy_of(&good);
+        tensor_of(&f, which[i].role, which[i].layer)->checksum ^= 1;
+        seal(&f);
+        CHECK(open_image(&f, true, &error) == LLM_OK, "%s", error.text);
+        section_of(&f, LLM__SECTION_DATA)->checksum = 5;
+        seal(&f);
+        CHECK(open_image(&f, true, &error) == LLM_ERROR_CHECKSUM && strstr(error.text, what) == error.text, "%s", error.text);
+        free(f.data), f = copy_of(&good);
+        section_of(&f, LLM__SECTION_DATA)->checksum = 5;
+        seal(&f);
+        s = section_of(&f, LLM__SECTION_DATA);
+        CHECK(open_image(&f, true, &error) == LLM_ERROR_CHECKSUM &&
+                  !strcmp(error.text, sum_message(f.data + s->offset, (size_t)s->size, 5, "section DATA")), "%s", error.text);
         free(f.data), f = copy_of(&good);
         s = section_of(&f, kinds[i]);
         f.data[s->offset + s->size - 1] ^= 1;

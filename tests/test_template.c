@@ -581,6 +581,8 @@ static void test_messages(void) {
          "line 1, column 21: generator has no last item: expected a list"},
         {"{{ ['a']|sum(start='') }}", LLM_ERROR_TEMPLATE,
          "line 1, column 10: str '' cannot be summed up: use 'join'"},
+        {"{{ '12'|int(0, '10') }}", LLM_ERROR_UNSUPPORTED,
+         "line 1, column 9: 'int' with a base other than 10 is not supported"},
         {"{{ '12'|int(0, 16) }}", LLM_ERROR_UNSUPPORTED,
          "line 1, column 9: 'int' with a base other than 10 is not supported"},
         {"{{ 'a'|abs }}", LLM_ERROR_TEMPLATE,
@@ -639,6 +641,8 @@ static void test_messages(void) {
          "line 1, column 25: int 5 is not iterable"},
         {"{% macro f(a) %}{% endmacro %}{{ f(1, 2) }}", LLM_ERROR_TEMPLATE,
          "line 1, column 35: the macro 'f' got 2 arguments, expected at most 1"},
+        {"{% macro f(a, b) %}{% endmacro %}{{ f(1, a=2) }}", LLM_ERROR_TEMPLATE,
+         "line 1, column 38: the macro 'f' got the argument 'a' twice"},
         {"{% macro f(a) %}{% endmacro %}{{ f(1, a=2) }}", LLM_ERROR_TEMPLATE,
          "line 1, column 35: the macro 'f' got the argument 'a' twice"},
         {"{% macro f(a) %}{% endmacro %}{{ f(b=2) }}", LLM_ERROR_TEMPLATE,
@@ -741,6 +745,7 @@ static void test_bounds(void) {
         {"{% macro f(", "a,", "b) %}", 32, "a macro with more than 32 parameters"},
         {"{% with ", "a=1,", "a=1 %}", 8, "more than 8 names in 'with'"},
         {"{{ [", "1,", "] }}", 513, "more than 512 values at once"},
+        {"{% set ", "a, ", "a = range(514) %}", 513, "more than 512 values at once"},
         {"{{ range(100001) }}", "", "", 0, "a range with more than 100000 items"},
         {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "", "", 0, "more than 64 calls at once"},
         {"{% macro f() %}{% for i in [1] %}{% for j in [1] %}{{ f() }}{% endfor %}{% endfor %}"
@@ -1062,6 +1067,69 @@ static void test_budgets(const char *path, size_t every, size_t finest) {
     }
     CHECK(runs_out > 100, "only %lu budgets tried", (unsigned long)runs_out);
     free(f.data);
+}
+
+/* A budget of steps, or memory, that ends within a function's loop: with every budget, and with every allocation
+   failing, templates whose values are too large for what is allocated already. */
+static void end_everywhere(llm_template_desc *d, size_t most) {
+    size_t n, finest = most ? most : 1, ends = 0;
+    d->max_steps = 0;
+    for (n = 1;; n++) {
+        use_counting(d);
+        counts.fail_at = n;
+        render(&out, d);
+        if (counts.calls < n) break;
+        CHECK(out.result == LLM_ERROR_MEMORY && !counts.live, "%.40s: allocation %lu: %s", d->text.data, (unsigned long)n,
+              out.error.text);
+    }
+    CHECK(out.result == LLM_OK && !counts.live, "%.40s: %s", d->text.data, out.error.text);
+    use_counting(d);
+    for (d->max_steps = 1; most; d->max_steps += 1 + d->max_steps / finest) {
+        render(&out, d);
+        if (out.result != LLM_ERROR_LIMIT) break;
+        ends++;
+    }
+    CHECK(!most || (out.result == LLM_OK && ends > 10), "%.40s: %lu ends: %s", d->text.data, (unsigned long)ends,
+          out.error.text);
+    d->max_steps = 0;
+}
+
+static void test_ends(void) {
+    static const char *const large[] = { /* `big` has 2100 pairs, `long` 9000 bytes */
+        "{{ big|tojson(sort_keys=true)|length }}", "{% for k in big %}{% endfor %}", "{{ big.keys()|length }}",
+        "{{ big.values()|length }}", "{{ big.items()|length }}", "{{ long|list|length }}",
+        "{{ '\\12' }}{{ []|sort(true) }}{{ []|max(true) is defined }}",
+        "{% for i in range(3000) %}{% macro f() %}{% endmacro %}{% endfor %}",
+        "{% macro f(a, b, c) %}{% endmacro %}{% for i in range(70) %}{{ f(1) }}{% endfor %}"};
+    static const char *const steps[] = {
+        "{% if long == long ~ '' %}x{% endif %}", "{{ 'abcabc'.strip('xyzabc') }}", "{{ 'aaaaaaaaaaaa'.replace('', 'b') }}",
+        "{{ ', '.join(['a', 'b', 'c', 'd', 'e']) }}", "{{ '0123456789'.isdigit() }}{{ '      '.isspace() }}",
+        "{% set a0 = 1 %}{% set a1 = 1 %}{% set a2 = 1 %}{% set a3 = 1 %}{% set a4 = 1 %}{% set a5 = 1 %}{% set a6 = 1 %}"
+        "{% set a7 = 1 %}{% set a8 = 1 %}{% for i in [1] %}{% for j in [1] %}{{ a0 }}{{ none_such }}{% endfor %}{% endfor %}",
+        "{{ {'d': 1, 'c': 2, 'b': 3, 'a': 4}|tojson(sort_keys=true) }}"};
+    llm_template_desc d;
+    llm_template_field fields[2];
+    llm_text big = repeated("", "x", 9000, ""), code;
+    char *text = (char *)calloc(1, 60000);
+    size_t i, at;
+    if (!text) abort();
+    memset(&d, 0, sizeof d);
+    memset(fields, 0, sizeof fields);
+    for (i = at = 0; i < 2100; i++) at += (size_t)snprintf(text + at, 60000 - at, "%c\"k%u\": 1", i ? ',' : '{', (unsigned)i);
+    text[at] = '}';
+    fields[0].name = text_of("long"), fields[0].text = big;
+    fields[1].name = text_of("big"), fields[1].text = text_of(text), fields[1].json = true;
+    d.variables = fields, d.n_variables = 2;
+    for (i = 0; i < sizeof large / sizeof *large; i++) d.text = text_of(large[i]), end_everywhere(&d, 0);
+    d.n_variables = 1;
+    for (i = 0; i < sizeof steps / sizeof *steps; i++) d.text = text_of(steps[i]), end_everywhere(&d, 400);
+    d.n_variables = 0;
+    for (i = 0; i < 70; i++) { /* where the list of instructions grows */
+        code = repeated("", "{{ 1 }}", i, "{% macro f(a=1) %}{% endmacro %}");
+        d.text = code, end_everywhere(&d, 0);
+        drop(code);
+    }
+    drop(big), free(text);
 }
 
 static void expect_argument(llm_template_desc *d, const char *message) {
@@ -1606,6 +1674,7 @@ int main(int argc, char **argv) {
     test_messages();
     test_limits();
     test_bounds();
+    test_ends();
     test_budgets(edges, 1, 24);
     test_budgets(conversations, 7, 3);
     test_stack();

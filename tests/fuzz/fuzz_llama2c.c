@@ -38,7 +38,8 @@ static int fuzz_llama2c(const uint8_t *data, size_t size) {
     if (!length) length = in.size;
     model = (uint8_t *)malloc(length ? length : 1);
     FUZZ_CHECK(model, "no memory");
-    for (i = 0; i < length; i++) model[i] = in.data[i % in.size];
+    for (i = 0; i < length; i += in.size) /* again and again */
+        memcpy(model + i, in.data, length - i < in.size ? length - i : in.size);
     memset(&error, 0, sizeof error);
     r = llama2c_open_memory(&source, model, length, words_size ? words : NULL, words_size, &error);
     fuzz_refusal(r, &error);

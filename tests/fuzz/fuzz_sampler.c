@@ -78,7 +78,7 @@ static int fuzz_sampler(const uint8_t *data, size_t size) {
     d.repetition_penalty = take_float(&in, 0.01f, 4);
     d.frequency_penalty = take_float(&in, -4, 4);
     d.presence_penalty = take_float(&in, -4, 4);
-    d.penalty_window = fuzz_below(&in, 4) ? fuzz_below(&in, 20) : fuzz_below(&in, 70000);
+    d.penalty_window = fuzz_below(&in, 32) ? fuzz_below(&in, 20) : fuzz_below(&in, 70000);
     d.logprobs = fuzz_below(&in, 2);
     d.top_logprobs = fuzz_below(&in, 3) ? 0 : fuzz_below(&in, 1100);
     d.seed = fuzz_take(&in, 8), d.stream = fuzz_take(&in, 1);
