@@ -15604,6 +15604,105 @@ LLM__INT_SIMD128(simd128, false, LLM__UNUSED)
 LLM__INT_SIMD128(neon_dot, true, LLM__NEON_DOT)
 #endif
 
+#if defined(__aarch64__)
+/* ---- i8mm: two rows of the panel by two of the input, eight columns at once ---- */
+
+#if defined(__clang__)
+#define LLM__NEON_I8MM __attribute__((target("i8mm")))
+#else
+#define LLM__NEON_I8MM __attribute__((target("arch=armv8.2-a+i8mm")))
+#endif
+
+/* Two lines, of four columns each, to eight times two rows of eight columns. */
+LLM__INLINE void llm__pair_i8mm(int8_t *to, const int8_t *line) {
+    uint32_t q;
+    for (q = 0; q < 4; q++, line += 16, to += 32) {
+        const uint32x4_t a = vreinterpretq_u32_s8(vld1q_s8(line));
+        const uint32x4_t b = vreinterpretq_u32_s8(vld1q_s8(line + 64));
+        vst1q_s8(to, vreinterpretq_s8_u32(vzip1q_u32(a, b)));
+        vst1q_s8(to + 16, vreinterpretq_s8_u32(vzip2q_u32(a, b)));
+    }
+}
+LLM__INLINE void llm__unpack_i8mm(uint32_t type, int8_t *tile, uint32_t s,
+                                  const uint8_t *parameters, const uint8_t *codes) {
+    int8_t line[4][64];
+    uint32_t k;
+    for (k = 0; k < s; k += 16, tile += 256) {
+        const uint8_t *record = codes + k / 64 * llm__record_size(type);
+        const int8_t *from = type == LLM_Q8 ? (const int8_t *)record + k % 64 * 16 : line[0];
+        if (type != LLM_Q8)
+            llm__unpack_simd128(type, line, record, parameters + k / 2, k / 16 % 4);
+        llm__pair_i8mm(tile, from);
+        llm__pair_i8mm(tile + 128, from + 128);
+    }
+}
+
+/* `count` (1 .. 4) rows against a super-block. */
+#define LLM__SMMLA(acc, x, w) \
+    __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(x), "w"(w))
+LLM__INLINE void llm__rows_i8mm(uint32_t count, float *out, const int8_t *tile, uint32_t s,
+                                const llm__input *in, uint32_t row, uint32_t b,
+                                const uint8_t *scales) {
+    int32x4_t acc[2][8]; /* rows 2 i, 2 i + 1 of the input by 2 p, 2 p + 1 of the panel */
+    const int8_t *x[4];
+    uint32_t t, k, p;
+    for (t = 0; t < 4; t++)
+        x[t] = in->q + (size_t)(row + (t < count ? t : 0)) * in->stride + (size_t)b * s;
+    for (p = 0; p < 8; p++) acc[0][p] = acc[1][p] = vdupq_n_s32(0);
+    for (k = 0; k < s; k += 8, tile += 128) {
+        const int8x16_t y = vcombine_s8(vld1_s8(x[0] + k), vld1_s8(x[1] + k));
+        const int8x16_t z = vcombine_s8(vld1_s8(x[2] + k), vld1_s8(x[3] + k));
+        for (p = 0; p < 8; p++) {
+            const int8x16_t w = vld1q_s8(tile + 16 * p);
+            LLM__SMMLA(acc[0][p], y, w);
+            LLM__SMMLA(acc[1][p], z, w);
+        }
+    }
+    for (t = 0; t < count; t++) {
+        const int32x4_t *of = acc[t / 2];
+        llm__acc4 dot[4];
+        for (p = 0; p < 4; p++)
+            dot[p].sum =
+                t % 2 ? vcombine_s32(vget_high_s32(of[2 * p]), vget_high_s32(of[2 * p + 1]))
+                      : vcombine_s32(vget_low_s32(of[2 * p]), vget_low_s32(of[2 * p + 1]));
+        llm__scaled_add_simd128(out + 16 * t, dot, scales,
+                                in->scale[(size_t)(row + t) * (in->stride / 64) + b]);
+    }
+}
+LLM__INLINE void llm__many_rows_i8mm(uint32_t type, float *out, const uint8_t *panel,
+                                     uint32_t padded, const llm__input *in, uint32_t row,
+                                     uint32_t rows) {
+    const uint32_t s = llm__super_block(padded);
+    const uint8_t *parameters = panel + (size_t)padded / s * 32;
+    const uint8_t *codes = panel + llm__panel_header(type, padded);
+    int8_t tile[256 * 16];
+    uint32_t b, m;
+    memset(out, 0, sizeof(float) * 16 * rows);
+    for (b = 0; b < padded / s; b++, parameters += s / 2) {
+        llm__unpack_i8mm(type, tile, s, parameters, codes);
+        codes += s / 64 * llm__record_size(type);
+        for (m = 0; m < rows; m += 4)
+            llm__rows_i8mm(llm__least(rows - m, 4), out + 16 * m, tile, s, in, row + m, b,
+                           panel + b * 32);
+    }
+}
+
+#define LLM__PANEL_I8MM(name, type)                                                              \
+    LLM__NEON_I8MM static void llm__panel_##name##_i8mm(float *out, const uint8_t *panel,         \
+                                                        uint32_t padded, const llm__input *in,    \
+                                                        uint32_t row, uint32_t rows) {            \
+        if (rows < 4)                                                                             \
+            llm__panel_##name##_neon_dot(out, panel, padded, in, row, rows);                      \
+        else                                                                                      \
+            llm__many_rows_i8mm(type, out, panel, padded, in, row, rows);                         \
+    }
+LLM__PANEL_I8MM(q8, LLM_Q8)
+LLM__PANEL_I8MM(q6, LLM_Q6)
+LLM__PANEL_I8MM(q5, LLM_Q5)
+LLM__PANEL_I8MM(q4, LLM_Q4)
+LLM__PANEL_I8MM(q3, LLM_Q3)
+#endif /* i8mm */
+
 static void llm__panel_f32_simd128(float *out, const uint8_t *panel, uint32_t padded,
                                    const llm__input *in, uint32_t row, uint32_t rows) {
     llm__panel_float_simd128(LLM_F32, out, panel, padded, in, row, rows);
@@ -15655,6 +15754,26 @@ static void llm__kernels_neon_dot(llm__kernels *k) {
     llm__kernels_int_neon_dot(k);
     k->name = "neon-dot";
 }
+
+/* Its matrix products. */
+static bool llm__cpu_has_i8mm(void) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    return true;
+#elif defined(__linux__)
+    return llm__cpu_has_dot() && (getauxval(AT_HWCAP2) >> 13 & 1);
+#else
+    return false;
+#endif
+}
+static void llm__kernels_neon_i8mm(llm__kernels *k) {
+    llm__kernels_neon_dot(k);
+    k->name = "neon-i8mm";
+    k->panel[LLM_Q8] = llm__panel_q8_i8mm;
+    k->panel[LLM_Q6] = llm__panel_q6_i8mm;
+    k->panel[LLM_Q5] = llm__panel_q5_i8mm;
+    k->panel[LLM_Q4] = llm__panel_q4_i8mm;
+    k->panel[LLM_Q3] = llm__panel_q3_i8mm;
+}
 #endif
 #endif /* SIMD128 */
 
@@ -15685,6 +15804,7 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
     LLM__OFFER(cpu & LLM__CPU_AVX2, llm__kernels_avx2)
 #endif
 #if defined(LLM__HAVE_SIMD128) && defined(__aarch64__)
+    LLM__OFFER(llm__cpu_has_i8mm(), llm__kernels_neon_i8mm)
     LLM__OFFER(llm__cpu_has_dot(), llm__kernels_neon_dot)
 #endif
 #ifdef LLM__HAVE_SIMD128

@@ -19,11 +19,13 @@ ARM = ["aarch64-linux-gnu-gcc", "-static"]
 
 # (name, compiler and flags, how to link, what runs it, its instruction sets)
 MACHINES = [
-    ("aarch64 gcc -O2", [*ARM, "-O2"], ARM, ["qemu-aarch64"], ["neon-dot", "neon", "scalar"]),
-    ("aarch64 gcc -Ofast", [*ARM, "-Ofast"], ARM, ["qemu-aarch64"], ["neon-dot", "neon"]),
-    ("aarch64 clang -O2", ["clang", "--target=aarch64-linux-gnu", "-O2"], ARM, ["qemu-aarch64"], ["neon-dot", "neon"]),
+    ("aarch64 gcc -O2", [*ARM, "-O2"], ARM, ["qemu-aarch64"], ["neon-i8mm", "neon-dot", "neon", "scalar"]),
+    ("aarch64 gcc -Ofast", [*ARM, "-Ofast"], ARM, ["qemu-aarch64"], ["neon-i8mm", "neon-dot", "neon"]),
+    ("aarch64 clang -O2", ["clang", "--target=aarch64-linux-gnu", "-O2"], ARM, ["qemu-aarch64"],
+     ["neon-i8mm", "neon-dot", "neon"]),
     ("aarch64 clang -Ofast", ["clang", "--target=aarch64-linux-gnu", "-Ofast"], ARM, ["qemu-aarch64"],
-     ["neon-dot", "neon"]),
+     ["neon-i8mm", "neon-dot", "neon"]),
+    ("aarch64 without i8mm", [*ARM, "-O2"], ARM, ["qemu-aarch64", "-cpu", "cortex-a76"], ["neon-dot", "neon"]),
     ("aarch64 without dot products", [*ARM, "-O2"], ARM, ["qemu-aarch64", "-cpu", "cortex-a57"], ["neon"]),
     ("wasm", ["emcc", "-O2", "-msimd128"],
      ["emcc", "-sENVIRONMENT=node", "-sNODERAWFS=1", "-sALLOW_MEMORY_GROWTH=1", "-sEXIT_RUNTIME=1"],
