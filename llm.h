@@ -52,8 +52,8 @@
        >>chat            all of the above for the usual case
      and in the implementation
        >>base >>file >>formats >>tokenizer-section >>numerics >>kernels >>runner >>forward >>cache
-       >>evaluate >>threads >>scalar >>avx2 >>avx512 >>simd128
-       >>dispatch
+       >>evaluate >>threads >>scalar >>avx2 >>avx-vnni >>avx512 >>amx
+       >>simd128 >>dispatch
 
    CONFIGURATION (define before the #include that implements)
 
@@ -61,8 +61,10 @@
        LLM_API           how public functions are declared, if not `extern` (a DLL export, say)
        LLM_NO_THREADS    no threads of its own; a pool works through parallel_for only
        LLM_NO_MMAP       no file mapping; models are opened from memory
-       LLM_NO_AVX2       without the AVX2 kernels, and so without those for AVX-512
-       LLM_NO_AVX512     without the AVX-512 kernels
+       LLM_NO_AVX2       without the AVX2 kernels, and so without any of the next three
+       LLM_NO_AVX_VNNI   without the AVX-VNNI kernels
+       LLM_NO_AVX512     without the AVX-512 kernels, and so without those for AMX
+       LLM_NO_AMX        without the AMX kernels; Linux is never asked for its tiles then
        LLM_NO_SIMD128    without the NEON or WebAssembly kernels
        LLM_NO_TEMPLATE   without chat templates, and so without llm_chat
        LLM_PROFILE       evaluations keep account of their time, see llm_session_profile
@@ -459,8 +461,11 @@ LLM_API void llm_pool_destroy(llm_pool *pool);
 
 LLM_API uint32_t llm_pool_threads(const llm_pool *pool); /* without a pool: 1 */
 
-/* The instruction sets that this machine can run, best first: "avx512", "avx2", "scalar"; NULL
-   past the end. */
+/* The instruction sets that this machine can run, best first: "amx", "avx512", "avx-vnni", "avx2"
+   and "scalar", or "neon-i8mm", "neon-dot", "neon" and "scalar"; NULL past the end.
+   Linux wants to be asked for "amx", once in a process (arch_prctl), because the stack frames of
+   signals grow by 8 KB with it. That happens when a session or a batch is queried or created that
+   may use it: isa NULL or "amx". A refusal leaves the next best where isa is NULL. */
 LLM_API const char *llm_isa_name(uint32_t index);
 
 /* ---- >>session ------------------------------------------------------------- */
@@ -487,7 +492,7 @@ typedef struct llm_session_desc {
     llm_kv kv;
     bool batch_only; /* no evaluator of its own: it is only fed through an llm_batch */
     uint32_t spare;  /* further positions in its page store, for forks that diverge */
-    const char *isa; /* force an instruction set by name; NULL = the best */
+    const char *isa; /* force an instruction set by name; NULL = the best (llm_isa_name) */
     llm_allocator allocator;
     llm_error *error;
 } llm_session_desc;
@@ -3958,6 +3963,7 @@ typedef struct llm__input {
 
 typedef struct llm__kernels {
     const char *name;
+    bool (*allowed)(void); /* asks the system whether it may be used; NULL: it may */
     /* y = x * rsqrt(mean(x^2) + epsilon) * gain; f32 [n] */
     void (*norm)(float *y, const float *x, const float *gain, uint32_t n, float inverse_n,
                  float epsilon);
@@ -13570,42 +13576,80 @@ static void llm__kernels_scalar(llm__kernels *k) {
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
+#define LLM__XSAVE       __attribute__((target("xsave")))
 #define LLM__AVX2        __attribute__((target("avx2,f16c")))
 #define LLM__AVX2_INLINE LLM__INLINE LLM__AVX2
 #define LLM__PREFETCH(p) __builtin_prefetch(p, 0, 3)
 #else
+#define LLM__XSAVE
 #define LLM__AVX2
 #define LLM__AVX2_INLINE static __forceinline
 #define LLM__PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #endif
 
-enum { LLM__CPU_AVX2 = 1, LLM__CPU_AVX512 = 2 };
+/* Compilers that know AVX-VNNI and AMX. */
+#if defined(__clang__)
+#define LLM__COMPILER_OF_2021 (__clang_major__ >= 12)
+#elif defined(__GNUC__)
+#define LLM__COMPILER_OF_2021 (__GNUC__ >= 11)
+#else
+#define LLM__COMPILER_OF_2021 (_MSC_VER >= 1930)
+#endif
 
-/* What the processor has and the operating system saves: AVX2 with F16C; AVX-512 F, DQ, BW and VL
-   with VNNI. */
-static unsigned llm__cpu(void) {
-    const uint32_t most = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-    uint32_t one[4] = {0}, seven[4] = {0}, xcr0 = 0;
-    unsigned has = 0;
+/* Linux keeps the registers of AMX, eight tiles of 1 KB, for those who asked. */
+#if defined(__linux__) && !defined(LLM_NO_AVX512) && !defined(LLM_NO_AMX) && LLM__COMPILER_OF_2021
+#define LLM__HAVE_AMX 1
+#include <sys/syscall.h>
+#if !defined(__cplusplus) && !defined(__USE_MISC) /* unistd.h came before _DEFAULT_SOURCE */
+extern long(syscall)(long number, ...);
+#endif
+enum { LLM__XCOMP_SUPPORTED = 0x1021, LLM__XCOMP_ASK = 0x1023, LLM__XCOMP_TILES = 18 };
+
+static bool llm__amx_known(void) {
+    uint64_t features = 0;
+    return syscall(SYS_arch_prctl, LLM__XCOMP_SUPPORTED, &features) == 0 &&
+           (features >> LLM__XCOMP_TILES & 1);
+}
+static bool llm__amx_allowed(void) {
+    return syscall(SYS_arch_prctl, LLM__XCOMP_ASK, LLM__XCOMP_TILES) == 0;
+}
+#endif
+
+enum { LLM__CPU_AVX2 = 1, LLM__CPU_AVX_VNNI = 2, LLM__CPU_AVX512 = 4, LLM__CPU_AMX = 8 };
+
+LLM__INLINE void llm__cpuid(uint32_t leaf, uint32_t part, uint32_t out[4]) {
 #if defined(_MSC_VER) && !defined(__clang__)
     int r[4];
-    __cpuidex(r, 0, 0);
-    if (r[0] < 7) return 0;
-    __cpuidex(r, 1, 0), memcpy(one, r, sizeof one);
-    __cpuidex(r, 7, 0), memcpy(seven, r, sizeof seven);
-    if (one[2] >> 27 & 1) xcr0 = (uint32_t)_xgetbv(0);
+    __cpuid(r, 0);
+    memset(out, 0, 4 * sizeof *out);
+    if ((uint32_t)r[0] < leaf) return;
+    __cpuidex(r, (int)leaf, (int)part);
+    memcpy(out, r, sizeof r);
 #else
-    if (!__get_cpuid_count(1, 0, &one[0], &one[1], &one[2], &one[3])) return 0;
-    if (!__get_cpuid_count(7, 0, &seven[0], &seven[1], &seven[2], &seven[3])) return 0;
-    if (one[2] >> 27 & 1) {
-        uint32_t high;
-        __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
-        (void)high;
-    }
+    if (!__get_cpuid_count(leaf, part, &out[0], &out[1], &out[2], &out[3]))
+        memset(out, 0, 4 * sizeof *out);
 #endif
-    if ((xcr0 & 6) == 6 && (one[2] >> 29 & 1) && (seven[1] >> 5 & 1)) has = LLM__CPU_AVX2;
-    if (has && (xcr0 & 0xe6) == 0xe6 && (seven[1] & most) == most && (seven[2] >> 11 & 1))
-        has |= LLM__CPU_AVX512;
+}
+
+/* What the processor has and the operating system saves: AVX2 with F16C; AVX-VNNI; AVX-512 F, DQ,
+   BW and VL with VNNI; AMX with INT8. */
+LLM__XSAVE static unsigned llm__cpu(void) {
+    const uint32_t most = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    uint32_t one[4], seven[4], more[4] = {0}, xcr0;
+    unsigned has = LLM__CPU_AVX2;
+    llm__cpuid(1, 0, one);
+    llm__cpuid(7, 0, seven);
+    if (seven[0] >= 1) llm__cpuid(7, 1, more);
+    if (!(one[2] >> 27 & 1)) return 0;
+    xcr0 = (uint32_t)_xgetbv(0);
+    if ((xcr0 & 6) != 6 || !(one[2] >> 29 & 1) || !(seven[1] >> 5 & 1)) return 0;
+    if (more[0] >> 4 & 1) has |= LLM__CPU_AVX_VNNI;
+    if ((xcr0 & 0xe6) != 0xe6 || (seven[1] & most) != most || !(seven[2] >> 11 & 1)) return has;
+    has |= LLM__CPU_AVX512;
+#ifdef LLM__HAVE_AMX
+    if ((xcr0 >> 17 & 3) == 3 && (seven[3] >> 24 & 3) == 3 && llm__amx_known())
+        has |= LLM__CPU_AMX;
+#endif
     return has;
 }
 
@@ -14234,18 +14278,18 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
     c2 = llm__codes_avx2(type, codes, half, pair, blk, 2, u);  \
     c3 = llm__codes_avx2(type, codes, half, pair, blk, 3, u);
 #define LLM__NEXT_LINE LLM__PREFETCH(ahead), ahead += 64;
-#define LLM__BLOCK(EACH, blk)                                             \
+#define LLM__BLOCK(EACH, LOW, HIGH, blk)                                  \
     LLM__NEXT_LINE                                                        \
     m = _mm256_shuffle_epi8(m0, blk ? pairs1 : pairs0);                   \
     LLM__CODES(0, blk)                                                    \
-    EACH(LLM__ROW_LOW)                                                    \
+    EACH(LOW)                                                             \
     if (format->bits > 3 || blk) LLM__NEXT_LINE                           \
     m = _mm256_shuffle_epi8(m1, blk ? pairs1 : pairs0);                   \
     LLM__CODES(1, blk)                                                    \
-    EACH(LLM__ROW_HIGH)                                                   \
+    EACH(HIGH)                                                            \
     at += 16;
 /* Two blocks: 16 parameter bytes, low nibbles for rows 0 .. 7, high for 8 .. 15. */
-#define LLM__TWO_BLOCKS(EACH)                                                          \
+#define LLM__TWO_BLOCKS(EACH, LOW, HIGH)                                               \
     if (format->bits > 4) LLM__NEXT_LINE /* `bits` lines a pair */                      \
     if (format->bits > 5) LLM__NEXT_LINE                                               \
     p = llm__both128(parameters);                                                      \
@@ -14257,18 +14301,17 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
     m0 = _mm256_shuffle_epi8(table_m, p);                                              \
     m1 = _mm256_shuffle_epi8(table_m, q);                                              \
     EACH(LLM__ROW_OFFSET)                                                              \
-    LLM__BLOCK(EACH, 0)                                                                \
-    LLM__BLOCK(EACH, 1)
+    LLM__BLOCK(EACH, LOW, HIGH, 0)                                                     \
+    LLM__BLOCK(EACH, LOW, HIGH, 1)
 
-#define LLM__FEW_ROWS_AVX2(name, EACH)                                                          \
-    LLM__AVX2_INLINE void name(uint32_t type, float *out, const uint8_t *panel,                 \
-                               uint32_t padded, const llm__input *in, uint32_t row,             \
-                               uint32_t rows) {                                                 \
+/* LOW and HIGH: a block against a row, with its m from `pairs`. */
+#define LLM__FEW_ROWS_AVX2(INLINE, name, EACH, LOW, HIGH, pairs)                                \
+    INLINE void name(uint32_t type, float *out, const uint8_t *panel, uint32_t padded,          \
+                     const llm__input *in, uint32_t row, uint32_t rows) {                       \
         const llm__format *format = &llm__formats[type];                                       \
         const __m256i nibble = _mm256_set1_epi8(15), u = llm__both128(format->u),               \
                       table_m = llm__both128(format->m), table_b = llm__both128(format->b),     \
-                      pairs0 = llm__pairs_m(0), pairs1 = llm__pairs_m(1),                       \
-                      pairs_b = llm__pairs_b();                                                 \
+                      pairs0 = pairs(0), pairs1 = pairs(1), pairs_b = llm__pairs_b();           \
         const uint32_t s = llm__super_block(padded);                                            \
         const uint8_t *scales = panel, *parameters = panel + (size_t)padded / s * 32;           \
         const uint8_t *codes = panel + llm__panel_header(type, padded);                         \
@@ -14281,7 +14324,7 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
             for (r = 0; r < s / 2 + 32; r += 64) LLM__NEXT_LINE                                 \
             EACH(LLM__ROW_CLEAR)                                                                \
             for (r = 0; r < s; r += 32, pair ^= 1, codes += pair ? 0 : llm__record_size(type)) { \
-                LLM__TWO_BLOCKS(EACH)                                                           \
+                LLM__TWO_BLOCKS(EACH, LOW, HIGH)                                                \
             }                                                                                   \
             w0 = llm__scales8(scales);                                                          \
             w1 = llm__scales8(scales + 16);                                                     \
@@ -14289,22 +14332,22 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
         }                                                                                       \
         EACH(LLM__ROW_STORE)                                                                    \
     }
-LLM__FEW_ROWS_AVX2(llm__packed1_avx2, LLM__ROWS_1)
+LLM__FEW_ROWS_AVX2(LLM__AVX2_INLINE, llm__packed1_avx2, LLM__ROWS_1, LLM__ROW_LOW, LLM__ROW_HIGH,
+                   llm__pairs_m)
 
 /* 8 bits: |w| times x with the sign of w, two products to 16 bits, two of those to 32. psignb
    negates x, which is never -128. */
-#define LLM__ROW_BYTES(t)                                                                    \
-    low##t = _mm256_add_epi32(                                                               \
-        low##t, _mm256_madd_epi16(                                                           \
-                    _mm256_maddubs_epi16(v0, _mm256_sign_epi8(llm__four8(x##t + at), c0)), ones)); \
-    high##t = _mm256_add_epi32(                                                              \
-        high##t, _mm256_madd_epi16(                                                          \
-                     _mm256_maddubs_epi16(v1, _mm256_sign_epi8(llm__four8(x##t + at), c1)), ones));
-#define LLM__FEW_BYTES_AVX2(name, EACH)                                                       \
-    LLM__AVX2_INLINE void name(uint32_t type, float *out, const uint8_t *panel,               \
-                               uint32_t padded, const llm__input *in, uint32_t row,           \
-                               uint32_t rows) {                                               \
-        const __m256i ones = _mm256_set1_epi16(1);                                            \
+#define LLM__ROW_BYTES(t)                                                                     \
+    low##t = llm__bytes_avx2(low##t, v0, _mm256_sign_epi8(llm__four8(x##t + at), c0));         \
+    high##t = llm__bytes_avx2(high##t, v1, _mm256_sign_epi8(llm__four8(x##t + at), c1));
+LLM__AVX2_INLINE __m256i llm__bytes_avx2(__m256i acc, __m256i v, __m256i x) {
+    return _mm256_add_epi32(acc,
+                            _mm256_madd_epi16(_mm256_maddubs_epi16(v, x), _mm256_set1_epi16(1)));
+}
+/* START: of the dots; POSITIVE: of eight rows' bytes. */
+#define LLM__FEW_BYTES_AVX2(INLINE, name, EACH, START, POSITIVE, BYTES)                       \
+    INLINE void name(uint32_t type, float *out, const uint8_t *panel, uint32_t padded,        \
+                     const llm__input *in, uint32_t row, uint32_t rows) {                     \
         const uint32_t s = llm__super_block(padded);                                          \
         const uint8_t *scales = panel, *codes = panel + llm__panel_header(type, padded);      \
         uint32_t b, g, at = 0;                                                                \
@@ -14313,14 +14356,14 @@ LLM__FEW_ROWS_AVX2(llm__packed1_avx2, LLM__ROWS_1)
         EACH(LLM__ROW_DECLARE)                                                                \
         EACH(LLM__ROW_NO_SUMS)                                                                \
         for (b = 0; b < padded / s; b++, scales += 32) {                                      \
-            EACH(LLM__ROW_CLEAR)                                                              \
+            EACH(START)                                                                       \
             for (g = 0; g < s / 4; g++, codes += 64, at += 4) {                               \
                 LLM__PREFETCH(codes + LLM__AHEAD);                                            \
                 c0 = llm__load256(codes);                                                     \
                 c1 = llm__load256(codes + 32);                                                \
-                v0 = _mm256_abs_epi8(c0);                                                     \
-                v1 = _mm256_abs_epi8(c1);                                                     \
-                EACH(LLM__ROW_BYTES)                                                          \
+                v0 = POSITIVE(c0);                                                            \
+                v1 = POSITIVE(c1);                                                            \
+                EACH(BYTES)                                                                   \
             }                                                                                 \
             w0 = llm__scales8(scales);                                                        \
             w1 = llm__scales8(scales + 16);                                                   \
@@ -14328,7 +14371,8 @@ LLM__FEW_ROWS_AVX2(llm__packed1_avx2, LLM__ROWS_1)
         }                                                                                     \
         EACH(LLM__ROW_STORE)                                                                  \
     }
-LLM__FEW_BYTES_AVX2(llm__bytes1_avx2, LLM__ROWS_1)
+LLM__FEW_BYTES_AVX2(LLM__AVX2_INLINE, llm__bytes1_avx2, LLM__ROWS_1, LLM__ROW_CLEAR,
+                    _mm256_abs_epi8, LLM__ROW_BYTES)
 
 /* ---- many rows: a super-block is unpacked once, then meets all of them ---- */
 
@@ -14620,6 +14664,182 @@ static void llm__kernels_avx2(llm__kernels *k) {
 }
 #endif /* AVX2 */
 
+/* ---- >>avx-vnni: AVX2 with vpdpbusd ------------------------------------------ */
+/* Four products of each row go to its 32-bit lane at once. The instruction wants one side unsigned,
+   as AVX-512's does, see there. What is not here is AVX2's. */
+#if defined(LLM__HAVE_AVX2) && !defined(LLM_NO_AVX_VNNI) && LLM__COMPILER_OF_2021
+#define LLM__HAVE_AVX_VNNI 1
+#if defined(__GNUC__) || defined(__clang__)
+#if !defined(LLM__AVX_VNNI) /* else emulated: tests/emulate/x86.h */
+#define LLM__AVX_VNNI __attribute__((target("avx2,f16c,avxvnni")))
+#endif
+#define LLM__AVX_VNNI_INLINE LLM__INLINE LLM__AVX_VNNI
+#else
+#define LLM__AVX_VNNI
+#define LLM__AVX_VNNI_INLINE static __forceinline
+#endif
+
+/* Bytes o to o + 3 (low lane) and o + 4 to o + 7 (high lane), o = 8 * block, as 32-bit lanes; and
+   each four times. */
+LLM__AVX2_INLINE __m256i llm__lanes_m(uint32_t block) {
+    const int32_t z = (int32_t)0x80808000u + (int32_t)(8 * block);
+    return _mm256_setr_epi32(z, z + 1, z + 2, z + 3, z + 4, z + 5, z + 6, z + 7);
+}
+LLM__AVX2_INLINE __m256i llm__fours(uint32_t block) {
+    const int32_t o = (int32_t)(0x08080808u * block), one = 0x01010101;
+    return _mm256_setr_epi32(o, o + one, o + 2 * one, o + 3 * one, o + 4 * one, o + 5 * one,
+                             o + 6 * one, o + 7 * one);
+}
+
+/* acc += m * sum over 16 columns of u . x, from the codes of four groups. */
+LLM__AVX_VNNI_INLINE __m256i llm__block_vnni(__m256i acc, __m256i c0, __m256i c1, __m256i c2,
+                                             __m256i c3, const int8_t *x, __m256i m) {
+    __m256i dot = _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), c0, llm__four8(x));
+    dot = _mm256_dpbusd_avx_epi32(dot, c1, llm__four8(x + 4));
+    dot = _mm256_dpbusd_avx_epi32(dot, c2, llm__four8(x + 8));
+    dot = _mm256_dpbusd_avx_epi32(dot, c3, llm__four8(x + 12));
+    return _mm256_add_epi32(acc, _mm256_mullo_epi32(dot, m));
+}
+#define LLM__ROW_LOW_VNNI(t)  low##t = llm__block_vnni(low##t, c0, c1, c2, c3, x##t + at, m);
+#define LLM__ROW_HIGH_VNNI(t) high##t = llm__block_vnni(high##t, c0, c1, c2, c3, x##t + at, m);
+LLM__FEW_ROWS_AVX2(LLM__AVX_VNNI_INLINE, llm__packed1_vnni, LLM__ROWS_1, LLM__ROW_LOW_VNNI,
+                   LLM__ROW_HIGH_VNNI, llm__lanes_m)
+LLM__FEW_ROWS_AVX2(LLM__AVX_VNNI_INLINE, llm__packed4_vnni, LLM__ROWS_4, LLM__ROW_LOW_VNNI,
+                   LLM__ROW_HIGH_VNNI, llm__lanes_m)
+
+/* 8 bits, values + 128: -128 times the sum of the input comes first. */
+LLM__AVX2_INLINE __m256i llm__positive(__m256i values) {
+    return _mm256_xor_si256(values, _mm256_set1_epi8((char)-128));
+}
+LLM__AVX2_INLINE __m256i llm__minus128(const llm__input *in, size_t row, uint32_t block) {
+    return _mm256_set1_epi32(-128 * in->total[row * (in->stride / 64) + block]);
+}
+#define LLM__ROW_TOTAL_VNNI(t) low##t = high##t = llm__minus128(in, row + (t < rows ? t : 0), b);
+#define LLM__ROW_BYTES_VNNI(t)                                           \
+    low##t = _mm256_dpbusd_avx_epi32(low##t, v0, llm__four8(x##t + at)); \
+    high##t = _mm256_dpbusd_avx_epi32(high##t, v1, llm__four8(x##t + at));
+LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes1_vnni, LLM__ROWS_1, LLM__ROW_TOTAL_VNNI,
+                    llm__positive, LLM__ROW_BYTES_VNNI)
+LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes4_vnni, LLM__ROWS_4, LLM__ROW_TOTAL_VNNI,
+                    llm__positive, LLM__ROW_BYTES_VNNI)
+
+/* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
+
+/* m * u + o by bytes; m * u is below 256. */
+LLM__AVX2_INLINE __m256i llm__value_vnni(__m256i u, __m256i m, __m256i o) {
+    __m256i even = _mm256_mullo_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), m);
+    __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(u, 8), m);
+    return _mm256_add_epi8(_mm256_or_si256(even, _mm256_slli_epi16(odd, 8)), o);
+}
+LLM__AVX2_INLINE void llm__unpack_vnni(uint32_t type, uint8_t (*tile)[64], uint32_t s,
+                                       const uint8_t *parameters, const uint8_t *records) {
+    const llm__format *format = &llm__formats[type];
+    const __m256i nibble = _mm256_set1_epi8(15), u = llm__both128(format->u),
+                  table_m = llm__both128(format->m),
+                  table_o = _mm256_sub_epi8(_mm256_set1_epi8((char)-128), llm__both128(format->b));
+    uint32_t k;
+    for (k = 0; k < s; k += 16) {
+        const uint8_t *codes = records + k / 64 * llm__record_size(type);
+        const __m256i p = _mm256_set1_epi64x((int64_t)llm__u64(parameters + k / 2));
+        const uint32_t pair = k / 32 % 2;
+        uint32_t half;
+        for (half = 0; half < 2; half++) {
+            const __m256i at =
+                _mm256_and_si256(_mm256_srli_epi16(p, half ? 4 : 0), nibble);
+            const __m256i m = _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_m, at), llm__pairs_m(0));
+            const __m256i o = _mm256_shuffle_epi8(_mm256_shuffle_epi8(table_o, at), llm__fours(0));
+            uint8_t *to = tile[k / 4] + 32 * half;
+            __m256i c0, c1, c2, c3;
+            if (k / 16 % 2) {
+                LLM__CODES(half, 1)
+            } else {
+                LLM__CODES(half, 0)
+            }
+            llm__store256(to, llm__value_vnni(c0, m, o));
+            llm__store256(to + 64, llm__value_vnni(c1, m, o));
+            llm__store256(to + 128, llm__value_vnni(c2, m, o));
+            llm__store256(to + 192, llm__value_vnni(c3, m, o));
+        }
+    }
+}
+
+/* Four rows (of the last, only `count`) against a tile: out f32 [count][16] += float(dot) * (w a). */
+#define LLM__TILE_VNNI_DECLARE(t)                                                             \
+    const size_t row##t = row + (t < count ? t : 0);                                          \
+    const int8_t *x##t = in->q + row##t * in->stride + (size_t)block * s;                     \
+    __m256i low##t = llm__minus128(in, row##t, block), high##t = low##t;
+#define LLM__TILE_VNNI_DOT(t)                                                    \
+    low##t = _mm256_dpbusd_avx_epi32(low##t, c0, llm__four8(x##t + 4 * g));      \
+    high##t = _mm256_dpbusd_avx_epi32(high##t, c1, llm__four8(x##t + 4 * g));
+#define LLM__TILE_VNNI_ADD(t)                                                    \
+    if (t < count) {                                                             \
+        const float a = in->scale[row##t * (in->stride / 64) + block];           \
+        llm__scaled_add8(out + 16 * t, low##t, w0, a);                           \
+        llm__scaled_add8(out + 16 * t + 8, high##t, w1, a);                      \
+    }
+LLM__AVX_VNNI static void llm__tile_vnni(float *out, uint8_t (*tile)[64], uint32_t s,
+                                         const llm__input *in, size_t row, uint32_t count,
+                                         uint32_t block, const uint8_t *scales) {
+    const __m256 w0 = llm__scales8(scales), w1 = llm__scales8(scales + 16);
+    uint32_t g;
+    LLM__ROWS_4(LLM__TILE_VNNI_DECLARE)
+    for (g = 0; g < s / 4; g++) {
+        const __m256i c0 = llm__load256(tile[g]), c1 = llm__load256(tile[g] + 32);
+        LLM__ROWS_4(LLM__TILE_VNNI_DOT)
+    }
+    LLM__ROWS_4(LLM__TILE_VNNI_ADD)
+}
+
+LLM__AVX_VNNI_INLINE void llm__many_rows_vnni(uint32_t type, float *out, const uint8_t *panel,
+                                              uint32_t padded, const llm__input *in, uint32_t row,
+                                              uint32_t rows) {
+    const uint32_t s = llm__super_block(padded);
+    const uint8_t *parameters = panel + (size_t)padded / s * 32;
+    const uint8_t *codes = panel + llm__panel_header(type, padded);
+    uint8_t tile[256 / 4][64];
+    uint32_t b, g, m, k = 0;
+    memset(out, 0, sizeof(float) * 16 * rows);
+    for (b = 0; b < padded / s; b++, k += s) {
+        const uint8_t *block = codes + (size_t)k / 64 * llm__record_size(type);
+        if (type == LLM_Q8)
+            for (g = 0; g < s * 16; g += 32)
+                llm__store256(tile[0] + g, llm__positive(llm__load256(block + g)));
+        else
+            llm__unpack_vnni(type, tile, s, parameters + k / 2, block);
+        for (m = 0; m < rows; m += 4)
+            llm__tile_vnni(out + 16 * m, tile, s, in, row + m, llm__least(rows - m, 4), b,
+                           panel + b * 32);
+    }
+}
+
+#define LLM__PANEL_AVX_VNNI(name, type, one, four)                                             \
+    LLM__AVX_VNNI static void llm__panel_##name##_vnni(float *out, const uint8_t *panel,        \
+                                                       uint32_t padded, const llm__input *in,   \
+                                                       uint32_t row, uint32_t rows) {           \
+        if (rows == 1)                                                                          \
+            one(type, out, panel, padded, in, row, rows);                                       \
+        else if (rows <= 4)                                                                     \
+            four(type, out, panel, padded, in, row, rows);                                      \
+        else                                                                                    \
+            llm__many_rows_vnni(type, out, panel, padded, in, row, rows);                       \
+    }
+LLM__PANEL_AVX_VNNI(q8, LLM_Q8, llm__bytes1_vnni, llm__bytes4_vnni)
+LLM__PANEL_AVX_VNNI(q6, LLM_Q6, llm__packed1_vnni, llm__packed4_vnni)
+LLM__PANEL_AVX_VNNI(q5, LLM_Q5, llm__packed1_vnni, llm__packed4_vnni)
+LLM__PANEL_AVX_VNNI(q4, LLM_Q4, llm__packed1_vnni, llm__packed4_vnni)
+LLM__PANEL_AVX_VNNI(q3, LLM_Q3, llm__packed1_vnni, llm__packed4_vnni)
+
+static void llm__kernels_avx_vnni(llm__kernels *k) {
+    llm__kernels_avx2(k);
+    k->name = "avx-vnni";
+    k->panel[LLM_Q8] = llm__panel_q8_vnni;
+    k->panel[LLM_Q6] = llm__panel_q6_vnni;
+    k->panel[LLM_Q5] = llm__panel_q5_vnni;
+    k->panel[LLM_Q4] = llm__panel_q4_vnni;
+    k->panel[LLM_Q3] = llm__panel_q3_vnni;
+}
+#endif /* AVX-VNNI */
+
 /* ---- >>avx512: with VNNI ---------------------------------------------------- */
 /* One line of a panel is one register: 16 rows by 4 columns, and vpdpbusd adds the four products of
    each row to its 32-bit lane. It wants one side unsigned, so the weights are: U bytes where they
@@ -14629,11 +14849,12 @@ static void llm__kernels_avx2(llm__kernels *k) {
 #if defined(LLM__HAVE_AVX2) && !defined(LLM_NO_AVX512)
 #define LLM__HAVE_AVX512 1
 #if defined(__GNUC__) || defined(__clang__)
-#define LLM__AVX512_TARGET \
+#if !defined(LLM__AVX512) /* else emulated: tests/emulate/x86.h */
+#define LLM__AVX512 \
     __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define LLM__AVX512_INLINE LLM__INLINE LLM__AVX512_TARGET
-#define LLM__AVX512        LLM__AVX512_TARGET
 #define LLM__PIN512(x) __asm__("" : "+v"(x))
+#endif
+#define LLM__AVX512_INLINE LLM__INLINE LLM__AVX512
 #if !defined(__clang__) /* GCC 12 warns of its own intrinsics' undefined values */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -15155,23 +15376,25 @@ LLM__FEW_BYTES_AVX512(llm__bytes4_avx512, LLM__ROWS_4)
 
 /* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
 
-LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], uint32_t s,
-                                           const uint8_t *parameters, const uint8_t *codes) {
+/* Columns `from` to `end` of a super-block as value + shift. */
+LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], uint32_t from,
+                                           uint32_t end, int32_t shift, const uint8_t *parameters,
+                                           const uint8_t *codes) {
     const llm__format *format = &llm__formats[type];
     const __m512i u =
         _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)format->u));
     const __m512i even = _mm512_mullo_epi32(llm__lanes_avx512(format->m),
                                             _mm512_set1_epi32(0x00010001));
     const __m512i offset = _mm512_mullo_epi32(
-        _mm512_and_si512(_mm512_sub_epi32(_mm512_set1_epi32(128), llm__lanes_avx512(format->b)),
+        _mm512_and_si512(_mm512_sub_epi32(_mm512_set1_epi32(shift), llm__lanes_avx512(format->b)),
                          _mm512_set1_epi32(255)),
         _mm512_set1_epi32(0x01010101));
     const __m512i low = _mm512_set1_epi16(255);
     uint32_t k, i;
-    for (k = 0; k < s; k += 16, parameters += 8) {
+    for (k = from; k < end; k += 16) {
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
         const uint32_t pair = k / 32 % 2;
-        __m512i p = llm__parameters_avx512(parameters), c[4];
+        __m512i p = llm__parameters_avx512(parameters + k / 2), c[4];
         __m512i m = _mm512_permutexvar_epi32(p, even), o = _mm512_permutexvar_epi32(p, offset);
         for (i = 0; i < 4; i++)
             c[i] = k / 16 % 2 ? llm__codes_avx512(type, record, pair, 1, i, u)
@@ -15253,7 +15476,7 @@ LLM__AVX512_INLINE void llm__many_rows_avx512(uint32_t type, float *out, const u
             for (g = 0; g < s / 4; g++)
                 _mm512_storeu_si512(tile[g], _mm512_xor_si512(llm__load512(block + 64 * g), flip));
         else
-            llm__unpack_avx512(type, tile, s, parameters + k / 2, block);
+            llm__unpack_avx512(type, tile, 0, s, 128, parameters + k / 2, block);
         llm__tiles_avx512(out, tile, s, in, row, rows, b, k, panel + b * 32);
     }
 }
@@ -15297,10 +15520,167 @@ static void llm__kernels_avx512(llm__kernels *k) {
     k->panel[LLM_Q4] = llm__panel_q4_avx512;
     k->panel[LLM_Q3] = llm__panel_q3_avx512;
 }
-#if defined(__GNUC__) && !defined(__clang__)
+#endif /* AVX-512 */
+
+/* ---- >>amx: sixteen rows and more ---------------------------------------------- */
+/* A record of 64 columns by the panel's 16 rows is a tile as it lies; sixteen rows of the input are
+   another, and their product is sixteen times sixteen dots. Tiles 0 and 1 take the dots in turn, 2
+   and 3 hold inputs, 4 to 7 a super-block of weights. A job is a super-block against 16 rows of the
+   input. While it runs, the dots of the job before are stored and added to the output, and a share
+   of the next super-block is unpacked. No tile holds anything between two calls.
+   What is not here is AVX-512's. */
+#if defined(LLM__HAVE_AMX) && defined(LLM__HAVE_AVX512)
+#if !defined(LLM__AMX) /* else emulated: tests/emulate/x86.h */
+#define LLM__AMX                                                                            \
+    __attribute__((target("amx-tile,amx-int8,avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl," \
+                          "avx512vnni")))
+#endif
+#define LLM__AMX_INLINE LLM__INLINE LLM__AMX
+
+/* GCC's intrinsics do not say what memory they read. */
+#define LLM__MEMORY_IS_READ(p) __asm__ volatile("" : : "r"(p) : "memory")
+
+/* All tiles: 16 rows of 64 bytes. */
+LLM__AMX_INLINE void llm__configure_amx(void) {
+    uint8_t config[64] = {0}; /* palette, first row, …, two bytes of width each, rows each */
+    uint32_t i;
+    config[0] = 1;
+    for (i = 0; i < 8; i++) config[16 + 2 * i] = 64, config[48 + i] = 16;
+    LLM__MEMORY_IS_READ(config);
+    _tile_loadconfig(config);
+}
+
+/* Columns `from` to `end` of a super-block as values. */
+LLM__AVX512 static void llm__unpack_amx(uint32_t type, uint8_t (*tile)[64], uint32_t from,
+                                        uint32_t end, const uint8_t *parameters,
+                                        const uint8_t *codes) {
+    switch (type) {
+    case LLM_Q6: llm__unpack_avx512(LLM_Q6, tile, from, end, 0, parameters, codes); break;
+    case LLM_Q5: llm__unpack_avx512(LLM_Q5, tile, from, end, 0, parameters, codes); break;
+    case LLM_Q4: llm__unpack_avx512(LLM_Q4, tile, from, end, 0, parameters, codes); break;
+    default: llm__unpack_avx512(LLM_Q3, tile, from, end, 0, parameters, codes); break;
+    }
+}
+
+typedef struct llm__job_amx {
+    const int8_t *q;       /* 16 rows of the input */
+    const float *a;        /* their scales, a row's stride / 64 apart */
+    const uint8_t *scales; /* of the weights */
+    float *out;            /* f32 [16][16] */
+    uint32_t first;        /* of the rows that no job before has added */
+} llm__job_amx;
+
+/* Job `i` of a super-block: the last ends with the last row, and so may begin in the one before. */
+LLM__AMX_INLINE void llm__set_job_amx(llm__job_amx *job, uint32_t i, uint32_t block, uint32_t k,
+                                      float *out, const uint8_t *panel, const llm__input *in,
+                                      uint32_t row, uint32_t rows) {
+    const uint32_t at = llm__least(16 * i, rows - 16);
+    job->q = in->q + (size_t)(row + at) * in->stride + k;
+    job->a = in->scale + (size_t)(row + at) * (in->stride / 64) + block;
+    job->scales = panel + (size_t)block * 32;
+    job->out = out + 16 * at;
+    job->first = 16 * i - at;
+}
+/* Up to four records of weights, of a super-block of s columns. */
+LLM__AMX_INLINE void llm__load_weights_amx(const uint8_t *value, uint32_t s) {
+    LLM__MEMORY_IS_READ(value);
+    _tile_loadd(4, value, 64);
+    if (s > 64) _tile_loadd(5, value + 1024, 64);
+    if (s > 128) _tile_loadd(6, value + 2048, 64);
+    if (s > 192) _tile_loadd(7, value + 3072, 64);
+}
+/* A job's dots to tile `c`; meanwhile those of tile `before` are stored. */
+#define LLM__JOB_AMX(c, before)                                                          \
+    do {                                                                                 \
+        _tile_zero(c);                                                                   \
+        _tile_loadd(2, job.q, stride);                                                   \
+        _tile_dpbssd(c, 2, 4);                                                           \
+        if (done) _tile_stored(before, dot, 64);                                         \
+        if (s > 64) _tile_loadd(3, job.q + 64, stride);                                  \
+        if (s > 64) _tile_dpbssd(c, 3, 5);                                               \
+        if (s > 128) _tile_loadd(2, job.q + 128, stride);                                \
+        if (s > 128) _tile_dpbssd(c, 2, 6);                                              \
+        if (s > 192) _tile_loadd(3, job.q + 192, stride);                                \
+        if (s > 192) _tile_dpbssd(c, 3, 7);                                              \
+    } while (0)
+/* The stored dots of a job to the output. */
+LLM__AMX_INLINE void llm__add_amx(const llm__job_amx *job, int32_t (*dot)[16], size_t stride) {
+    const __m512 w = llm__scales16(job->scales);
+    uint32_t t;
+    for (t = job->first; t < 16; t++)
+        llm__scaled_add16(job->out + 16 * t, llm__load512(dot[t]), w, job->a[t * (stride / 64)]);
+}
+
+LLM__AMX static void llm__many_rows_amx(uint32_t type, float *out, const uint8_t *panel,
+                                        uint32_t padded, const llm__input *in, uint32_t row,
+                                        uint32_t rows) {
+    const uint32_t s = llm__super_block(padded), jobs = (rows + 15) / 16;
+    const uint32_t share = (s / 16 + jobs - 1) / jobs * 16; /* columns to unpack beside a job */
+    const size_t stride = in->stride, size = (size_t)s / 64 * llm__record_size(type);
+    const uint8_t *parameters = panel + (size_t)padded / s * 32;
+    const uint8_t *codes = panel + llm__panel_header(type, padded);
+    uint8_t value[2][256 / 4][64]; /* this super-block and the next */
+    int32_t dot[16][16];
+    llm__job_amx job, last;
+    uint32_t b, i, done = 0;
+    memset(out, 0, sizeof(float) * 16 * rows);
+    memset(&last, 0, sizeof last);
+    llm__configure_amx();
+    if (type != LLM_Q8) llm__unpack_amx(type, value[0], 0, s, parameters, codes);
+    for (b = 0; b < padded / s; b++) {
+        const bool more = type != LLM_Q8 && b + 1 < padded / s;
+        llm__load_weights_amx(type == LLM_Q8 ? codes : value[b % 2][0], s);
+        codes += size, parameters += s / 2;
+        for (i = 0; i < jobs; i++, done++, last = job) {
+            llm__set_job_amx(&job, i, b, b * s, out, panel, in, row, rows);
+            if (done % 2)
+                LLM__JOB_AMX(1, 0);
+            else
+                LLM__JOB_AMX(0, 1);
+            if (more && i * share < s)
+                llm__unpack_amx(type, value[(b + 1) % 2], i * share, llm__least((i + 1) * share, s),
+                                parameters, codes);
+            if (done) llm__add_amx(&last, dot, stride);
+        }
+    }
+    if (done % 2)
+        _tile_stored(0, dot, 64);
+    else
+        _tile_stored(1, dot, 64);
+    _tile_release();
+    llm__add_amx(&last, dot, stride);
+}
+
+#define LLM__PANEL_AMX(name, type)                                                             \
+    LLM__AVX512 static void llm__panel_##name##_amx(float *out, const uint8_t *panel,           \
+                                                    uint32_t padded, const llm__input *in,      \
+                                                    uint32_t row, uint32_t rows) {              \
+        if (rows < 16)                                                                          \
+            llm__panel_##name##_avx512(out, panel, padded, in, row, rows);                      \
+        else                                                                                    \
+            llm__many_rows_amx(type, out, panel, padded, in, row, rows);                        \
+    }
+LLM__PANEL_AMX(q8, LLM_Q8)
+LLM__PANEL_AMX(q6, LLM_Q6)
+LLM__PANEL_AMX(q5, LLM_Q5)
+LLM__PANEL_AMX(q4, LLM_Q4)
+LLM__PANEL_AMX(q3, LLM_Q3)
+
+static void llm__kernels_amx(llm__kernels *k) {
+    llm__kernels_avx512(k);
+    k->name = "amx";
+    k->allowed = llm__amx_allowed;
+    k->panel[LLM_Q8] = llm__panel_q8_amx;
+    k->panel[LLM_Q6] = llm__panel_q6_amx;
+    k->panel[LLM_Q5] = llm__panel_q5_amx;
+    k->panel[LLM_Q4] = llm__panel_q4_amx;
+    k->panel[LLM_Q3] = llm__panel_q3_amx;
+}
+#endif /* AMX */
+
+#if defined(LLM__HAVE_AVX512) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
-#endif /* AVX-512 */
 
 /* ---- >>simd128: NEON and WebAssembly ------------------------------------------ */
 /* Registers of four floats or sixteen bytes: a line of a panel is four of them, four rows each. The
@@ -16093,6 +16473,105 @@ LLM__INT_SIMD128(simd128, false, LLM__UNUSED)
 LLM__INT_SIMD128(neon_dot, true, LLM__NEON_DOT)
 #endif
 
+#if defined(__aarch64__)
+/* ---- i8mm: two rows of the panel by two of the input, eight columns at once ---- */
+
+#if defined(__clang__)
+#define LLM__NEON_I8MM __attribute__((target("i8mm")))
+#else
+#define LLM__NEON_I8MM __attribute__((target("arch=armv8.2-a+i8mm")))
+#endif
+
+/* Two lines, of four columns each, to eight times two rows of eight columns. */
+LLM__INLINE void llm__pair_i8mm(int8_t *to, const int8_t *line) {
+    uint32_t q;
+    for (q = 0; q < 4; q++, line += 16, to += 32) {
+        const uint32x4_t a = vreinterpretq_u32_s8(vld1q_s8(line));
+        const uint32x4_t b = vreinterpretq_u32_s8(vld1q_s8(line + 64));
+        vst1q_s8(to, vreinterpretq_s8_u32(vzip1q_u32(a, b)));
+        vst1q_s8(to + 16, vreinterpretq_s8_u32(vzip2q_u32(a, b)));
+    }
+}
+LLM__INLINE void llm__unpack_i8mm(uint32_t type, int8_t *tile, uint32_t s,
+                                  const uint8_t *parameters, const uint8_t *codes) {
+    int8_t line[4][64];
+    uint32_t k;
+    for (k = 0; k < s; k += 16, tile += 256) {
+        const uint8_t *record = codes + k / 64 * llm__record_size(type);
+        const int8_t *from = type == LLM_Q8 ? (const int8_t *)record + k % 64 * 16 : line[0];
+        if (type != LLM_Q8)
+            llm__unpack_simd128(type, line, record, parameters + k / 2, k / 16 % 4);
+        llm__pair_i8mm(tile, from);
+        llm__pair_i8mm(tile + 128, from + 128);
+    }
+}
+
+/* `count` (1 .. 4) rows against a super-block. */
+#define LLM__SMMLA(acc, x, w) \
+    __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(x), "w"(w))
+LLM__INLINE void llm__rows_i8mm(uint32_t count, float *out, const int8_t *tile, uint32_t s,
+                                const llm__input *in, uint32_t row, uint32_t b,
+                                const uint8_t *scales) {
+    int32x4_t acc[2][8]; /* rows 2 i, 2 i + 1 of the input by 2 p, 2 p + 1 of the panel */
+    const int8_t *x[4];
+    uint32_t t, k, p;
+    for (t = 0; t < 4; t++)
+        x[t] = in->q + (size_t)(row + (t < count ? t : 0)) * in->stride + (size_t)b * s;
+    for (p = 0; p < 8; p++) acc[0][p] = acc[1][p] = vdupq_n_s32(0);
+    for (k = 0; k < s; k += 8, tile += 128) {
+        const int8x16_t y = vcombine_s8(vld1_s8(x[0] + k), vld1_s8(x[1] + k));
+        const int8x16_t z = vcombine_s8(vld1_s8(x[2] + k), vld1_s8(x[3] + k));
+        for (p = 0; p < 8; p++) {
+            const int8x16_t w = vld1q_s8(tile + 16 * p);
+            LLM__SMMLA(acc[0][p], y, w);
+            LLM__SMMLA(acc[1][p], z, w);
+        }
+    }
+    for (t = 0; t < count; t++) {
+        const int32x4_t *of = acc[t / 2];
+        llm__acc4 dot[4];
+        for (p = 0; p < 4; p++)
+            dot[p].sum =
+                t % 2 ? vcombine_s32(vget_high_s32(of[2 * p]), vget_high_s32(of[2 * p + 1]))
+                      : vcombine_s32(vget_low_s32(of[2 * p]), vget_low_s32(of[2 * p + 1]));
+        llm__scaled_add_simd128(out + 16 * t, dot, scales,
+                                in->scale[(size_t)(row + t) * (in->stride / 64) + b]);
+    }
+}
+LLM__INLINE void llm__many_rows_i8mm(uint32_t type, float *out, const uint8_t *panel,
+                                     uint32_t padded, const llm__input *in, uint32_t row,
+                                     uint32_t rows) {
+    const uint32_t s = llm__super_block(padded);
+    const uint8_t *parameters = panel + (size_t)padded / s * 32;
+    const uint8_t *codes = panel + llm__panel_header(type, padded);
+    int8_t tile[256 * 16];
+    uint32_t b, m;
+    memset(out, 0, sizeof(float) * 16 * rows);
+    for (b = 0; b < padded / s; b++, parameters += s / 2) {
+        llm__unpack_i8mm(type, tile, s, parameters, codes);
+        codes += s / 64 * llm__record_size(type);
+        for (m = 0; m < rows; m += 4)
+            llm__rows_i8mm(llm__least(rows - m, 4), out + 16 * m, tile, s, in, row + m, b,
+                           panel + b * 32);
+    }
+}
+
+#define LLM__PANEL_I8MM(name, type)                                                              \
+    LLM__NEON_I8MM static void llm__panel_##name##_i8mm(float *out, const uint8_t *panel,         \
+                                                        uint32_t padded, const llm__input *in,    \
+                                                        uint32_t row, uint32_t rows) {            \
+        if (rows < 4)                                                                             \
+            llm__panel_##name##_neon_dot(out, panel, padded, in, row, rows);                      \
+        else                                                                                      \
+            llm__many_rows_i8mm(type, out, panel, padded, in, row, rows);                         \
+    }
+LLM__PANEL_I8MM(q8, LLM_Q8)
+LLM__PANEL_I8MM(q6, LLM_Q6)
+LLM__PANEL_I8MM(q5, LLM_Q5)
+LLM__PANEL_I8MM(q4, LLM_Q4)
+LLM__PANEL_I8MM(q3, LLM_Q3)
+#endif /* i8mm */
+
 static void llm__panel_f32_simd128(float *out, const uint8_t *panel, uint32_t padded,
                                    const llm__input *in, uint32_t row, uint32_t rows) {
     llm__panel_float_simd128(LLM_F32, out, panel, padded, in, row, rows);
@@ -16145,6 +16624,26 @@ static void llm__kernels_neon_dot(llm__kernels *k) {
     llm__kernels_int_neon_dot(k);
     k->name = "neon-dot";
 }
+
+/* Its matrix products. */
+static bool llm__cpu_has_i8mm(void) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    return true;
+#elif defined(__linux__)
+    return llm__cpu_has_dot() && (getauxval(AT_HWCAP2) >> 13 & 1);
+#else
+    return false;
+#endif
+}
+static void llm__kernels_neon_i8mm(llm__kernels *k) {
+    llm__kernels_neon_dot(k);
+    k->name = "neon-i8mm";
+    k->panel[LLM_Q8] = llm__panel_q8_i8mm;
+    k->panel[LLM_Q6] = llm__panel_q6_i8mm;
+    k->panel[LLM_Q5] = llm__panel_q5_i8mm;
+    k->panel[LLM_Q4] = llm__panel_q4_i8mm;
+    k->panel[LLM_Q3] = llm__panel_q3_i8mm;
+}
 #endif
 #endif /* SIMD128 */
 
@@ -16154,18 +16653,29 @@ LLM__SMALL
 /* Fills in the table of instruction set `index`, best first; false past the end. A function, and
    not a table of tables, so that the library needs no relocations and keeps no data. */
 static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
+#ifdef LLM__HAVE_AVX2
+    const unsigned cpu = llm__cpu();
+#endif
 #define LLM__OFFER(has, fill)                          \
     if (has) {                                         \
         if (index == 0) return fill(kernels), true;    \
         index--;                                       \
     }
+    kernels->allowed = NULL;
+#ifdef LLM__HAVE_AMX
+    LLM__OFFER(cpu & LLM__CPU_AMX, llm__kernels_amx)
+#endif
 #ifdef LLM__HAVE_AVX512
-    LLM__OFFER(llm__cpu() & LLM__CPU_AVX512, llm__kernels_avx512)
+    LLM__OFFER(cpu & LLM__CPU_AVX512, llm__kernels_avx512)
+#endif
+#ifdef LLM__HAVE_AVX_VNNI
+    LLM__OFFER(cpu & LLM__CPU_AVX_VNNI, llm__kernels_avx_vnni)
 #endif
 #ifdef LLM__HAVE_AVX2
-    LLM__OFFER(llm__cpu() & LLM__CPU_AVX2, llm__kernels_avx2)
+    LLM__OFFER(cpu & LLM__CPU_AVX2, llm__kernels_avx2)
 #endif
 #if defined(LLM__HAVE_SIMD128) && defined(__aarch64__)
+    LLM__OFFER(llm__cpu_has_i8mm(), llm__kernels_neon_i8mm)
     LLM__OFFER(llm__cpu_has_dot(), llm__kernels_neon_dot)
 #endif
 #ifdef LLM__HAVE_SIMD128
@@ -16176,11 +16686,17 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
     return false;
 }
 
-/* NULL name: the best. False and an error: not on this machine. */
+/* NULL name: the best that is allowed. False and an error: not on this machine. */
 static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_error *error) {
     uint32_t i;
-    for (i = 0; llm__kernels_at(i, kernels); i++)
-        if (!name || !strcmp(name, kernels->name)) return true;
+    for (i = 0; llm__kernels_at(i, kernels); i++) {
+        if (name && strcmp(name, kernels->name)) continue;
+        if (!kernels->allowed || kernels->allowed()) return true;
+        if (!name) continue;
+        llm__fail(error, LLM_ERROR_UNSUPPORTED, "isa: the system does not allow \"%s\"",
+                  kernels->name);
+        return false;
+    }
     (void)llm__kernels_at(0, kernels);
     llm__fail(error, LLM_ERROR_UNSUPPORTED,
               "isa: \"%.32s\" is none of this machine's, of which %s is the best", name,

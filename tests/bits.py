@@ -63,7 +63,7 @@ def compare(report, jobs, want, what):
 
 def isa_names(program, model, ids):
     """Those of the known instruction sets that this machine has."""
-    return [isa for isa in ("scalar", "avx2", "avx512") if is_hash(hash_of(program, model, ids, f"--isa {isa} --count 1"))]
+    return [isa for isa in ("scalar", "avx2", "avx-vnni", "avx512", "amx") if is_hash(hash_of(program, model, ids, f"--isa {isa} --count 1"))]
 
 
 def check_small(report, programs):

@@ -13,8 +13,8 @@ STRICT = ("-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wun
           "-Werror").split()
 STRICT_C = ["-Wstrict-prototypes", "-Wmissing-prototypes"]
 LIBRARIES = ["-lm", "-lpthread"]
-SWITCHES = ["LLM_STATIC", "LLM_NO_THREADS", "LLM_NO_MMAP", "LLM_NO_AVX2", "LLM_NO_AVX512", "LLM_NO_TEMPLATE",
-            "LLM_NO_MESSAGES"]
+SWITCHES = ["LLM_STATIC", "LLM_NO_THREADS", "LLM_NO_MMAP", "LLM_NO_AVX2", "LLM_NO_AVX_VNNI", "LLM_NO_AVX512",
+            "LLM_NO_AMX", "LLM_NO_TEMPLATE", "LLM_NO_MESSAGES"]
 
 IMPLEMENTATION = '#define LLM_IMPLEMENTATION\n#include "llm.h"\n'
 USE = """#include "llm.h"
@@ -41,7 +41,7 @@ SOURCES = {
 # All that a guest may ask of its process; what is not here (exit, abort, printf, getenv, signal, ...) is refused.
 # What -D_FORTIFY_SOURCE and compilers make of these (__memcpy_chk, bcmp) counts as the same.
 ALLOWED = set("""memchr memcmp bcmp memcpy memmove memset strchr strcmp strlen strtol strtod abs snprintf vsnprintf
-malloc free open close fstat mmap munmap madvise mlock munlock getrlimit sysconf getpid clock_gettime sched_yield errno_location
+malloc free open close fstat mmap munmap madvise mlock munlock getrlimit sysconf getpid syscall clock_gettime sched_yield errno_location
 pthread_attr_init pthread_attr_setstacksize pthread_attr_destroy pthread_create pthread_join
 pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock pthread_mutex_destroy
 pthread_cond_init pthread_cond_wait pthread_cond_broadcast pthread_cond_destroy

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Other machines, under emulation: the kernels against the scalar ones, and the same logits as here.
 
-AArch64 (NEON with and without dot products; gcc and clang) and big-endian s390x under qemu-user,
-WebAssembly with SIMD under Node. Builds tests/test_kernels.c and tests/bits.c for each. The small models
+AArch64 (NEON with and without dot products and i8mm; gcc and clang) and big-endian s390x under qemu-user,
+WebAssembly with SIMD under Node; x86-64 with AMX, AVX-512 and AVX-VNNI on one with AVX2, by other intrinsics
+(tests/emulate, Debian's libsimde-dev), once with an address sanitizer. Builds tests/test_kernels.c and tests/bits.c for each. The small models
 are those of tests/run.py.
 """
 import os
+import platform
 import shutil
 
 from bits import SMALL, hash_of, is_hash
@@ -17,11 +19,13 @@ ARM = ["aarch64-linux-gnu-gcc", "-static"]
 
 # (name, compiler and flags, how to link, what runs it, its instruction sets)
 MACHINES = [
-    ("aarch64 gcc -O2", [*ARM, "-O2"], ARM, ["qemu-aarch64"], ["neon-dot", "neon", "scalar"]),
-    ("aarch64 gcc -Ofast", [*ARM, "-Ofast"], ARM, ["qemu-aarch64"], ["neon-dot", "neon"]),
-    ("aarch64 clang -O2", ["clang", "--target=aarch64-linux-gnu", "-O2"], ARM, ["qemu-aarch64"], ["neon-dot", "neon"]),
+    ("aarch64 gcc -O2", [*ARM, "-O2"], ARM, ["qemu-aarch64"], ["neon-i8mm", "neon-dot", "neon", "scalar"]),
+    ("aarch64 gcc -Ofast", [*ARM, "-Ofast"], ARM, ["qemu-aarch64"], ["neon-i8mm", "neon-dot", "neon"]),
+    ("aarch64 clang -O2", ["clang", "--target=aarch64-linux-gnu", "-O2"], ARM, ["qemu-aarch64"],
+     ["neon-i8mm", "neon-dot", "neon"]),
     ("aarch64 clang -Ofast", ["clang", "--target=aarch64-linux-gnu", "-Ofast"], ARM, ["qemu-aarch64"],
-     ["neon-dot", "neon"]),
+     ["neon-i8mm", "neon-dot", "neon"]),
+    ("aarch64 without i8mm", [*ARM, "-O2"], ARM, ["qemu-aarch64", "-cpu", "cortex-a76"], ["neon-dot", "neon"]),
     ("aarch64 without dot products", [*ARM, "-O2"], ARM, ["qemu-aarch64", "-cpu", "cortex-a57"], ["neon"]),
     ("wasm", ["emcc", "-O2", "-msimd128"],
      ["emcc", "-sENVIRONMENT=node", "-sNODERAWFS=1", "-sALLOW_MEMORY_GROWTH=1", "-sEXIT_RUNTIME=1"],
@@ -29,6 +33,13 @@ MACHINES = [
     ("wasm -ffast-math", ["emcc", "-O3", "-ffast-math", "-msimd128"],
      ["emcc", "-sENVIRONMENT=node", "-sNODERAWFS=1", "-sALLOW_MEMORY_GROWTH=1", "-sEXIT_RUNTIME=1"],
      ["node", "--no-experimental-fetch"], ["simd128"]),
+]
+# x86-64 with instructions that this machine may lack: (name, compiler and flags, instruction sets).
+SIMDE = "/usr/include/simde/x86/avx512.h"
+EMULATED = "-mavx2 -mf16c -include tests/emulate/x86.h".split()
+MORE_X86 = [
+    ("x86-64 gcc, emulated", ["gcc", "-O1", "-w", *EMULATED], ["amx", "avx512", "avx-vnni", "avx2"]),
+    ("x86-64 clang, emulated", ["clang", "-O1", "-fsanitize=address", *EMULATED], []),
 ]
 BIG_ENDIAN = (["s390x-linux-gnu-gcc", "-static", "-O1"], ["qemu-s390x"])
 
@@ -48,7 +59,7 @@ def launcher(program, runner):
     """A script that runs it, so that it can be called as a program of this machine."""
     path = program + ".sh"
     with open(path, "w", encoding="ascii") as f:
-        f.write(f"#!/bin/sh\nexec {' '.join(runner)} {program} \"$@\"\n")
+        f.write(f"#!/bin/sh\nexec {' '.join([*runner, program])} \"$@\"\n")
     os.chmod(path, 0o755)
     return path
 
@@ -77,12 +88,14 @@ def expectations(report):
 
 def check_machine(report, want, machine):
     name, compiler, linker, runner, isas = machine
-    if not installed(report, [compiler[0], linker[0], runner[0]], name):
+    if not installed(report, [compiler[0], linker[0], *runner[:1]], name):
         return
     program, said = build("tests/test_kernels.c", name, compiler, linker)
     if report.check(program, f"{name}: {said[:500]}"):
         status, said = run([launcher(program, runner)])
         report.check(status == 0 and said.rstrip().endswith(" 0 failed, 0 skipped"), f"{name}, kernels: {said[-500:]}")
+    if not isas:
+        return
     program, said = build("tests/bits.c", name, compiler, linker)
     if not report.check(program, f"{name}: {said[:500]}"):
         return
@@ -96,6 +109,18 @@ def check_machine(report, want, machine):
         for isa in isas if small == SMALL[0] else isas[:2]:
             got = hash_of(program, *fixture(small), f"--kv {kv} --isa {isa}")
             report.check(got == want[small, kv], f"{name}, {small} kv {kv} {isa}: {got}, expected {want[small, kv]}")
+
+
+def more_x86(report):
+    """Machines of MORE_X86, where they can be emulated."""
+    if platform.machine() != "x86_64":
+        return []
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+        flags = set(f.read().split())
+    if not os.path.exists(SIMDE) or not {"avx2", "f16c"} <= flags:
+        report.missing("x86-64, emulated: libsimde-dev is not installed, or this processor has no AVX2")
+        return []
+    return [(name, compiler, compiler[:3], [], isas) for name, compiler, isas in MORE_X86]
 
 
 def check_big_endian(report):
@@ -112,7 +137,7 @@ def main():
     report = Report("other machines")
     os.makedirs(FOLDER, exist_ok=True)
     want = expectations(report)
-    in_parallel(lambda machine: check_machine(report, want, machine), MACHINES)
+    in_parallel(lambda machine: check_machine(report, want, machine), more_x86(report) + MACHINES)
     check_big_endian(report)
     report.end()
 

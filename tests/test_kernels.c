@@ -1,5 +1,6 @@
 /* Every kernel of every instruction set against the scalar specification, bit by bit: all weight
-   types, 1 to 33 rows, odd shapes, random panels. */
+   types, 1 to 33, 64 and the most rows, odd shapes, random panels. Instruction sets that this machine
+   lacks: tests/emulate. */
 #ifdef LLM_DEV_HEADER
 #include LLM_DEV_HEADER
 #else
@@ -15,7 +16,7 @@ static uint32_t next_u32(void) {
 }
 static float next_float(void) { return (float)(int32_t)next_u32() * (1.0f / 1073741824.0f); }
 
-#define MOST_ROWS 33u
+#define MOST_ROWS LLM__ROWS_AT_ONCE
 #define MOST_K 2048u
 
 static llm__kernels scalar;
@@ -44,42 +45,53 @@ static void fill_panel(uint8_t *panel, uint32_t type, uint32_t k) {
         }
 }
 
+/* Rows of k values, and what the kernels take of them. */
+static void fill_rows(uint32_t k) {
+    uint32_t rows, i;
+    for (rows = 0; rows < MOST_ROWS; rows++) {
+        for (i = 0; i < k; i++) xf[rows * MOST_K + i] = next_float() * (i % 37 == 5 ? 9.0f : 1.0f);
+        llm__quantize_scalar(xf + rows * MOST_K, k, llm__super_block(k), q8 + rows * MOST_K,
+                             q16 + rows * MOST_K, scale + rows * (MOST_K / 64),
+                             sums + rows * (MOST_K / 16));
+        if (rows % 32 == 3) { /* the largest sums that can be */
+            for (i = 0; i < k; i++) {
+                int8_t v = (int8_t)(next_u32() & 1 ? 127 : rows % 64 < 32 ? 127 : -127);
+                q8[rows * MOST_K + i] = v, q16[rows * MOST_K + i] = v;
+            }
+            for (i = 0; i < k / 16; i++) {
+                int s = 0, j;
+                for (j = 0; j < 16; j++) s += q8[rows * MOST_K + 16 * i + (uint32_t)j];
+                sums[rows * (MOST_K / 16) + i] = (int16_t)s;
+            }
+        }
+        llm__total_sums(sums + rows * (MOST_K / 16), k, llm__super_block(k),
+                        total + rows * (MOST_K / 64));
+    }
+}
+
+/* 1 to 33, 64, the most. */
+static uint32_t next_rows(uint32_t rows) {
+    return rows < 33 ? rows + 1 : rows < 64 ? 64 : rows < MOST_ROWS ? MOST_ROWS : MOST_ROWS + 1;
+}
+
 static void test_panels(const llm__kernels *isa) {
     static const uint32_t shapes[] = {64, 128, 192, 256, 320, 448, 576, 640, 1536, 2048};
     static uint8_t panel[MOST_K * 16 * 4 + 64];
-    static float want[64 * 16], got[64 * 16];
+    static float want[MOST_ROWS * 16], got[MOST_ROWS * 16];
     llm__input in;
-    uint32_t type, shape, rows, i, k;
+    uint32_t type, shape, rows, k;
     in.q = q8, in.wide = q16, in.scale = scale, in.sums = sums, in.total = total, in.x = xf, in.stride = MOST_K;
     for (shape = 0; shape < sizeof shapes / sizeof *shapes; shape++) {
         k = shapes[shape];
-        for (rows = 0; rows < MOST_ROWS; rows++) {
-            for (i = 0; i < k; i++) xf[rows * MOST_K + i] = next_float() * (i % 37 == 5 ? 9.0f : 1.0f);
-            llm__quantize_scalar(xf + rows * MOST_K, k, llm__super_block(k), q8 + rows * MOST_K,
-                                 q16 + rows * MOST_K, scale + rows * (MOST_K / 64),
-                                 sums + rows * (MOST_K / 16));
-            if (rows == 3) { /* the largest sums that can be */
-                for (i = 0; i < k; i++) {
-                    int8_t v = (int8_t)(next_u32() & 1 ? 127 : rows % 2 ? 127 : -127);
-                    q8[rows * MOST_K + i] = v, q16[rows * MOST_K + i] = v;
-                }
-                for (i = 0; i < k / 16; i++) {
-                    int s = 0, j;
-                    for (j = 0; j < 16; j++) s += q8[rows * MOST_K + 16 * i + (uint32_t)j];
-                    sums[rows * (MOST_K / 16) + i] = (int16_t)s;
-                }
-            }
-            llm__total_sums(sums + rows * (MOST_K / 16), k, llm__super_block(k),
-                            total + rows * (MOST_K / 64));
-        }
+        fill_rows(k);
         for (type = 0; type < LLM_TYPE_COUNT; type++) {
             fill_panel(panel, type, k);
-            for (rows = 1; rows <= MOST_ROWS; rows += rows < 9 ? 1 : 6) {
-                uint32_t row = MOST_ROWS - rows;
-                scalar.panel[type](want, panel, k, &in, row, rows);
+            scalar.panel[type](want, panel, k, &in, 0, MOST_ROWS);
+            for (rows = 1; rows <= MOST_ROWS; rows = next_rows(rows)) {
+                uint32_t row = MOST_ROWS - rows; /* they end where the memory does */
                 memset(got, 0x55, sizeof got);
                 isa->panel[type](got, panel, k, &in, row, rows);
-                CHECK(!memcmp(want, got, sizeof(float) * 16 * rows), "%s %s k %u rows %u", isa->name,
+                CHECK(!memcmp(want + 16 * row, got, sizeof(float) * 16 * rows), "%s %s k %u rows %u", isa->name,
                       llm__type_names[type], k, rows);
             }
         }
