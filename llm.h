@@ -6255,15 +6255,6 @@ LLM__SMALL_END
 #endif
 #endif
 
-/* The same for an array: what was stored there is what will be loaded. */
-#ifndef LLM__PIN_ARRAY
-#if defined(__GNUC__) || defined(__clang__)
-#define LLM__PIN_ARRAY(p) __asm__ __volatile__("" : : "r"(p) : "memory")
-#else
-#define LLM__PIN_ARRAY(p) ((void)(p))
-#endif
-#endif
-
 #define LLM__FLT_MAX 3.40282346638528859812e38
 #define LLM__KEY_MAX 0x7f7fffff        /* key of the largest finite float */
 #define LLM__MINUS_INF 0xff800000u     /* bits of -inf */
