@@ -4230,9 +4230,7 @@ static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_er
    stopping is not taking any more. */
 
 #define LLM__LINE    64u
-#ifndef LLM__AHEAD_BYTES
-#define LLM__AHEAD_BYTES 4096u
-#endif
+#define LLM__AHEAD_BYTES 4096u /* of what a lane reads next are asked for before it waits */
 #define LLM__SPIN_US 50u  /* a wait goes to sleep, or yields, after so long */
 #define LLM__LATE_US 200u /* no item should keep others waiting for longer */
 
@@ -4465,7 +4463,9 @@ typedef struct llm__step {
     uint32_t width;                /* input: values per row */
     uint32_t unrotate, rotate;     /* input: blocks to rotate by, in this order; 0 = not */
     llm__part part[3];
-    uint32_t parts, panels, per_item; /* matmul: panels in all, and per item */
+    uint32_t parts, panels; /* matmul: panels in all, */
+    uint32_t planned;       /* per item of few rows, */
+    uint32_t per_item;      /* and as the rows at hand want it */
     float *out;
     uint32_t out_stride;
 } llm__step;
@@ -5377,7 +5377,8 @@ static void llm__fetch_ahead(void *user, uint32_t number, uint32_t item) {
 /* ---- compiling the plan ---- */
 
 #define LLM__STEPS_PER_LAYER 10u
-#define LLM__ITEM_BYTES      16384u /* least weight bytes of a matmul item */
+#define LLM__ITEM_BYTES      16384u /* least weight bytes of a matmul item, */
+#define LLM__MANY_ROWS       16u    /* with fewer rows than this */
 
 static llm__step *llm__new_step(llm_batch *b, uint32_t op, uint32_t layer) {
     llm__step *step = &b->step[b->steps++];
@@ -5425,7 +5426,7 @@ static void llm__plan_part(llm__step *input, llm__step *step, const llm__tensor 
     part->column = column;
     part->panels = (weight->rows + 15) / 16;
     step->panels += part->panels;
-    if (least > step->per_item) step->per_item = least;
+    if (least > step->planned) step->planned = least;
     if (llm__formats[weight->type].size) {
         input->want_float = true;
     } else {
@@ -5465,7 +5466,7 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     llm__plan_post_norm(b, input, llm__vector(m, layer, LLM__ATTN_POST_NORM));
     step = llm__plan_matmul(b, layer, LLM__TO_GATE, b->hidden, b->shape.hidden);
     llm__plan_part(input, step, &t[LLM__GATE_UP], llm__vector(m, layer, LLM__GATE_UP_BIAS), 0);
-    step->per_item = llm__up(step->per_item, 2);
+    step->planned = llm__up(step->planned, 2);
 
     input = llm__plan_input(b, layer, LLM__FROM_HIDDEN, d->ffn, 0);
     step = t[LLM__FFN_POST_NORM].data
@@ -5500,7 +5501,7 @@ static void llm__plan(llm_batch *b) {
         if (b->step[i].op != LLM__OP_MATMUL) continue;
         groups = llm__least(groups, (uint32_t)(LLM_READ_MOST /
                                                llm__panel_size(w->type, llm__padded(w->cols))));
-        if (groups > b->step[i].per_item) b->step[i].per_item = llm__up(groups, 2);
+        if (groups > b->step[i].planned) b->step[i].planned = llm__up(groups, 2);
     }
 }
 
@@ -5527,11 +5528,14 @@ static void llm__count_items(llm_batch *b) {
     uint32_t i;
     llm__split_attention(b);
     for (i = 0; i < b->steps; i++) {
-        const llm__step *step = &b->step[i];
+        llm__step *step = &b->step[i];
         const uint32_t rows = step->last ? b->used_logits : b->used_rows;
         const uint32_t blocks = (rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE;
         switch (step->op) {
-        case LLM__OP_MATMUL:
+        case LLM__OP_MATMUL: /* with many rows a panel is enough to do; gate and up are two */
+            step->per_item = b->model->read || rows < LLM__MANY_ROWS ? step->planned
+                             : step->to == LLM__TO_GATE              ? 2
+                                                                     : 1;
             b->count[i] = (step->panels + step->per_item - 1) / step->per_item * blocks;
             break;
         case LLM__OP_HEADS:

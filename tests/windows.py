@@ -16,7 +16,7 @@ LIBRARIES = ["-static", "-lm", "-lpthread"]
 TESTS = ["test_paths", "test_model", "test_session", "test_bits", "test_kernels", "test_tokenizer", "test_template",
          "test_chat"]
 PROGRAMS = {"llm-convert": "tools/convert/convert.c", "llm-inspect": "tools/convert/inspect.c",
-            **{n: f"examples/{n}.c" for n in ("bench", "chat", "evaluate", "generate", "jobs", "minimal", "tokenize")}}
+            **{n: f"examples/{n}.c" for n in ("bench", "chat", "evaluate", "generate", "jobs", "minimal", "profile", "tokenize")}}
 FIXTURES = os.path.join("tests", "fixtures", "models")
 
 
