@@ -4438,7 +4438,8 @@ static void llm__run_lane(void *context, uint32_t lane) {
        input(norm) | head | cap
 
    "input" makes what a matmul eats: it finishes the residual stream where the model norms a
-   block's output (post_gain), norms, rotates, quantises. */
+   block's output (post_gain), norms, rotates, quantises. Where there is a single row it is part of
+   the matmul, and where each session has one, "heads" is part of "attend": five steps a layer. */
 
 enum { LLM__OP_EMBED, LLM__OP_INPUT, LLM__OP_MATMUL, LLM__OP_HEADS, LLM__OP_ATTEND, LLM__OP_CAP };
 enum { LLM__FROM_STREAM, LLM__FROM_ATTENTION, LLM__FROM_HIDDEN };
@@ -12964,18 +12965,22 @@ static void llm__sleep_ms(uint32_t ms) {
 #endif
 }
 
+#if defined(__linux__)
+extern long llm__syscall(long number, ...) __asm__("syscall"); /* unistd.h may keep it to itself */
+#endif
+
 /* This thread to the core number `lane` of those that the process may use. */
 static void llm__pin_thread(uint32_t lane) {
-#if defined(__linux__) && defined(SYS_sched_setaffinity)
+#if defined(__linux__)
     enum { CORES = 1024, BITS = 8 * sizeof(unsigned long) };
     unsigned long may[CORES / BITS], one[CORES / BITS];
     uint32_t core;
     memset(may, 0, sizeof may), memset(one, 0, sizeof one);
-    if (syscall(SYS_sched_getaffinity, 0, sizeof may, may) < 0) return;
+    if (llm__syscall(SYS_sched_getaffinity, 0, sizeof may, may) < 0) return;
     for (core = 0; core < CORES; core++) {
         if (!(may[core / BITS] >> core % BITS & 1) || lane--) continue;
         one[core / BITS] = 1ul << core % BITS;
-        (void)syscall(SYS_sched_setaffinity, 0, sizeof one, one);
+        (void)llm__syscall(SYS_sched_setaffinity, 0, sizeof one, one);
         return;
     }
 #else
