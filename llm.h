@@ -1136,17 +1136,23 @@ static void llm__clean(char *text, bool cut) {
     }
 }
 
+static llm_result llm__vfail(llm_error *error, llm_result code, const char *format, va_list args)
+    LLM__PRINTF(3, 0);
+static llm_result llm__vfail(llm_error *error, llm_result code, const char *format, va_list args) {
+    int size;
+    if (!error) return code;
+    error->code = code;
+    size = llm__vsnprintf(error->text, sizeof error->text, format, args);
+    llm__clean(error->text, size >= (int)sizeof error->text);
+    return code;
+}
 static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...)
     LLM__PRINTF(3, 4) LLM__UNUSED;
 static llm_result llm__fail(llm_error *error, llm_result code, const char *format, ...) {
     va_list args;
-    int size;
-    if (!error) return code;
-    error->code = code;
     va_start(args, format);
-    size = llm__vsnprintf(error->text, sizeof error->text, format, args);
+    (void)llm__vfail(error, code, format, args);
     va_end(args);
-    llm__clean(error->text, size >= (int)sizeof error->text);
     return code;
 }
 #endif

@@ -167,20 +167,20 @@ static LLM__UNUSED llm_result map_open(map_file *map, const char *path, llm_erro
 
 static LLM__UNUSED unsigned core_count(void) { return llm__cores(); }
 
-/* Calls work(context, index, worker) for every index below count; worker < threads. */
+/* Calls work(context, index, worker) for every index below count, at most 2^31; worker < threads. */
 typedef void (*parallel_work)(void *context, size_t index, unsigned worker);
 
 typedef struct parallel_job {
     parallel_work work;
     void *context;
-    uint64_t next, count;
+    uint32_t next, count;
 } parallel_job;
 
 static void parallel_lane(void *context, uint32_t lane) {
     parallel_job *job = (parallel_job *)context;
-    uint64_t index;
-    while ((index = llm__fetch_add64(&job->next, 1)) < job->count)
-        job->work(job->context, (size_t)index, lane);
+    uint32_t index;
+    while ((index = llm__fetch_add32(&job->next, 1)) < job->count)
+        job->work(job->context, index, lane);
 }
 
 /* A thread that does not start is no error: the others do its share. */
@@ -192,7 +192,7 @@ static LLM__UNUSED void parallel_for(unsigned threads, size_t count, parallel_wo
     memset(&desc, 0, sizeof desc);
     desc.threads = count < threads ? (uint32_t)count : threads;
     job.work = work, job.context = context;
-    job.next = 0, job.count = count;
+    job.next = 0, job.count = (uint32_t)count;
     if (desc.threads > 1) (void)llm_pool_create(&pool, &desc);
     llm__pool_run(pool, parallel_lane, &job);
     llm_pool_destroy(pool);
