@@ -2248,7 +2248,7 @@ static uint32_t llm__tok_match_added(const llm_tokenizer *t, unsigned pass, cons
     uint32_t at = 0, best = LLM__TOK_NONE, depth = llm__tok_head(t)->longest + 1, token;
     size_t i = 0;
     if (!count) return best;
-    while ((i < n || prefix) && depth--) {
+    while (i < n && depth--) {
         uint8_t c = prefix ? ' ' : s[i++];
         if (fold && c == 0xE2 && n - i >= 2 && s[i] == 0x96 && s[i + 1] == 0x81) {
             c = ' ';

@@ -109,9 +109,9 @@ int main(void) {
     test_kind("open", &faults.open, "q8", ": ", false);
     test_kind("stat", &faults.stat, "q8", ": ", false);
     test_kind("map", &faults.map, "q8", "mapped", false);
-    test_kind("write", &faults.write, "q8", "writing failed", false);
-    test_kind("sync", &faults.sync, "q8", "writing failed", false);
-    test_kind("rename", &faults.rename, "q8", "renaming failed", false);
+    test_kind("write", &faults.write, "q8", "cannot be written", false);
+    test_kind("sync", &faults.sync, "q8", "cannot be written", false);
+    test_kind("rename", &faults.rename, "q8", "cannot be renamed", false);
     (void)snprintf(input, sizeof input, "tests/fixtures/models/gemma.gguf"); /* a vocabulary of pieces */
     test_kind("memory", &faults.memory, "q8", "memory", false);
     test_old_output();

@@ -1,5 +1,8 @@
-/* tokenizer.json, read from memory: what each refusal says, and allocations that fail. That what is accepted gives
-   the ids of `tokenizers` is tests/convert/sources.py's. */
+/* tokenizer.json, read from memory: what each refusal says, allocations that fail, and that what is accepted gives
+   the ids of `tokenizers`, which tests/fixtures/tokenizers.txt holds. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -178,7 +181,104 @@ static void test_memory(void) {
     fail_at = 0;
 }
 
+/* ---- the ids of texts ---- */
+
+typedef struct opened {
+    void *section;
+    llm_tokenizer tokenizer;
+} opened;
+
+static opened open_json(llm_text text) {
+    tokenizer_json t;
+    unsigned char *section = NULL;
+    size_t size = 0;
+    opened o;
+    memset(&o, 0, sizeof o), memset(&said, 0, sizeof said);
+    if (tokenizer_json_parse(&t, text, llm_string(""), &said) || tokenizer_build(&t.source, &section, &size, &said) ||
+        posix_memalign(&o.section, 64, size))
+        printf("FAIL %.60s: %s\n", text.data, said.text), exit(1);
+    memcpy(o.section, section, size);
+    free(section);
+    tokenizer_json_free(&t);
+    if (llm__tokenizer_init(&o.tokenizer, o.section, size, 0, &said)) printf("FAIL %s\n", said.text), exit(1);
+    return o;
+}
+
+static int hex(char c) { return c <= '9' ? c - '0' : c - 'a' + 10; }
+
+/* One line: 1 or 0, the text in hex or "-", ids. Every allocation for it fails in turn. */
+static void check_line(const llm_tokenizer *t, const char *line, size_t number) {
+    static char text[4096];
+    static int32_t ids[4096];
+    llm_tokenize_desc d;
+    size_t size = 0, count = 0, i;
+    char *at;
+    llm_result r;
+    memset(&d, 0, sizeof d), memset(&said, 0, sizeof said);
+    d.special = line[0] == '1', d.bos = d.eos = -1, d.text = text, d.error = &said;
+    for (line += 2; *line != ' ' && size < sizeof text; line += *line == '-' ? 1 : 2)
+        if (*line != '-') text[size++] = (char)(hex(line[0]) * 16 + hex(line[1]));
+    d.size = size;
+    for (fail_at = 1;; fail_at++) {
+        asked = 0;
+        r = llm_tokenize(t, &d, ids, 4096, &count);
+        CHECK(r == (asked < fail_at ? LLM_OK : LLM_ERROR_MEMORY), "line %u: %s", (unsigned)number, said.text);
+        if (asked < fail_at) break;
+    }
+    fail_at = 0;
+    r = llm_tokenize(t, &d, ids, 4096, &count);
+    for (i = 0, at = (char *)(uintptr_t)line; i < count && *at == ' ' && strtol(at, &at, 10) == ids[i]; i++) continue;
+    CHECK(r == LLM_OK && i == count && !strchr("0123456789", at[0] == ' ' ? at[1] : 'x'),
+          "line %u: id %u of %u is %d, expected%.20s", (unsigned)number, (unsigned)i, (unsigned)count,
+          i < count ? (int)ids[i] : -1, at);
+}
+
+/* Bytes that are no characters come back as they were; what is around them is in normal form C. */
+static void check_bytes(const llm_tokenizer *t) {
+    static const char *const pairs[][2] = {{"e\xcc\x81\xff" "e\xcc", "\xc3\xa9\xff" "e\xcc"},
+                                           {"\xcc\x81\xcc", "\xcc\x81\xcc"},
+                                           {"\xc3<w>e\xcc\x81\xc3", "\xc3<w>\xc3\xa9\xc3"},
+                                           {"<end> \xe2\x80 e\xcc\x81\xed\xa0\x80", "<end>\xe2\x80 \xc3\xa9\xed\xa0\x80"},
+                                           {"\xff<w>\xff", "\xff<w>\xff"}, {"\xc3\xa9\xc3", "\xc3\xa9\xc3"}};
+    llm_tokenize_desc d;
+    llm_detokenize_desc back;
+    int32_t ids[64];
+    char text[64];
+    size_t i, count = 0, size = 0;
+    for (i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        memset(&d, 0, sizeof d), memset(&back, 0, sizeof back);
+        d.text = pairs[i][0], d.size = strlen(d.text), d.special = true, d.bos = d.eos = -1;
+        CHECK(!llm_tokenize(t, &d, ids, 64, &count), "pair %u", (unsigned)i);
+        back.ids = ids, back.count = count, back.special = true;
+        CHECK(!llm_detokenize(t, &back, text, sizeof text, &size) && size == strlen(pairs[i][1]) &&
+                  !memcmp(text, pairs[i][1], size),
+              "pair %u: %.*s", (unsigned)i, (int)size, text);
+    }
+}
+
+static void test_ids(void) {
+    static char line[65536];
+    FILE *file = fopen("tests/fixtures/tokenizers.txt", "r");
+    size_t number = 0;
+    opened o;
+    memset(&o, 0, sizeof o);
+    CHECK(file, "tests/fixtures/tokenizers.txt cannot be read");
+    while (file && fgets(line, sizeof line, file)) {
+        llm_text text = llm_string(line + 2);
+        number++;
+        if (line[0] == 'T') check_line(&o.tokenizer, line + 2, number);
+        if (line[0] != 'J') continue;
+        free(o.section);
+        o = open_json(text);
+        if (number == 1) check_bytes(&o.tokenizer);
+    }
+    free(o.section);
+    if (file) (void)fclose(file);
+    CHECK(number > 1000, "only %u lines", (unsigned)number);
+}
+
 int main(void) {
+    test_ids();
     test_unsupported();
     test_wrong();
     test_memory();
