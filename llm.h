@@ -1069,6 +1069,7 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #define LLM__UNUSED       __attribute__((unused))
 #define LLM__NOINLINE     __attribute__((noinline))
 #if defined(__OPTIMIZE__)
+#define LLM__INLINE_ALWAYS 1
 #define LLM__INLINE static inline __attribute__((always_inline, unused))
 #else /* under -O0 each inlined call would keep its own place on the stack: frames of 230 KB */
 #define LLM__INLINE static inline LLM__UNUSED
@@ -15792,6 +15793,9 @@ LLM__INLINE llm__b16 llm__b16_nibbles(const uint8_t *p) {
     return vcombine_u8(vand_u8(x, vdup_n_u8(15)), vshr_n_u8(x, 4));
 }
 
+#if defined(LLM__INLINE_ALWAYS) /* else functions without the target hold the instructions */
+#define LLM__HAVE_NEON_DOT 1
+#endif
 #if defined(__clang__)
 #define LLM__NEON_DOT __attribute__((target("dotprod")))
 #else
@@ -15804,13 +15808,16 @@ LLM__INLINE llm__acc4 llm__acc4_zero(void) {
 }
 /* a += w . x of four signed bytes each. Two products fit 16 bits: |w| and |x| are at most 127. */
 LLM__INLINE void llm__acc4_dot(bool dot, llm__acc4 *a, llm__b16 w, llm__b16 x) {
+    const int8x16_t v = vreinterpretq_s8_u8(w), y = vreinterpretq_s8_u8(x);
+#ifdef LLM__HAVE_NEON_DOT
     if (dot) {
         __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(a->sum) : "w"(w), "w"(x));
-    } else {
-        int8x16_t v = vreinterpretq_s8_u8(w), y = vreinterpretq_s8_u8(x);
-        int16x8_t low = vmull_s8(vget_low_s8(v), vget_low_s8(y));
-        a->sum = vpadalq_s16(a->sum, vpaddq_s16(low, vmull_high_s8(v, y)));
+        return;
     }
+#endif
+    (void)dot;
+    a->sum = vpadalq_s16(a->sum, vpaddq_s16(vmull_s8(vget_low_s8(v), vget_low_s8(y)),
+                                            vmull_high_s8(v, y)));
 }
 LLM__INLINE llm__i4 llm__acc4_sum(llm__acc4 a) { return a.sum; }
 
@@ -16475,11 +16482,9 @@ LLM__INLINE void llm__panel_int_simd128(bool dot, uint32_t type, float *out, con
         k->panel[LLM_Q3] = llm__panel_q3_##isa;                                               \
     }
 LLM__INT_SIMD128(simd128, false, LLM__UNUSED)
-#if defined(__aarch64__)
+#ifdef LLM__HAVE_NEON_DOT
 LLM__INT_SIMD128(neon_dot, true, LLM__NEON_DOT)
-#endif
 
-#if defined(__aarch64__)
 /* ---- i8mm: two rows of the panel by two of the input, eight columns at once ---- */
 
 #if defined(__clang__)
@@ -16576,7 +16581,7 @@ LLM__PANEL_I8MM(q6, LLM_Q6)
 LLM__PANEL_I8MM(q5, LLM_Q5)
 LLM__PANEL_I8MM(q4, LLM_Q4)
 LLM__PANEL_I8MM(q3, LLM_Q3)
-#endif /* i8mm */
+#endif /* dot products */
 
 static void llm__panel_f32_simd128(float *out, const uint8_t *panel, uint32_t padded,
                                    const llm__input *in, uint32_t row, uint32_t rows) {
@@ -16612,7 +16617,7 @@ static void llm__kernels_simd128(llm__kernels *k) {
     llm__kernels_int_simd128(k);
 }
 
-#if defined(__aarch64__)
+#ifdef LLM__HAVE_NEON_DOT
 /* The dot product instructions of ARMv8.2. */
 static bool llm__cpu_has_dot(void) {
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -16680,7 +16685,7 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
 #ifdef LLM__HAVE_AVX2
     LLM__OFFER(cpu & LLM__CPU_AVX2, llm__kernels_avx2)
 #endif
-#if defined(LLM__HAVE_SIMD128) && defined(__aarch64__)
+#ifdef LLM__HAVE_NEON_DOT
     LLM__OFFER(llm__cpu_has_i8mm(), llm__kernels_neon_i8mm)
     LLM__OFFER(llm__cpu_has_dot(), llm__kernels_neon_dot)
 #endif

@@ -4,11 +4,12 @@
 AArch64 (NEON with and without dot products and i8mm; gcc and clang) and big-endian s390x under qemu-user,
 WebAssembly with SIMD under Node; x86-64 with AMX, AVX-512 and AVX-VNNI on one with AVX2, by other intrinsics
 (tests/emulate, Debian's libsimde-dev), once with an address sanitizer. Builds tests/test_kernels.c and tests/bits.c for each. The small models
-are those of tests/run.py.
+are those of tests/run.py. Arguments: only machines whose names hold one of them.
 """
 import os
 import platform
 import shutil
+import sys
 
 from bits import SMALL, hash_of, is_hash
 from toolchain import BUILD, ROOT, Report, in_parallel, run
@@ -137,8 +138,10 @@ def main():
     report = Report("other machines")
     os.makedirs(FOLDER, exist_ok=True)
     want = expectations(report)
-    in_parallel(lambda machine: check_machine(report, want, machine), more_x86(report) + MACHINES)
-    check_big_endian(report)
+    machines = [m for m in more_x86(report) + MACHINES if not sys.argv[1:] or any(a in m[0] for a in sys.argv[1:])]
+    in_parallel(lambda machine: check_machine(report, want, machine), machines)
+    if not sys.argv[1:]:
+        check_big_endian(report)
     report.end()
 
 

@@ -51,7 +51,7 @@ LONG_SCRIPTS = [
     ("memory checkers", [PYTHON, "tests/memory_checkers.py"], [], 1500),
     ("fuzz", [PYTHON, "tests/fuzz/run.py", "--seconds", "600"], [], 2400),
     ("soak of millions of tokens", [PYTHON, "tests/soak.py", "1000000", "2", "3", "4"], [], 600),
-    ("other machines", [PYTHON, "tests/platforms.py"], [], 900),
+    ("other machines", [PYTHON, "tests/platforms.py"], [], 1500),
     ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1200),
     ("hostile weights", [PYTHON, "tests/hostile.py"], [], 900),
     ("windows", [PYTHON, "tests/windows.py"], [], 900),
