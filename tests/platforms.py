@@ -3,8 +3,10 @@
 
 AArch64 (NEON with and without dot products and i8mm; gcc and clang) and big-endian s390x under qemu-user,
 WebAssembly with SIMD under Node; x86-64 with AMX, AVX-512 and AVX-VNNI on one with AVX2, by other intrinsics
-(tests/emulate, Debian's libsimde-dev), once with an address sanitizer. Builds tests/test_kernels.c and tests/bits.c for each. The small models
-are those of tests/run.py. Arguments: only machines whose names hold one of them.
+(tests/emulate, Debian's libsimde-dev), once with an address sanitizer. Builds tests/test_kernels.c and
+tests/bits.c for each. The small models are those of tests/run.py.
+
+Arguments: only machines whose names hold one of them.
 """
 import os
 import platform
