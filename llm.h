@@ -1045,8 +1045,13 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #include <sched.h>
 #if defined(__linux__)
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #endif
+#endif
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#ifndef llm__syscall /* else emulated: tests/emulate/cpu.h */
+extern long llm__syscall(long number, ...) __asm__("syscall"); /* unistd.h may keep it to itself */
 #endif
 #endif
 #if defined(_MSC_VER)
@@ -12972,10 +12977,6 @@ static void llm__sleep_ms(uint32_t ms) {
 #endif
 }
 
-#if defined(__linux__)
-extern long llm__syscall(long number, ...) __asm__("syscall"); /* unistd.h may keep it to itself */
-#endif
-
 /* This thread to the core number `lane` of those that the process may use. */
 static void llm__pin_thread(uint32_t lane) {
 #if defined(__linux__)
@@ -13606,19 +13607,17 @@ static void llm__kernels_scalar(llm__kernels *k) {
 /* Linux keeps the registers of AMX, eight tiles of 1 KB, for those who asked. */
 #if defined(__linux__) && !defined(LLM_NO_AVX512) && !defined(LLM_NO_AMX) && LLM__COMPILER_OF_2021
 #define LLM__HAVE_AMX 1
-#include <sys/syscall.h>
-#if !defined(__cplusplus) && !defined(__USE_MISC) /* unistd.h came before _DEFAULT_SOURCE */
-extern long(syscall)(long number, ...);
-#endif
-enum { LLM__XCOMP_SUPPORTED = 0x1021, LLM__XCOMP_ASK = 0x1023, LLM__XCOMP_TILES = 18 };
+#define LLM__XCOMP_SUPPORTED 0x1021L
+#define LLM__XCOMP_ASK       0x1023L
+#define LLM__XCOMP_TILES     18L
 
 static bool llm__amx_known(void) {
     uint64_t features = 0;
-    return syscall(SYS_arch_prctl, LLM__XCOMP_SUPPORTED, &features) == 0 &&
+    return llm__syscall(SYS_arch_prctl, LLM__XCOMP_SUPPORTED, &features) == 0 &&
            (features >> LLM__XCOMP_TILES & 1);
 }
 static bool llm__amx_allowed(void) {
-    return syscall(SYS_arch_prctl, LLM__XCOMP_ASK, LLM__XCOMP_TILES) == 0;
+    return llm__syscall(SYS_arch_prctl, LLM__XCOMP_ASK, LLM__XCOMP_TILES) == 0;
 }
 #endif
 

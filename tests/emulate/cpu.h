@@ -8,6 +8,7 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <immintrin.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -36,13 +37,19 @@ static int emulated_cpuid(unsigned leaf, unsigned part, unsigned *a, unsigned *b
 static unsigned long long emulated_xgetbv(unsigned n) {
     return n ? 0 : (emulated.saves_ymm ? 7u : 3u) | (emulated.saves_zmm ? 0xe0u : 0) | (emulated.saves_tiles ? 3u << 17 : 0);
 }
-static long emulated_syscall(long number, long code, long argument) {
+static long emulated_syscall(long number, ...) {
     const uint64_t tiles = (uint64_t)3 << 17;
-    if (number == SYS_arch_prctl && code == 0x1021 && emulated.knows_tiles) {
+    long code, argument, third;
+    va_list list;
+    va_start(list, number);
+    code = va_arg(list, long), argument = va_arg(list, long), third = va_arg(list, long);
+    va_end(list);
+    if (number != SYS_arch_prctl) return syscall(number, code, argument, third);
+    if (code == 0x1021 && emulated.knows_tiles) {
         memcpy((void *)argument, &tiles, sizeof tiles);
         return 0;
     }
-    if (number == SYS_arch_prctl && code == 0x1023 && argument == 18) {
+    if (code == 0x1023 && argument == 18) {
         emulated.asked++;
         if (emulated.allows_tiles) return 0;
     }
@@ -50,9 +57,9 @@ static long emulated_syscall(long number, long code, long argument) {
     return -1;
 }
 #undef _xgetbv
-#define __get_cpuid_count          emulated_cpuid
-#define _xgetbv(n)                 emulated_xgetbv(n)
-#define syscall(number, code, ...) emulated_syscall(number, code, (long)(__VA_ARGS__))
+#define __get_cpuid_count emulated_cpuid
+#define _xgetbv(n)        emulated_xgetbv(n)
+#define llm__syscall      emulated_syscall
 
 /* Everything there is. */
 static inline void emulate_all(void) {
