@@ -1029,6 +1029,7 @@ LLM_API const llm_error *llm_chat_error(const llm_chat *chat);
 #endif
 #include <windows.h>
 #else
+#include <sys/select.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -12971,9 +12972,9 @@ static void llm__sleep_ms(uint32_t ms) {
 #if defined(_WIN32)
     Sleep(ms);
 #else
-    struct timespec t = {0, 0};
-    t.tv_nsec = (long)ms * 1000000;
-    (void)nanosleep(&t, NULL);
+    struct timeval t; /* nanosleep is not declared everywhere under -std=c99 */
+    t.tv_sec = 0, t.tv_usec = (int)ms * 1000;
+    (void)select(0, NULL, NULL, NULL, &t);
 #endif
 }
 
