@@ -67,6 +67,9 @@ REAL = ("real models", [PYTHON, "tests/real/run.py"], ["numpy", "gguf", "tokeniz
 # Longest first. Tests that are not named here come last; a time limit holds for all.
 LONG = ["test_bits", "test_template", "test_tokenizer", "test_kernels"]
 C_LIMIT = 300
+# These compile every instruction set's kernels; for the others, two sets less save a third of a compiler's time.
+EVERY_ISA = ["test_kernels", "test_bits", "test_isa", "test_hostile", "test_forward", "test_session", "test_switches"]
+FEWER_ISA = ["-DLLM_NO_AVX512", "-DLLM_NO_AVX_VNNI"]
 # These run a second time under a thread sanitizer.
 RACES = ["test_session.c", "test_threads.c", "test_jobs.c", "test_read.c"]
 COUNTS = re.compile(r"^(.*): (\d+) passed, (\d+) failed, (\d+) skipped$", re.MULTILINE)
@@ -167,7 +170,8 @@ def c_test(compiler, flags, environment):
     def test(path, tag=""):
         began, name = time.time(), os.path.basename(path)[:-2]
         program = os.path.join(BUILD, name + tag.replace(" ", "-"))
-        line = [*compiler, "-std=c11", "-O1", "-g", *WARNINGS, *flags, path, "-o", program, *LIBRARIES]
+        fewer = [] if name in EVERY_ISA else FEWER_ISA
+        line = [*compiler, "-std=c11", "-O1", "-g", *WARNINGS, *flags, *fewer, path, "-o", program, *LIBRARIES]
         status, output = run(line)
         if status:
             return Result(name + tag, 0, 1, 0, f"FAIL {' '.join(line)}\n{output[:3000]}", time.time() - began)
