@@ -5312,6 +5312,11 @@ static llm_result llm__need_vector(const llm_batch *b, const void *data, uint32_
     return llm__need(b->model, data, (size_t)llm__up(n, 16) * sizeof(float), error);
 }
 
+static llm_result llm__need_gains(const llm_batch *b, const llm__step *input, llm_error *error) {
+    if (llm__need_vector(b, input->gain, b->model->desc->width, error)) return LLM_ERROR_IO;
+    return llm__need_vector(b, input->post_gain, b->model->desc->width, error);
+}
+
 static llm_result llm__need_item(const llm_batch *b, const llm__step *step, uint32_t item,
                                  llm_error *error) {
     const llm_model *m = b->model;
@@ -5325,12 +5330,9 @@ static llm_result llm__need_item(const llm_batch *b, const llm__step *step, uint
             if (llm__need(m, m->rope[i].data, (size_t)m->rope[i].cols * 8, error))
                 return LLM_ERROR_IO;
         return llm__need(m, t->data + (uint32_t)b->row[item].token / 16 * size, size, error);
-    case LLM__OP_INPUT:
-        if (llm__need_vector(b, step->gain, m->desc->width, error)) return LLM_ERROR_IO;
-        return llm__need_vector(b, step->post_gain, m->desc->width, error);
-    case LLM__OP_MATMUL:
-        if (llm__makes_own(b, step) && llm__need_item(b, step - 1, item, error))
-            return LLM_ERROR_IO;
+    case LLM__OP_INPUT: return llm__need_gains(b, step, error);
+    case LLM__OP_MATMUL: /* which may make the input of the step before */
+        if (llm__makes_own(b, step) && llm__need_gains(b, step - 1, error)) return LLM_ERROR_IO;
         return llm__need_panels(b, step, item, error);
     case LLM__OP_HEADS:
     case LLM__OP_ATTEND:
@@ -12650,8 +12652,9 @@ static llm_result llm__chat_control(llm__chat_prompt *p, const llm__tok_added *a
 
 /* Text that the template wrote: its control tokens, those looked for first in pass 0, then the
    others, and what lies between. User-defined ones are found when that is tokenized. */
-static llm_result llm__chat_trusted(llm__chat_prompt *p, unsigned pass, const char *data,
-                                    size_t size) {
+typedef llm_result (*llm__chat_piece)(llm__chat_prompt *p, const char *data, size_t size);
+static llm_result llm__chat_pass(llm__chat_prompt *p, unsigned pass, const char *data, size_t size,
+                                 llm__chat_piece between) {
     const llm_tokenizer *t = p->chat->tokenizer;
     const uint8_t *s = LLM__CAST(const uint8_t *, LLM__CAST(const void *, data));
     const uint32_t flags = llm__tok_head(t)->flags;
@@ -12666,9 +12669,7 @@ static llm_result llm__chat_trusted(llm__chat_prompt *p, unsigned pass, const ch
             continue;
         if (a.id == LLM__TOK_NONE) a.start = size;
         if (a.start > from) {
-            r = pass ? llm__chat_text(p, data + from, a.start - from)
-                     : llm__chat_trusted(p, 1, data + from, a.start - from);
-            if (r != LLM_OK) return r;
+            if ((r = between(p, data + from, a.start - from)) != LLM_OK) return r;
         }
         if (a.id == LLM__TOK_NONE) return LLM_OK;
         if ((r = llm__chat_control(p, &a)) != LLM_OK) return r;
@@ -12676,10 +12677,15 @@ static llm_result llm__chat_trusted(llm__chat_prompt *p, unsigned pass, const ch
     }
 }
 
+static llm_result llm__chat_others(llm__chat_prompt *p, const char *data, size_t size) {
+    return llm__chat_pass(p, 1, data, size, llm__chat_text);
+}
+
 /* llm_template_write: control tokens count where the template wrote all of them. */
 static llm_result llm__chat_run(void *user, const char *data, size_t size, bool trusted) {
     llm__chat_prompt *p = LLM__CAST(llm__chat_prompt *, user);
-    return trusted ? llm__chat_trusted(p, 0, data, size) : llm__chat_text(p, data, size);
+    return trusted ? llm__chat_pass(p, 0, data, size, llm__chat_others)
+                   : llm__chat_text(p, data, size);
 }
 
 /* The conversation as ids; `*count` may pass the context. */
