@@ -5980,7 +5980,9 @@ static void llm__lay_out_pages(const llm_session *s, llm__store *store, llm__are
     const llm__file_desc *d = s->model->desc;
     store->pages = llm__pages_for(s->context) + llm__pages_for(s->desc.spare);
     const size_t unit = llm__unit_size(&s->shape, s->desc.kv);
-    if (!llm__mul(unit, (size_t)d->layers * d->kv_heads, &store->page_size)) arena->overflow = true;
+    if (!llm__mul(unit, d->layers, &store->page_size) ||
+        !llm__mul(store->page_size, d->kv_heads, &store->page_size))
+        arena->overflow = true;
     store->data = LLM__CAST(uint8_t *, llm__take(arena, store->pages, store->page_size));
 }
 

@@ -54,9 +54,9 @@ LONG_SCRIPTS = [
     ("other machines", [PYTHON, "tests/platforms.py"], [], 1500),
     ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1200),
     ("hostile weights", [PYTHON, "tests/hostile.py"], [], 900),
-    ("windows", [PYTHON, "tests/windows.py"], [], 900),
+    ("windows", [PYTHON, "tests/windows.py"], [], 1800),
     ("coverage", [PYTHON, "tests/coverage.py"], [], 600),
-    ("32 bits", [PYTHON, "tests/narrow.py"], [], 900),
+    ("32 bits", [PYTHON, "tests/narrow.py"], [], 1800),
     ("recursion", [PYTHON, "tests/recursion.py"], [], 300),
     ("instructions", [PYTHON, "tests/instructions.py"], [], 900),
 ]

@@ -78,7 +78,7 @@ class Wine:
 def check_tests(report, wine, built):
     def check(name):
         arguments = [os.path.join("build", "tests", "models")] if name != "test_template" else []
-        status, said = wine.run(program(name), *arguments, timeout=120)
+        status, said = wine.run(program(name), *arguments, timeout=400)
         report.check(status == 0 and " 0 failed, " in said.rstrip().rsplit("\n", 1)[-1],
                      f"{name}: status {status}: {said[-600:]}")
     in_parallel(check, [n for n in TESTS if built[n]])
