@@ -9,7 +9,8 @@ import tempfile
 import time
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
-PROGRAMS = ["llama-bench", "llama-quantize", "llama-batched-bench", "llama-completion"]
+PROGRAMS = ["llama-bench", "llama-quantize", "llama-batched-bench", "llama-completion", "llama-imatrix",
+            "llama-perplexity"]
 
 # Static, no OpenMP (its own thread pool is the faster of the two), nothing that is not measured.
 CMAKE = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_C_COMPILER=clang", "-DCMAKE_CXX_COMPILER=clang++",
