@@ -16,6 +16,7 @@
 #include "random.h"
 #include "vocabulary.h"
 #include "writer.h"
+#include "calibration.h"
 
 static const char usage[] =
     "usage: llm-convert INPUT OUTPUT.llm [options]\n"
@@ -39,6 +40,13 @@ static const char usage[] =
     "                    better than TYPE where TYPE has fewer than 8 bits\n"
     "  --rotate WHEN     rotate matrices and their inputs by a Hadamard matrix: yes, no, or\n"
     "                    auto (default: those of 6 and 8 bits)\n"
+    "  --calibrate [TEXT]  run a text (UTF-8, after INPUT and OUTPUT; by default one that is built\n"
+    "                    in) through the model, and quantise so that errors cancel in what it\n"
+    "                    computes. The default where the source has 16 bits or more and a\n"
+    "                    tokenizer\n"
+    "  --fast            do not: every weight by itself\n"
+    "  --bits N          3.4 .. 8: so many bits a weight on average, in formats that are chosen\n"
+    "                    matrix by matrix by what they cost the model\n"
     "  --random SHAPE    no INPUT: random weights, always the same, and no tokenizer, to measure\n"
     "                    speed; SHAPE is tiny, smollm2-135m, qwen3-0.6b or llama-3.2-1b\n"
     "  --threads N       1 .. 256; by default as many as there are cores\n"
@@ -51,6 +59,7 @@ static const char usage[] =
     "printed), 2 the command line is.\n";
 
 enum { ROTATE_AUTO, ROTATE_YES, ROTATE_NO };
+enum { CALIBRATE_AUTO, CALIBRATE_YES, CALIBRATE_NO };
 #define TYPE_AUTO LLM_TYPE_COUNT
 
 typedef struct options {
@@ -58,7 +67,9 @@ typedef struct options {
     const random_shape *random; /* NULL: there is an input */
     uint32_t type, embedding;
     bool embedding_given, quiet;
-    int rotate;
+    int rotate, calibrate;
+    const char *text; /* to calibrate on; NULL: the built-in one */
+    double bits;      /* of a weight; 0: by type */
     unsigned threads;
 } options;
 
@@ -86,15 +97,7 @@ static uint32_t choose_type(const options *o, const plan_tensor *t) {
 
 static bool choose_rotated(const options *o, const plan_tensor *t) {
     unsigned bits = t ? llm__formats[t->file.type].bits : 0;
-    return bits && (o->rotate == ROTATE_YES || (o->rotate == ROTATE_AUTO && bits >= 6));
-}
-
-static plan_tensor *plan_find(plan *p, uint32_t role, uint32_t layer) {
-    size_t i;
-    for (i = 0; i < p->count; i++)
-        if (p->tensors[i].file.role == role && p->tensors[i].file.layer == layer)
-            return &p->tensors[i];
-    return NULL;
+    return bits && (o->rotate == ROTATE_YES || (o->rotate == ROTATE_AUTO && (bits >= 6 || o->calibrate == CALIBRATE_YES)));
 }
 
 /* Queries, keys and values share one input: all or none. What the attention puts out is rotated
@@ -123,6 +126,24 @@ static void choose(const options *o, plan *p) {
             t->file.rotation = choose_rotated(o, t) ? 64 : 0;
     }
     for (layer = 0; layer < p->desc.layers; layer++) choose_attention(o, p, layer);
+}
+
+/* By default where something can be learnt: what was 16 bits wide becomes narrower, and there is a
+   vocabulary to say a text with. */
+static bool choose_calibration(const options *o, const source_file *s, const plan *p) {
+    size_t i;
+    bool narrower = false;
+    if (o->calibrate != CALIBRATE_AUTO) return o->calibrate == CALIBRATE_YES;
+    if (s->panel || (s->value(s, "tokenizer.json").kind == SOURCE_NONE &&
+                     s->value(s, "tokenizer.ggml.model").kind == SOURCE_NONE))
+        return false;
+    for (i = 0; i < p->count; i++) {
+        const plan_tensor *t = &p->tensors[i];
+        if (!family_is_matrix(t->file.role)) continue;
+        if (t->from[0]->bits < 16) return false;
+        narrower = narrower || llm__formats[choose_type(o, t)].bits;
+    }
+    return narrower;
 }
 
 /* ---- text -------------------------------------------------------------- */
@@ -266,6 +287,9 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     size_t section_size = 0;
     progress bar;
     writer w;
+    calibration seen;
+    int32_t *ids = NULL;
+    uint32_t length = 0, sequences = 0;
     llm_result result;
     memset(&w, 0, sizeof w);
     memset(&template_text, 0, sizeof template_text);
@@ -285,12 +309,25 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     result = vocabulary_section(s, p->desc.vocab, &section, &section_size, error);
     tokenizer.data = (const char *)section;
     tokenizer.size = section_size;
+    memset(&seen, 0, sizeof seen);
+    if (result == LLM_OK && o->calibrate == CALIBRATE_YES) {
+        if (section)
+            result = calibration_read(o->text, tokenizer, p->desc.vocab, &ids, &length, &sequences,
+                                      error);
+        else
+            result = llm__fail(error, LLM_ERROR_ARGUMENT, "no tokenizer, expected one to calibrate");
+        calibrate_attach(&seen, &w, ids, length, sequences);
+        seen.bits = o->bits;
+        if (o->bits > 0.0) w.arrange = calibration_arrange;
+    }
     if (result == LLM_OK && (!tables || meta.failed))
         result = llm__fail(error, LLM_ERROR_MEMORY, "no memory for tables and %zu bytes of text",
                            meta.size);
     if (result == LLM_OK)
         result = writer_run(&w, o->output, meta_text, template_text, tokenizer);
     if (result == LLM_OK && !o->quiet) report(p, w.size);
+    calibrate_close(&seen);
+    free(ids);
     free(section);
     free(meta.data);
     free(tables);
@@ -347,7 +384,7 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     return gguf_open(s, o->input, error);
 }
 
-static llm_result convert(const options *o, llm_error *error) {
+static llm_result convert(options *o, llm_error *error) {
     source_file s;
     plan p;
     llm_result result = open_input(o, &s, error);
@@ -355,6 +392,7 @@ static llm_result convert(const options *o, llm_error *error) {
     if (s.note[0] && !o->quiet) fprintf(stderr, "llm-convert: %s: %s\n", o->input, s.note);
     result = plan_open(&p, &s, error);
     if (result == LLM_OK) {
+        o->calibrate = choose_calibration(o, &s, &p) ? CALIBRATE_YES : CALIBRATE_NO;
         choose(o, &p);
         result = convert_write(o, &s, &p, error);
         plan_close(&p);
@@ -396,6 +434,13 @@ static int parse_option(options *o, const char *name, const char *value) {
         else if (strcmp(value, "yes") == 0) o->rotate = ROTATE_YES;
         else if (strcmp(value, "no") == 0) o->rotate = ROTATE_NO;
         else return usage_error("--rotate is \"%s\", expected auto, yes or no", value);
+    } else if (strcmp(name, "--bits") == 0) {
+        char *end;
+        o->bits = strtod(value, &end);
+        if (*end || end == value || !(o->bits >= 3.4 && o->bits <= 8.0))
+            return usage_error("--bits is \"%s\", expected 3.4 .. 8", value);
+        o->calibrate = CALIBRATE_YES;
+        o->type = o->embedding = LLM_Q8; /* until they are chosen */
     } else if (strcmp(name, "--tokenizer") == 0) {
         o->tokenizer = value;
     } else if (strcmp(name, "--random") == 0) {
@@ -429,6 +474,11 @@ int main(int count, char **arguments) {
             return fputs(usage, stdout) < 0 || !output_written("llm-convert");
         if (strcmp(argument, "--quiet") == 0) {
             o.quiet = true;
+        } else if (strcmp(argument, "--fast") == 0) {
+            o.calibrate = CALIBRATE_NO;
+        } else if (strcmp(argument, "--calibrate") == 0) {
+            o.calibrate = CALIBRATE_YES;
+            if (o.output && i + 1 < count && arguments[i + 1][0] != '-') o.text = arguments[++i];
         } else if (argument[0] == '-' && argument[1]) {
             status = parse_option(&o, argument, i + 1 < count ? arguments[i + 1] : NULL);
             if (status) return status;
