@@ -156,7 +156,8 @@ class Model:
                                         lambda out: must([sys.executable, script, source, out]))
         self.calibration = self.text("calibration.txt", texts.calibration())
         self.evaluation = self.text("evaluation.txt", texts.evaluation())
-        self.weights = self.cache.result(f"{self.name}: weights", [self.original], self.count)["weights"]
+        self.weights = self.cache.result(f"{self.name}: weights", [self.original],
+                                         lambda: self.count(self.original))["weights"]
 
     def text(self, name, data):
         path = self.cache.path(name)
@@ -165,9 +166,11 @@ class Model:
                 f.write(data)
         return path
 
-    def count(self):
+    @staticmethod
+    def count(path):
         from gguf import GGUFReader
-        return {"weights": sum(int(t.n_elements) for t in GGUFReader(self.original).tensors)}
+        tensors = GGUFReader(path).tensors
+        return {"weights": sum(int(t.n_elements) for t in tensors), "bytes": sum(int(t.n_bytes) for t in tensors)}
 
     def row(self, who, setting, path, tensors, found):
         return {"model": self.key, "who": who, "setting": setting, "bytes": os.path.getsize(path),
@@ -196,7 +199,7 @@ class Theirs:
 
     def base(self):
         """The original's logits, and its perplexity, which is beside them."""
-        path = self.cache.path(f"{self.m.key}-base.kld")
+        path = self.cache.path(f"{self.m.key}-{self.m.windows}.kld")
 
         def make(out):
             said = self.perplexity(self.m.original, "--kl-divergence-base", out)
@@ -225,13 +228,9 @@ class Theirs:
                                                                        self.m.original, out, kind, 1))
             found = self.cache.result(f"{self.m.name}: llama.cpp {kind}", [path, base + ".key"],
                                       lambda: self.measure(path, base))
-            rows.append(self.m.row("llama.cpp", kind, path, self.tensors(path), found))
+            tensors = self.cache.result(f"{self.m.name}: bytes of {kind}", [path], lambda: self.m.count(path))
+            rows.append(self.m.row("llama.cpp", kind, path, tensors["bytes"], found))
         return rows, perplexity
-
-    @staticmethod
-    def tensors(path):
-        from gguf import GGUFReader
-        return sum(int(t.n_bytes) for t in GGUFReader(path).tensors)
 
 
 # ---- ours ------------------------------------------------------------------------------------------
@@ -270,7 +269,7 @@ class Ours:
     def base(self):
         """Logits with float weights and keys and values of 16 bits, and their perplexity."""
         exact = self.convert("--type f32")
-        name = f"{self.m.key}-base.logits"
+        name = f"{self.m.key}-{self.m.windows}.logits"
 
         def make(out):
             found = self.evaluate(exact, "--kv", "f16", "--logits", out)
