@@ -18,7 +18,7 @@ TOOLS = llm-convert llm-inspect
 PROGRAMS = $(EXAMPLES:%=build/%) $(TOOLS:%=build/%)
 BUILD = $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
 
-.PHONY: all chat test bench compare counts format clean help
+.PHONY: all chat test bench compare quality counts format clean help
 .DELETE_ON_ERROR:
 
 all: $(PROGRAMS) ## build the programs into build/ (this is what `make` does)
@@ -64,6 +64,9 @@ bench: all $(FETCHED) | models ## measure prefill and decode; MODEL=path
 
 compare: all | models ## the same beside llama.cpp, turn by turn, into docs/performance.md and the README; ARGS="--quick"
 	@exec $(PYTHON) tools/compare/compare.py $(ARGS)
+
+quality: all | models ## divergence from an original against size, beside llama.cpp, into docs/quality.md; ARGS="--print --only q4"
+	@exec $(PYTHON) tools/quality/quality.py $(ARGS)
 
 counts: ## record the instruction counts that the tests compare with (valgrind)
 	$(PYTHON) tests/instructions.py --update

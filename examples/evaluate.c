@@ -27,9 +27,11 @@ static const program self = {
     "each\n"
     "the predictions of the second half are scored. Where the model wants a token at the\n"
     "beginning of a text, it takes the place of every window's first token.",
-    "--against reports the Kullback-Leibler divergence of this model from the file's, in nats, and "
-    "how\n"
-    "often both hold the same token for the likeliest.",
+    "--against reports the Kullback-Leibler divergence of this model from the file's, in nats "
+    "(mean,\n"
+    "99 % of positions are below, largest), how often both hold the same token for the likeliest, "
+    "and\n"
+    "this model's perplexity over that of the file.",
     options};
 
 enum { CHUNK = 64 }; /* logits that are kept at once */
@@ -37,6 +39,7 @@ enum { CHUNK = 64 }; /* logits that are kept at once */
 typedef struct scores {
     uint64_t count;
     double nll, nll_squares; /* sums of negative log-likelihoods */
+    double other_nll;        /* the file's */
     uint64_t same_top;
     double kl_sum;
     double *kl; /* [count] */
@@ -56,14 +59,26 @@ static double log_sum(const float *logits, uint32_t vocab, uint32_t *top) {
     return log(sum) + (double)logits[best];
 }
 
-static void add_divergence(scores *s, const float *logits, double norm, uint32_t top,
-                           uint32_t vocab) {
-    uint32_t other_top, i;
-    double other_norm, kl = 0;
+/* The file's logits for the next position. */
+static void read_other(scores *s, uint32_t vocab) {
+    uint32_t i;
     if (fread(s->other, sizeof(float), vocab, s->against) != vocab)
         fail(EXIT_FAILED, "%s: %s ends at position %llu", self.name, against_path,
              (unsigned long long)s->count);
+    for (i = 0; i < vocab; i++)
+        if (!(fabs((double)s->other[i]) <= 1e30))
+            fail(EXIT_FAILED, "%s: %s: position %llu, token %lu: %g, expected a finite logit",
+                 self.name, against_path, (unsigned long long)s->count, (unsigned long)i,
+                 (double)s->other[i]);
+}
+
+static void add_divergence(scores *s, const float *logits, double norm, uint32_t top,
+                           uint32_t vocab, int32_t next) {
+    uint32_t other_top, i;
+    double other_norm, kl = 0;
+    read_other(s, vocab);
     other_norm = log_sum(s->other, vocab, &other_top);
+    s->other_nll += other_norm - (double)s->other[next];
     for (i = 0; i < vocab; i++) {
         const double p = (double)s->other[i] - other_norm;
         kl += exp(p) * (p - ((double)logits[i] - norm));
@@ -83,7 +98,7 @@ static void score(scores *s, const float *logits, uint32_t vocab, int32_t next) 
     const double norm = log_sum(logits, vocab, &top), nll = norm - (double)logits[next];
     if (s->logits && fwrite(logits, sizeof *logits, vocab, s->logits) != vocab)
         fail(EXIT_FAILED, "%s: %s: %s", self.name, logits_path, strerror(errno));
-    if (s->against) add_divergence(s, logits, norm, top, vocab);
+    if (s->against) add_divergence(s, logits, norm, top, vocab, next);
     s->nll += nll;
     s->nll_squares += nll * nll;
     s->count++;
@@ -138,6 +153,7 @@ static void report(scores *s, size_t tokens, size_t windows, double time) {
         qsort(s->kl, s->count, sizeof *s->kl, compare_doubles);
         (void)printf("kl_mean %.6g\nkl_99 %.6g\nkl_max %.6g\nsame_top %.6f\n", s->kl_sum / n,
                      s->kl[(size_t)(0.99 * (n - 1))], s->kl[s->count - 1], (double)s->same_top / n);
+        (void)printf("perplexity_ratio %.6f\n", exp(mean - s->other_nll / n));
     }
     (void)fprintf(stderr, "%.1f s\n", time);
 }

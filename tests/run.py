@@ -37,6 +37,7 @@ SCRIPTS = [
     ("soak", [PYTHON, "tests/soak.py", "100000", "1"], [], 200),
     ("stack", [PYTHON, "tests/stack.py"], [], 300),
     ("fuzz corpus", [PYTHON, "tests/fuzz/run.py", "--replay"], [], 400),
+    ("evaluate", [PYTHON, "tests/evaluate.py"], [], 200),
     ("faults of programs", [PYTHON, "tests/faults.py"], [], 400),
     ("sources", [PYTHON, "tests/convert/sources.py"], ["numpy", "gguf", "safetensors"], 300),
     ("dequantisation", [PYTHON, "tests/convert/compare_dequant.py"], ["numpy", "gguf"], 200),

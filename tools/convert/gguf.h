@@ -313,9 +313,7 @@ static void gguf_read_header(gguf_cursor *c, source_file *s, gguf_file *file) {
     file->pair_count = c->failed ? 0 : (size_t)pairs;
 }
 
-static void gguf_read_pairs(gguf_cursor *c, source_file *s, gguf_file *file) {
-    const gguf_pair *pair;
-    llm_text name;
+static void gguf_read_pairs(gguf_cursor *c, gguf_file *file) {
     size_t i;
     for (i = 0; i < file->pair_count && !c->failed; i++) gguf_read_pair(c, &file->pairs[i]);
     if (c->failed) return;
@@ -323,7 +321,11 @@ static void gguf_read_pairs(gguf_cursor *c, source_file *s, gguf_file *file) {
     for (i = 1; i < file->pair_count; i++)
         if (text_compare(file->pairs[i - 1].key, file->pairs[i].key) == 0)
             gguf_refuse(c, "key %s: there are two of it", show(file->pairs[i].key).text);
-    pair = gguf_find(file, text_of("general.architecture"));
+}
+
+static void gguf_read_architecture(gguf_cursor *c, source_file *s, const gguf_file *file) {
+    const gguf_pair *pair = gguf_find(file, text_of("general.architecture"));
+    llm_text name;
     if (!pair || pair->array || pair->type != GGUF_STRING) {
         gguf_refuse(c, "key general.architecture: %s, expected a text",
                     show_value(gguf_pair_value(pair)).text);
@@ -371,8 +373,8 @@ static void gguf_read_tensors(gguf_cursor *c, source_file *s, gguf_file *file, u
             gguf_refuse(c, "tensor %s: there are two of it", show(s->tensors[i].name).text);
 }
 
-/* Reads what `file->map` holds. */
-static llm_result gguf_parse(source_file *s, gguf_file *file, llm_error *error) {
+/* Reads what `file->map` holds: a model, or any keys and tensors. */
+static llm_result gguf_parse_as(source_file *s, gguf_file *file, bool model, llm_error *error) {
     gguf_cursor c;
     c.start = c.at = file->map.data;
     c.end = c.start + file->map.size;
@@ -388,11 +390,16 @@ static llm_result gguf_parse(source_file *s, gguf_file *file, llm_error *error) 
             return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu keys and %zu tensors",
                              file->pair_count, s->tensor_count);
         }
-        gguf_read_pairs(&c, s, file);
+        gguf_read_pairs(&c, file);
+        if (model && !c.failed) gguf_read_architecture(&c, s, file);
         gguf_read_tensors(&c, s, file, offsets);
         free(offsets);
     }
     return c.failed ? LLM_ERROR_FORMAT : LLM_OK;
+}
+
+static llm_result gguf_parse(source_file *s, gguf_file *file, llm_error *error) {
+    return gguf_parse_as(s, file, true, error);
 }
 
 /* A source that is to be read from `file`. */
@@ -408,7 +415,7 @@ static void gguf_source(source_file *s, gguf_file *file) {
 }
 
 /* Opens a file. After an error nothing is left to close. */
-static llm_result gguf_open(source_file *s, const char *path, llm_error *error) {
+static LLM__UNUSED llm_result gguf_open(source_file *s, const char *path, llm_error *error) {
     gguf_file *file = (gguf_file *)calloc(1, sizeof *file);
     llm_result result;
     if (!file)
