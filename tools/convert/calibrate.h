@@ -30,6 +30,7 @@ typedef struct calibration {
     uint32_t length, sequences;
     double bits;        /* of a weight, on average; 0: the plan's types are final */
     size_t alone;       /* room that a thread needs beyond that of the forward pass, see matmul.h */
+    bool collect;       /* the squares of every matrix's input are kept in the plan */
     bool open;
     crew crew;
     forward run;
@@ -240,6 +241,17 @@ static void calibrate_squares(const float *data, size_t tokens, uint32_t stride,
         }
 }
 
+/* Sums of squares of the input of a matrix, for an importance matrix. */
+static llm_result calibrate_note(const calibration *c, plan_tensor *t, const double *squares,
+                                 size_t tokens) {
+    if (!c->collect) return LLM_OK;
+    t->squares = (double *)malloc(t->file.cols * sizeof *t->squares);
+    if (!t->squares) return calibrate_memory(c, "an importance matrix");
+    memcpy(t->squares, squares, t->file.cols * sizeof *squares);
+    t->seen = tokens;
+    return LLM_OK;
+}
+
 /* in[tokens][padded] = the stream, normed. */
 static void calibrate_norm(calibration *c, const float *gain, uint32_t padded) {
     const llm__file_desc *d = c->run.d;
@@ -262,6 +274,7 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     float *gain = c->layer.w[gain_role], *scales;
     double *squares;
     bool quantised = false;
+    llm_result result = LLM_OK;
     unsigned r;
     uint32_t i;
     for (r = 0; r < count; r++) quantised = quantised || calibrate_quantised(c->tensor[roles[r]]);
@@ -277,8 +290,9 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     calibrate_squares(c->in, tokens, padded, cols, squares);
     calibrate_scales(squares, tokens, cols, scales);
     for (i = 0; i < cols; i++) gain[i] /= scales[i];
-    for (r = 0; r < count; r++) {
-        const plan_tensor *t = c->tensor[roles[r]];
+    for (r = 0; r < count && result == LLM_OK; r++) {
+        plan_tensor *t = c->tensor[roles[r]];
+        result = calibrate_note(c, t, squares, tokens);
         calibrate_scale_columns(c->layer.w[roles[r]], calibrate_rows(t), padded, cols, scales);
         calibrate_rotate_columns(t, c->layer.w[roles[r]]);
     }
@@ -286,7 +300,7 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     free(scales);
     calibrate_norm(c, gain, padded);
     quantize_rotate(c->in, tokens * padded, 1, first->file.rotation);
-    return calibrate_moments(c, c->in, padded);
+    return result == LLM_OK ? calibrate_moments(c, c->in, padded) : result;
 }
 
 /* Clears what lies beyond the `n` channels of out[tokens][padded]. */
@@ -312,6 +326,7 @@ static llm_result calibrate_even_values(calibration *c, uint32_t padded) {
     float *v = c->layer.w[LLM__V], *bias = c->layer.w[LLM__V_BIAS];
     double *squares = (double *)calloc((size_t)n + values, sizeof *squares), *per_value;
     float *scales = (float *)malloc(((size_t)n + values) * sizeof *scales), *all;
+    llm_result result;
     uint32_t i, k;
     if (!squares || !scales) {
         free(squares);
@@ -331,9 +346,10 @@ static llm_result calibrate_even_values(calibration *c, uint32_t padded) {
         all[i] = scales[i / d->value_size / group * d->value_size + i % d->value_size];
     calibrate_scale_columns(c->layer.w[LLM__ATTN_OUT], calibrate_rows(c->tensor[LLM__ATTN_OUT]),
                             padded, n, all);
+    result = calibrate_note(c, c->tensor[LLM__ATTN_OUT], squares, tokens);
     free(squares);
     free(scales);
-    return LLM_OK;
+    return result;
 }
 
 static void calibrate_rotate_values(calibration *c) {
@@ -398,6 +414,7 @@ static llm_result calibrate_even_hidden(calibration *c, uint32_t padded) {
         }
         calibrate_scale_columns(c->layer.w[LLM__DOWN], calibrate_rows(c->tensor[LLM__DOWN]), padded,
                                 n, scales);
+        result = calibrate_note(c, c->tensor[LLM__DOWN], squares, tokens);
     }
     free(squares);
     free(scales);
@@ -444,19 +461,27 @@ static llm_result calibrate_layer(calibration *c, uint32_t layer) {
 }
 
 /* The output matrix: its input's second moments, for the writer to quantise with, panel by panel. */
-static llm_result calibrate_head(calibration *c, const plan_tensor *t) {
+static llm_result calibrate_head(calibration *c, plan_tensor *t) {
     const uint32_t padded = llm__padded(c->run.d->width);
+    const size_t tokens = forward_tokens(&c->run);
+    double *squares = (double *)malloc(c->run.d->width * sizeof *squares);
     plan_tensor *norm = plan_find(c->w->plan, LLM__OUT_NORM, LLM__NONE);
     float *gain = NULL;
     llm_result result = writer_load_vector(c->w, norm, &gain);
+    if (result == LLM_OK && !squares) result = calibrate_memory(c, "an importance matrix");
     if (result == LLM_OK) {
         calibrate_norm(c, gain, padded);
-        quantize_rotate(c->in, forward_tokens(&c->run) * padded, 1, t->file.rotation);
+        calibrate_squares(c->in, tokens, padded, c->run.d->width, squares);
+        result = calibrate_note(c, t, squares, tokens);
+    }
+    if (result == LLM_OK) {
+        quantize_rotate(c->in, tokens * padded, 1, t->file.rotation);
         result = calibrate_moments(c, c->in, padded);
     }
     c->head.tables = c->w->tables, c->head.type = t->file.type, c->head.n = padded;
     c->head.u = c->h, c->head.d = c->d, c->head.tile = c->crew.tile;
     free(gain);
+    free(squares);
     return result;
 }
 

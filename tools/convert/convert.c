@@ -17,6 +17,7 @@
 #include "vocabulary.h"
 #include "writer.h"
 #include "calibration.h"
+#include "imatrix.h"
 
 static const char usage[] =
     "usage: llm-convert INPUT OUTPUT.llm [options]\n"
@@ -47,6 +48,8 @@ static const char usage[] =
     "  --fast            do not: every weight by itself\n"
     "  --bits N          3.4 .. 8: so many bits a weight on average, in formats that are chosen\n"
     "                    matrix by matrix by what they cost the model\n"
+    "  --imatrix FILE    weigh errors by an importance matrix (llama-imatrix, GGUF) instead\n"
+    "  --write-imatrix FILE  keep what was seen as an importance matrix\n"
     "  --random SHAPE    no INPUT: random weights, always the same, and no tokenizer, to measure\n"
     "                    speed; SHAPE is tiny, smollm2-135m, qwen3-0.6b or llama-3.2-1b\n"
     "  --threads N       1 .. 256; by default as many as there are cores\n"
@@ -70,6 +73,7 @@ typedef struct options {
     int rotate, calibrate;
     const char *text; /* to calibrate on; NULL: the built-in one */
     double bits;      /* of a weight; 0: by type */
+    const char *imatrix, *write_imatrix;
     unsigned threads;
 } options;
 
@@ -134,7 +138,8 @@ static bool choose_calibration(const options *o, const source_file *s, const pla
     size_t i;
     bool narrower = false;
     if (o->calibrate != CALIBRATE_AUTO) return o->calibrate == CALIBRATE_YES;
-    if (s->panel || (s->value(s, "tokenizer.json").kind == SOURCE_NONE &&
+    if (o->write_imatrix) return true;
+    if (o->imatrix || s->panel || (s->value(s, "tokenizer.json").kind == SOURCE_NONE &&
                      s->value(s, "tokenizer.ggml.model").kind == SOURCE_NONE))
         return false;
     for (i = 0; i < p->count; i++) {
@@ -144,6 +149,63 @@ static bool choose_calibration(const options *o, const source_file *s, const pla
         narrower = narrower || llm__formats[choose_type(o, t)].bits;
     }
     return narrower;
+}
+
+/* ---- importance matrices ----------------------------------------------- */
+
+/* How much each input of a matrix matters, from the file to the plan. */
+static llm_result importance_read(const char *path, plan *p, llm_error *error) {
+    imatrix m;
+    size_t i, found = 0;
+    llm_result result = imatrix_open(&m, path, error);
+    if (result != LLM_OK) return result;
+    for (i = 0; i < p->count && result == LLM_OK; i++) {
+        plan_tensor *t = &p->tensors[i];
+        bool known = false;
+        if (!family_is_matrix(t->file.role)) continue;
+        t->importance = (float *)calloc(llm__padded(t->file.cols), sizeof *t->importance);
+        if (!t->importance)
+            result = llm__fail(error, LLM_ERROR_MEMORY, "no memory for %u columns", t->file.cols);
+        else
+            result = imatrix_find(&m, show(t->from[0]->name).text, t->file.cols, t->importance,
+                                  &known, error);
+        found += known;
+        if (known) continue;
+        free(t->importance);
+        t->importance = NULL;
+    }
+    if (result == LLM_OK && !found)
+        result = llm__fail(error, LLM_ERROR_FORMAT, "importance matrix %s: none of this model's "
+                           "matrices is in it", path);
+    imatrix_close(&m);
+    return result;
+}
+
+static llm_result importance_write(const char *path, const plan *p, const options *o,
+                                   const calibration *seen, llm_error *error) {
+    imatrix_entry *entries = (imatrix_entry *)calloc(2 * p->count, sizeof *entries);
+    shown *names = (shown *)calloc(2 * p->count, sizeof *names);
+    size_t i, count = 0;
+    int k;
+    llm_result result;
+    if (!entries || !names) {
+        free(entries);
+        free(names);
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu entries", 2 * p->count);
+    }
+    for (i = 0; i < p->count; i++)
+        for (k = 0; k < 2 && p->tensors[i].squares && p->tensors[i].from[k]; k++, count++) {
+            names[count] = show(p->tensors[i].from[k]->name);
+            entries[count].name = names[count].text;
+            entries[count].sums = p->tensors[i].squares;
+            entries[count].cols = p->tensors[i].file.cols;
+            entries[count].count = p->tensors[i].seen;
+        }
+    result = imatrix_write(path, entries, count, o->text ? o->text : "built-in text",
+                           seen->sequences, seen->length, error);
+    free(entries);
+    free(names);
+    return result;
 }
 
 /* ---- text -------------------------------------------------------------- */
@@ -318,6 +380,7 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
             result = llm__fail(error, LLM_ERROR_ARGUMENT, "no tokenizer, expected one to calibrate");
         calibrate_attach(&seen, &w, ids, length, sequences);
         seen.bits = o->bits;
+        seen.collect = o->write_imatrix != NULL;
         if (o->bits > 0.0) w.arrange = calibration_arrange;
     }
     if (result == LLM_OK && (!tables || meta.failed))
@@ -325,6 +388,8 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
                            meta.size);
     if (result == LLM_OK)
         result = writer_run(&w, o->output, meta_text, template_text, tokenizer);
+    if (result == LLM_OK && o->write_imatrix)
+        result = importance_write(o->write_imatrix, p, o, &seen, error);
     if (result == LLM_OK && !o->quiet) report(p, w.size);
     calibrate_close(&seen);
     free(ids);
@@ -394,7 +459,8 @@ static llm_result convert(options *o, llm_error *error) {
     if (result == LLM_OK) {
         o->calibrate = choose_calibration(o, &s, &p) ? CALIBRATE_YES : CALIBRATE_NO;
         choose(o, &p);
-        result = convert_write(o, &s, &p, error);
+        if (o->imatrix) result = importance_read(o->imatrix, &p, error);
+        if (result == LLM_OK) result = convert_write(o, &s, &p, error);
         plan_close(&p);
     }
     s.close(&s);
@@ -434,12 +500,16 @@ static int parse_option(options *o, const char *name, const char *value) {
         else if (strcmp(value, "yes") == 0) o->rotate = ROTATE_YES;
         else if (strcmp(value, "no") == 0) o->rotate = ROTATE_NO;
         else return usage_error("--rotate is \"%s\", expected auto, yes or no", value);
+    } else if (strcmp(name, "--imatrix") == 0) {
+        o->imatrix = value;
+    } else if (strcmp(name, "--write-imatrix") == 0) {
+        o->write_imatrix = value;
     } else if (strcmp(name, "--bits") == 0) {
         char *end;
         o->bits = strtod(value, &end);
         if (*end || end == value || !(o->bits >= 3.4 && o->bits <= 8.0))
             return usage_error("--bits is \"%s\", expected 3.4 .. 8", value);
-        o->calibrate = CALIBRATE_YES;
+        if (o->calibrate == CALIBRATE_AUTO) o->calibrate = CALIBRATE_YES;
         o->type = o->embedding = LLM_Q8; /* until they are chosen */
     } else if (strcmp(name, "--tokenizer") == 0) {
         o->tokenizer = value;
@@ -493,6 +563,10 @@ int main(int count, char **arguments) {
     }
     if (o.random && o.output) return usage_error("\"%s\" is a name too many", o.output);
     if (o.random && o.input) o.output = o.input, o.input = o.random->name;
+    if (o.calibrate == CALIBRATE_YES && o.imatrix)
+        return usage_error("--imatrix and --calibrate exclude each other");
+    if (o.calibrate == CALIBRATE_NO && (o.bits > 0.0 || o.write_imatrix))
+        return usage_error("--fast excludes %s", o.bits > 0.0 ? "--bits" : "--write-imatrix");
     if (!o.output)
         return usage_error("%s is missing", o.input || o.random ? "OUTPUT.llm" : "INPUT");
     if (convert(&o, &error) == LLM_OK) return !output_written("llm-convert");

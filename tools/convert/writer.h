@@ -242,7 +242,8 @@ static void writer_quantize(const writer *w, const plan_tensor *t, unsigned work
     const uint32_t padded = llm__padded(t->file.cols);
     feedback_space space;
     if (!w->feedback) {
-        quantize_panel(w->tables, t->file.type, rows, padded, NULL, panel, sums);
+        quantize_panel(w->tables, t->file.type, rows, padded, t->file.rotation ? NULL : t->importance,
+                       panel, sums);
         return;
     }
     feedback_place(&space, w->space + worker * feedback_floats((uint32_t)w->widest), padded);
