@@ -31,7 +31,9 @@ typedef struct calibration {
     double bits;        /* of a weight, on average; 0: the plan's types are final */
     size_t alone;       /* room that a thread needs beyond that of the forward pass, see matmul.h */
     bool collect;       /* the squares of every matrix's input are kept in the plan */
-    bool open;
+    uint64_t key;       /* see resume.h */
+    bool tried;         /* to open it, with this result */
+    llm_result opened;
     crew crew;
     forward run;
     float *x;           /* [tokens][width] the stream */
@@ -537,7 +539,7 @@ static llm_result calibrate_turns(calibration *c) {
     return LLM_OK;
 }
 
-static llm_result calibrate_open(calibration *c) {
+static llm_result calibrate_make(calibration *c) {
     writer *w = c->w;
     const llm__file_desc *d = &w->plan->desc;
     const size_t tokens = (size_t)c->length * c->sequences;
@@ -555,7 +557,6 @@ static llm_result calibrate_open(calibration *c) {
     if (result == LLM_OK)
         result = forward_open(&c->run, &c->crew, d, c->length, c->sequences, w->error);
     if (result != LLM_OK) return result;
-    c->open = true;
     c->x = (float *)malloc(tokens * d->width * sizeof *c->x);
     c->in = (float *)malloc(tokens * width * sizeof *c->in);
     c->out = (float *)malloc(tokens * out * sizeof *c->out);
@@ -571,12 +572,19 @@ static llm_result calibrate_open(calibration *c) {
     return result == LLM_OK ? calibrate_embed(c) : result;
 }
 
+/* Once; what it made is released with the rest. */
+static llm_result calibrate_open(calibration *c) {
+    if (!c->tried) c->opened = calibrate_make(c);
+    c->tried = true;
+    return c->opened;
+}
+
 /* Called by the writer before it writes a tensor. */
 static llm_result calibrate_tensor(void *user, plan_tensor *t) {
     calibration *c = (calibration *)user;
     const bool tied = !plan_find(c->w->plan, LLM__HEAD, LLM__NONE);
     const uint32_t head = tied ? LLM__EMBEDDING : LLM__HEAD;
-    llm_result result = c->open ? LLM_OK : calibrate_open(c);
+    llm_result result = calibrate_open(c);
     if (result != LLM_OK) return result;
     if (t->file.layer != LLM__NONE && t->file.role != LLM__ROPE)
         return t->made ? LLM_OK : calibrate_layer(c, t->file.layer);

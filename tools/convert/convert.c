@@ -18,6 +18,7 @@
 #include "writer.h"
 #include "calibration.h"
 #include "imatrix.h"
+#include "resume.h"
 
 static const char usage[] =
     "usage: llm-convert INPUT OUTPUT.llm [options]\n"
@@ -258,7 +259,7 @@ static void collect_meta(const source_file *s, buffer *b) {
 /* ---- progress and report ----------------------------------------------- */
 
 typedef struct progress {
-    bool shown;
+    bool shown, quiet;
     int last;
 } progress;
 
@@ -340,6 +341,16 @@ static void report(const plan *p, uint64_t file_size) {
 
 /* ---- the program ------------------------------------------------------- */
 
+static bool convert_load(void *user, uint64_t sections) {
+    const calibration *c = (const calibration *)user;
+    const progress *bar = (const progress *)c->w->user;
+    if (!resume_load(user, sections)) return false;
+    if (!bar->quiet)
+        fprintf(stderr, "llm-convert: going on behind tensor %zu of %zu, where an earlier run was\n",
+                c->w->first, c->w->plan->count);
+    return true;
+}
+
 static llm_result convert_write(const options *o, const source_file *s, plan *p, llm_error *error) {
     quantizer *tables = quantize_create();
     buffer meta = {NULL, 0, 0, false};
@@ -359,6 +370,7 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     collect_meta(s, &meta);
     meta_text.data = meta.data;
     meta_text.size = meta.size;
+    bar.quiet = o->quiet;
     bar.shown = !o->quiet && isatty(2);
     bar.last = -1;
     w.from = s;
@@ -382,12 +394,15 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
         seen.bits = o->bits;
         seen.collect = o->write_imatrix != NULL;
         if (o->bits > 0.0) w.arrange = calibration_arrange;
+        w.load = convert_load;
+        w.save = resume_save;
     }
     if (result == LLM_OK && (!tables || meta.failed))
         result = llm__fail(error, LLM_ERROR_MEMORY, "no memory for tables and %zu bytes of text",
                            meta.size);
     if (result == LLM_OK)
         result = writer_run(&w, o->output, meta_text, template_text, tokenizer);
+    if (w.load) resume_end(o->output);
     if (result == LLM_OK && o->write_imatrix)
         result = importance_write(o->write_imatrix, p, o, &seen, error);
     if (result == LLM_OK && !o->quiet) report(p, w.size);

@@ -257,6 +257,30 @@ static LLM__UNUSED llm_result new_file_open(new_file *file, const char *path, ll
     return LLM_OK;
 }
 
+/* Takes over what an earlier process left under `file`'s path and `ending`: its first `size` bytes,
+   to be written behind. The file is open; false: nothing has changed. */
+static LLM__UNUSED bool new_file_take(new_file *file, const char *ending, uint64_t size) {
+    const size_t room = strlen(file->path) + strlen(ending) + 1;
+    char *old = (char *)malloc(room);
+    struct stat there;
+    FILE *stream = NULL;
+    if (old) (void)snprintf(old, room, "%s%s", file->path, ending);
+    if (old && strcmp(old, file->temporary) != 0 && stat(old, &there) == 0 &&
+        S_ISREG(there.st_mode) && (uint64_t)there.st_size >= size)
+        stream = fopen(old, "r+b");
+    if (stream && platform_seek(stream, size)) {
+        (void)fclose(file->stream);
+        (void)platform_remove(file->temporary);
+        free(file->temporary);
+        file->stream = stream;
+        file->temporary = old;
+        return true;
+    }
+    if (stream) (void)fclose(stream);
+    free(old);
+    return false;
+}
+
 static LLM__UNUSED llm_result new_file_write(new_file *file, const void *data, size_t size,
                                              llm_error *error) {
     if (size && fwrite(data, 1, size, file->stream) != size)

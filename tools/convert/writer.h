@@ -103,6 +103,11 @@ typedef struct writer {
     llm_result (*arrange)(void *calibration);
     /* Called before a tensor is written, unless it is NULL: may set its `made`, or `feedback`. */
     llm_result (*prepare)(void *calibration, plan_tensor *t);
+    /* Where they are not NULL: what an earlier run left is taken up (`first`, `at`, `data`), given a
+       hash of the sections before the tensors; so many tensors are written; it is over. */
+    bool (*load)(void *calibration, uint64_t sections);
+    void (*save)(void *calibration, size_t done);
+    size_t first; /* tensors that are there already */
     void *calibration;
     const feedback *feedback; /* of the tensor at hand; NULL: columns are quantised by themselves */
     float *space;             /* [threads][feedback_floats(widest)] */
@@ -392,8 +397,9 @@ static llm_result writer_rope(writer *w, const plan_tensor *t) {
 static llm_result writer_tensors(writer *w) {
     llm_result result = LLM_OK;
     size_t i;
-    for (i = 0; i < w->plan->count && result == LLM_OK; i++) {
+    for (i = w->first; i < w->plan->count && result == LLM_OK; i++) {
         plan_tensor *t = &w->plan->tensors[i];
+        const bool last = i + 1 == w->plan->count || w->plan->tensors[i + 1].file.layer != t->file.layer;
         result = writer_fill(w, t->file.offset);
         checksum_start(&w->tensor);
         if (result == LLM_OK && w->prepare) result = w->prepare(w->calibration, t);
@@ -405,6 +411,9 @@ static llm_result writer_tensors(writer *w) {
         free(t->made);
         t->made = NULL;
         t->file.checksum = checksum_end(&w->tensor);
+        if (w->save && last && t->file.role != LLM__ROPE && t->file.layer != LLM__NONE &&
+            result == LLM_OK)
+            w->save(w->calibration, i + 1);
         w->progress(w->user, w->at, w->size);
     }
     return result;
@@ -465,17 +474,22 @@ static llm_result writer_tables(writer *w, const llm__file_tensor *directory) {
 
 static llm_result writer_sections(writer *w, const writer_section *sections) {
     llm_result result = LLM_OK;
+    uint64_t hash = 0;
     uint32_t i;
     for (i = 0; i < w->section_count && result == LLM_OK; i++) {
         llm__file_section *s = &w->sections[i];
-        result = writer_fill(w, s->offset);
-        checksum_start(&w->data);
+        if (!sections[i].data && w->load) (void)w->load(w->calibration, hash);
+        if (!w->first) {
+            result = writer_fill(w, s->offset);
+            checksum_start(&w->data);
+        }
         if (result != LLM_OK) break;
         if (!sections[i].data) {
             result = writer_tensors(w);
             s->checksum = checksum_end(&w->data);
         } else {
             s->checksum = llm__xxh64(sections[i].data, sections[i].size);
+            hash = llm__rotl64(hash, 7) ^ s->checksum;
             result = writer_put(w, sections[i].data, sections[i].size);
         }
     }
