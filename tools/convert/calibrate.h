@@ -32,6 +32,7 @@ typedef struct calibration {
     size_t alone;       /* room that a thread needs beyond that of the forward pass, see matmul.h */
     bool collect;       /* the squares of every matrix's input are kept in the plan */
     uint64_t key;       /* see resume.h */
+    char *resume;
     bool tried;         /* to open it, with this result */
     llm_result opened;
     crew crew;
@@ -517,6 +518,7 @@ static void calibrate_close(calibration *c) {
     free(c->d);
     free(c->panel);
     free(c->space);
+    free(c->resume);
     memset(c, 0, sizeof *c);
 }
 

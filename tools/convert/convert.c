@@ -59,8 +59,8 @@ static const char usage[] =
     "\n"
     "The report counts, per kind of tensor, bits per stored weight and the relative error\n"
     "|new - old| / |old| that the conversion added. Exit status: 0 done, 1 the input or the\n"
-    "output is at fault (no output file is left; it is there when only the report could not be\n"
-    "printed), 2 the command line is.\n";
+    "output is at fault (no output file is left; it is there when only the report or the\n"
+    "importance matrix could not be written), 2 the command line is.\n";
 
 enum { ROTATE_AUTO, ROTATE_YES, ROTATE_NO };
 enum { CALIBRATE_AUTO, CALIBRATE_YES, CALIBRATE_NO };
@@ -402,7 +402,7 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
                            meta.size);
     if (result == LLM_OK)
         result = writer_run(&w, o->output, meta_text, template_text, tokenizer);
-    if (w.load) resume_end(o->output);
+    if (w.load) resume_end(&seen);
     if (result == LLM_OK && o->write_imatrix)
         result = importance_write(o->write_imatrix, p, o, &seen, error);
     if (result == LLM_OK && !o->quiet) report(p, w.size);

@@ -465,7 +465,12 @@ static llm_result mixed_choose(mixed *m, double bits) {
         else high = price;
     }
     bytes = mixed_at_price(m, sensitive, high);
-    if (bytes <= budget) mixed_spend(m, sensitive, budget - bytes);
+    if (bytes > budget) {
+        free(sensitive);
+        return llm__fail(m->c->w->error, LLM_ERROR_ARGUMENT, "%g bits a weight are too few, expected "
+                         "at least %.3g", bits, bits * bytes / budget);
+    }
+    mixed_spend(m, sensitive, budget - bytes);
     free(sensitive);
     return LLM_OK;
 }

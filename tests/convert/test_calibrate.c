@@ -1,0 +1,474 @@
+/* The calibration: its algebra against plain sums, feedback against rounding, whole conversions of the
+   small models, those that are killed, and what it refuses. */
+#include <signal.h>
+static unsigned long kill_after;
+#define RESUME_SAVED(done) ((void)(kill_after && (done) >= kill_after && raise(SIGKILL)))
+int llm_convert_main(int count, char **arguments);
+#define main llm_convert_main
+#include "../../tools/convert/convert.c"
+#undef main
+#include "../check.h"
+#include "../fixture.h"
+#include <dirent.h>
+#include <sys/wait.h>
+
+static uint64_t state = 5;
+static double uniform(void) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return ((double)(state >> 11) + 0.5) / 9007199254740992.0;
+}
+static float gauss(void) {
+    return (float)(sqrt(-2.0 * log(uniform())) * cos(6.283185307179586 * uniform()));
+}
+static float *gaussian(size_t count) {
+    float *x = (float *)malloc(count * sizeof *x);
+    size_t i;
+    for (i = 0; i < count; i++) x[i] = gauss();
+    return x;
+}
+
+/* ---- algebra ------------------------------------------------------------- */
+
+static void test_matmul(crew *c, size_t m, size_t n, size_t k, int turned) {
+    float *a = gaussian(m * k), *b = gaussian(n * k), *out = gaussian(m * n), *was = gaussian(m * n);
+    const matrix ma = turned ? matrix_of(a, 1, m) : matrix_of(a, k, 1);
+    const matrix mb = turned ? matrix_of(b, 1, n) : matrix_of(b, k, 1);
+    double worst = 0.0;
+    size_t i, j, l;
+    memcpy(was, out, m * n * sizeof *out);
+    matmul(c, -1, m, n, k, ma, mb, strips_of(out, n, 16), -0.5f, true, false);
+    for (i = 0; i < m; i++)
+        for (j = 0; j < n; j++) {
+            double want = (double)was[i * n + j], off;
+            for (l = 0; l < k; l++)
+                want -= 0.5 * (double)ma.data[i * ma.row + l * ma.col] * (double)mb.data[j * mb.row + l * mb.col];
+            off = fabs(want - (double)out[i * n + j]);
+            worst = off > worst ? off : worst;
+        }
+    CHECK(worst < 1e-3 * sqrt((double)k), "%zu x %zu x %zu: off by %g", m, n, k, worst);
+    memcpy(was, out, m * n * sizeof *out);
+    matmul(c, 0, m, n, k, ma, mb, strips_of(out, n, 16), 1.0f, false, false);
+    matmul(c, -1, m, n, k, ma, mb, strips_of(was, n, 16), 1.0f, false, false);
+    CHECK(memcmp(out, was, m * n * sizeof *out) == 0, "%zu x %zu x %zu: alone it is another result", m, n, k);
+    free(a);
+    free(b);
+    free(out);
+    free(was);
+}
+
+/* Second moments of correlated inputs x[tokens][n]; the last column is dead. */
+static float *inputs(size_t tokens, size_t n) {
+    float *x = gaussian(tokens * n);
+    size_t t, i;
+    for (t = 0; t < tokens; t++) {
+        const float common = gauss();
+        for (i = 0; i < n; i++) x[t * n + i] = i + 1 == n ? 0.0f : x[t * n + i] + (i % 3 ? common : 0.0f);
+    }
+    return x;
+}
+
+static void moments(crew *c, const float *x, size_t tokens, size_t n, float *h) {
+    size_t i;
+    matmul(c, -1, n, n, tokens, matrix_of(x, 1, n), matrix_of(x, 1, n), strips_of(h, 16, n * 16),
+           1.0f / (float)tokens, false, true);
+    for (i = 0; i < n; i++) MOMENTS_AT(h, n, i, i) += 0.01f;
+}
+
+static void test_factor(crew *c, size_t n) {
+    const size_t tokens = 3 * n;
+    float *x = inputs(tokens, n), *h = (float *)calloc(n * n, sizeof *h), *was = (float *)calloc(n * n, sizeof *h);
+    float *panel = (float *)calloc(n * 64, sizeof *panel);
+    double worst = 0.0;
+    size_t i, j, k;
+    moments(c, x, tokens, n, h);
+    memcpy(was, h, n * n * sizeof *h);
+    CHECK(moments_factor(c, h, n, 1e-6f, panel), "%zu columns are not positive", n);
+    for (i = 0; i < n; i++)
+        for (j = i; j < n; j++) {
+            double sum = 0.0, off;
+            for (k = j; k < n; k++)
+                sum += (k == i ? 1.0 : (double)MOMENTS_AT(h, n, i, k)) * (double)MOMENTS_AT(h, n, k, k) *
+                       (k == j ? 1.0 : (double)MOMENTS_AT(h, n, j, k));
+            off = fabs(sum - (double)MOMENTS_AT(was, n, i, j));
+            worst = off > worst ? off : worst;
+        }
+    CHECK(worst < 1e-4, "%zu columns: U D U^T is off by %g", n, worst);
+    MOMENTS_AT(was, n, 5, 5) = -1.0f;
+    CHECK(!moments_factor(c, was, n, 1e-6f, panel), "%zu columns: a negative square passes", n);
+    free(x);
+    free(h);
+    free(was);
+    free(panel);
+}
+
+/* ---- feedback ------------------------------------------------------------ */
+
+static double weight_at(uint32_t type, const uint8_t *panel, uint32_t n, unsigned r, uint32_t k) {
+    return (double)quantize_from_bf16(llm__u16(panel + (size_t)(k / llm__super_block(n)) * 32 + 2 * r)) *
+           (double)llm__value(type, panel, n, r, k);
+}
+
+/* Mean square of what a panel's rows put out wrongly over the inputs. */
+static double output_error(uint32_t type, const uint8_t *panel, const float *rows, uint32_t n, const float *x,
+                           size_t tokens) {
+    double sum = 0.0;
+    size_t t;
+    unsigned r;
+    uint32_t k;
+    for (t = 0; t < tokens; t++)
+        for (r = 0; r < 16; r++) {
+            double off = 0.0;
+            for (k = 0; k < n; k++)
+                off += ((double)rows[r * n + k] - weight_at(type, panel, n, r, k)) * (double)x[t * n + k];
+            sum += off * off;
+        }
+    return sum / (double)tokens;
+}
+
+static void test_feedback(crew *c, const quantizer *tables, uint32_t type, uint32_t n) {
+    const size_t tokens = 2 * n, size = llm__panel_size(type, n);
+    float *x = inputs(tokens, n), *h = (float *)calloc((size_t)n * n, sizeof *h), *d = gaussian(n);
+    float *panel64 = gaussian((size_t)n * 64), *rows = gaussian(16 * (size_t)n), *became = gaussian(16 * (size_t)n);
+    float *room = gaussian(feedback_floats(n)), *weight = gaussian(n);
+    uint8_t *panel = (uint8_t *)malloc(size), *plain = (uint8_t *)malloc(size);
+    quantize_sums sums = {0.0, 0.0}, plain_sums = {0.0, 0.0};
+    feedback_space space;
+    feedback f;
+    double error, plain_error, off = 0.0;
+    uint32_t i;
+    unsigned r;
+    moments(c, x, tokens, n, h);
+    for (i = 0; i < n; i++) weight[i] = MOMENTS_AT(h, n, i, i);
+    CHECK(moments_factor(c, h, n, 1e-6f, panel64), "not positive");
+    for (i = 0; i < n; i++) d[i] = MOMENTS_AT(h, n, i, i);
+    f.tables = tables, f.type = type, f.n = n, f.u = h, f.d = d, f.tile = c->tile;
+    feedback_place(&space, room, n);
+    memcpy(became, rows, 16 * (size_t)n * sizeof *rows);
+    feedback_panel(&f, &space, became, panel, &sums);
+    quantize_panel(tables, type, rows, n, weight, plain, &plain_sums);
+    for (r = 0; r < 16; r++)
+        for (i = 0; i < n; i++) off += fabs((double)became[r * n + i] - weight_at(type, panel, n, r, i));
+    CHECK(off == 0.0, "%s: rows are not what the panel holds, off by %g", llm__type_names[type], off);
+    error = output_error(type, panel, rows, n, x, tokens);
+    plain_error = output_error(type, plain, rows, n, x, tokens);
+    CHECK(error < 0.8 * plain_error, "%s, %u columns: %g with feedback, %g without", llm__type_names[type], n, error,
+          plain_error);
+    memset(became, 0, 16 * (size_t)n * sizeof *became);
+    feedback_panel(&f, &space, became, panel, &sums);
+    for (i = 0, off = 0.0; i < n; i++) off += fabs((double)became[i]);
+    CHECK(off == 0.0, "%s: zeros became %g", llm__type_names[type], off);
+    free(x);
+    free(h);
+    free(d);
+    free(panel64);
+    free(rows);
+    free(became);
+    free(room);
+    free(weight);
+    free(panel);
+    free(plain);
+}
+
+/* ---- whole conversions ---------------------------------------------------- */
+
+static char folder[] = "/tmp/llm-calibrate-XXXXXX";
+static char text[512], other[256];
+static const char sample[] = /* to be judged by */
+    "The river had been low all summer, and the children walked across it on the stones to the mill. "
+    "Nobody ground corn there any more; swallows nested in the roof.";
+static char learned[2048]; /* to calibrate on: a part of what is built in */
+
+static const char *in_folder(const char *name) {
+    static char path[4][128];
+    static unsigned turn;
+    turn = (turn + 1) % 4;
+    (void)snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
+    return path[turn];
+}
+
+/* Runs the converter; `options` are separated by spaces. Its exit status; what it says is in `text`. */
+static int run_converter(const char *input, const char *output, const char *options) {
+    static char line[512];
+    char *arguments[24];
+    int count = 0, status;
+    size_t size;
+    char *word;
+    FILE *said = NULL;
+    (void)snprintf(line, sizeof line, "llm-convert %s %s --quiet %s", input, output, options);
+    for (word = strtok(line, " "); word && count < 23; word = strtok(NULL, " ")) arguments[count++] = word;
+    arguments[count] = NULL;
+    if (!freopen(in_folder("messages"), "w", stderr)) exit(1);
+    status = llm_convert_main(count, arguments);
+    (void)fflush(stderr);
+    said = fopen(in_folder("messages"), "r");
+    size = said ? fread(text, 1, sizeof text - 1, said) : 0;
+    text[size] = 0;
+    if (said) (void)fclose(said);
+    return status;
+}
+
+static void write_text(const char *name, const char *data, size_t size) {
+    FILE *file = fopen(in_folder(name), "wb");
+    CHECK(file && fwrite(data, 1, size, file) == size && fclose(file) == 0, "%s", name);
+}
+
+static uint8_t *bytes_of(const char *path, size_t *size) { return (uint8_t *)fixture_read(path, size); }
+
+static bool same_files(const char *a, const char *b) {
+    size_t size_a, size_b;
+    uint8_t *one = bytes_of(a, &size_a), *two = bytes_of(b, &size_b);
+    const bool same = size_a == size_b && memcmp(one, two, size_a) == 0;
+    free(one);
+    free(two);
+    return same;
+}
+
+/* Logits of the sample's first tokens, from malloc. */
+static float *logits_of(const char *path, uint32_t *vocab) {
+    llm_model_desc desc;
+    llm_session_desc s;
+    llm_error error;
+    llm_model *model;
+    llm_session *session;
+    llm_tokenize_desc t;
+    int32_t ids[FIXTURE_TOKENS];
+    float *all;
+    size_t tokens;
+    uint32_t i;
+    memset(&desc, 0, sizeof desc);
+    memset(&s, 0, sizeof s);
+    desc.path = path, desc.error = &error, desc.verify = true;
+    if (llm_model_open(&model, &desc)) {
+        printf("FAIL %s: %s\n", path, error.text);
+        exit(1);
+    }
+    memset(&t, 0, sizeof t);
+    t.text = sample, t.size = sizeof sample - 1;
+    (void)llm_tokenize(llm_model_tokenizer(model), &t, ids, FIXTURE_TOKENS, &tokens);
+    CHECK(tokens >= FIXTURE_TOKENS, "%zu tokens", tokens);
+    *vocab = fixture_vocab(model);
+    s.model = model, s.context = FIXTURE_TOKENS, s.logits = FIXTURE_TOKENS, s.kv = LLM_KV_F16, s.error = &error;
+    all = (float *)malloc((size_t)FIXTURE_TOKENS * *vocab * sizeof *all);
+    if (llm_session_create(&session, &s) || llm_eval(session, ids, FIXTURE_TOKENS)) {
+        printf("FAIL %s: %s\n", path, error.text);
+        exit(1);
+    }
+    for (i = 0; i < FIXTURE_TOKENS; i++)
+        memcpy(all + (size_t)i * *vocab, llm_session_logits(session, FIXTURE_TOKENS - 1 - i), *vocab * sizeof *all);
+    llm_session_destroy(session);
+    llm_model_close(model);
+    return all;
+}
+
+static double apart(const char *path, const float *want) {
+    uint32_t vocab;
+    float *got = logits_of(path, &vocab);
+    double sum = 0.0, size = 0.0;
+    size_t i;
+    for (i = 0; i < (size_t)FIXTURE_TOKENS * vocab; i++) {
+        const double off = (double)got[i] - (double)want[i];
+        sum += off * off;
+        size += (double)want[i] * (double)want[i];
+    }
+    free(got);
+    return sqrt(sum / size);
+}
+
+static const char *source_of(const char *name) {
+    static char path[128];
+    (void)snprintf(path, sizeof path, "tests/fixtures/models/%s.gguf", name);
+    return path;
+}
+
+static void test_whole(const char *name) {
+    static const char *const types[] = {"q8", "q6", "q5", "q4", "q3"};
+    char a[128], b[128], options[256];
+    uint32_t vocab;
+    float *want;
+    double fast, seen;
+    size_t i;
+    (void)snprintf(a, sizeof a, "%s", in_folder("a.llm"));
+    (void)snprintf(b, sizeof b, "%s", in_folder("b.llm"));
+    CHECK(run_converter(source_of(name), a, "--type f32") == 0, "%s: %s", name, text);
+    want = logits_of(a, &vocab);
+    for (i = 0; i < 5; i++) {
+        (void)snprintf(options, sizeof options, "--type %s --fast", types[i]);
+        CHECK(run_converter(source_of(name), a, options) == 0, "%s: %s", name, text);
+        fast = apart(a, want);
+        (void)snprintf(options, sizeof options, "--type %s --threads %zu --calibrate %s", types[i], i % 3 + 1,
+                       in_folder("learned"));
+        CHECK(run_converter(source_of(name), a, options) == 0, "%s: %s", name, text);
+        seen = apart(a, want);
+        CHECK(i ? seen < 0.95 * fast : seen < 1.2 * fast, "%s %s: %g of the logits with calibration, %g without", name,
+              types[i], seen, fast);
+    }
+    (void)snprintf(options, sizeof options, "--type q3 --threads 1 --calibrate %s", in_folder("learned"));
+    CHECK(run_converter(source_of(name), b, options) == 0 && same_files(a, b), "%s: with one thread it is another file",
+          name);
+    (void)snprintf(options, sizeof options, "--bits %s --calibrate %s", strcmp(name, "llama-odd") ? "5" : "7.5",
+                   in_folder("learned"));
+    CHECK(run_converter(source_of(name), b, options) == 0, "%s: %s", name, text);
+    CHECK(apart(b, want) < seen, "%s: with more bits it is worse than q3", name);
+    free(want);
+}
+
+/* ---- killed, and taken up again ------------------------------------------ */
+
+static unsigned files_with(const char *part) {
+    unsigned count = 0;
+    struct dirent *entry;
+    DIR *d = opendir(folder);
+    while (d && (entry = readdir(d)) != NULL) count += strstr(entry->d_name, part) != NULL;
+    if (d) (void)closedir(d);
+    return count;
+}
+
+/* By default a source of 16 bits is calibrated, on the text that is built in. */
+static void test_default(void) {
+    char a[128], b[128];
+    (void)snprintf(a, sizeof a, "%s", in_folder("a.llm"));
+    (void)snprintf(b, sizeof b, "%s", in_folder("b.llm"));
+    CHECK(run_converter(source_of("gemma"), a, "--type q4") == 0, "%s", text);
+    CHECK(run_converter(source_of("gemma"), b, "--calibrate --type q4") == 0 && same_files(a, b), "%s", text);
+    CHECK(run_converter(source_of("gemma"), b, "--type q4 --fast") == 0 && !same_files(a, b), "%s", text);
+    CHECK(run_converter(source_of("gemma"), b, "--type bf16") == 0, "%s", text);
+}
+
+static void killed(const char *output, const char *options, unsigned long after) {
+    int status = 0;
+    const pid_t child = fork();
+    if (child == 0) {
+        kill_after = after;
+        _exit(run_converter(source_of("gemma"), output, options));
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status), "it was not killed");
+}
+
+/* With `spoil`, a byte of what was kept is changed first. */
+static void test_killed(unsigned long after, const char *then, bool spoil) {
+    char a[128], b[128], kept[160];
+    (void)snprintf(a, sizeof a, "%s", in_folder("killed.llm"));
+    (void)snprintf(b, sizeof b, "%s", in_folder("whole.llm"));
+    (void)snprintf(kept, sizeof kept, "%s.resume", a);
+    char first[256];
+    (void)unlink(a);
+    (void)snprintf(first, sizeof first, "--type q4 --threads 1 --calibrate %s", in_folder("learned"));
+    CHECK(run_converter(source_of("gemma"), b, then) == 0, "%s", text);
+    killed(a, first, after);
+    CHECK(files_with("killed.llm.") == 2 && !platform_exists(a), "%u files are left", files_with("killed.llm."));
+    if (spoil) {
+        size_t size;
+        uint8_t *data = bytes_of(kept, &size);
+        FILE *file = fopen(kept, "wb");
+        data[size / 2] ^= 1;
+        CHECK(file && fwrite(data, 1, size, file) == size && fclose(file) == 0, "%s", kept);
+        free(data);
+    }
+    CHECK(run_converter(source_of("gemma"), a, then) == 0, "%s", text);
+    CHECK(same_files(a, b), "killed behind %lu tensors, then %s: another file", after, then);
+    CHECK(!platform_exists(kept), "%s is still there", kept);
+    CHECK(files_with(".tmp") == (spoil || !strstr(then, "q4")), "%u files are left", files_with(".tmp"));
+    (void)system("rm -f /tmp/llm-calibrate-*/*.tmp");
+}
+
+/* ---- importance matrices --------------------------------------------------- */
+
+static void test_importance(void) {
+    char a[128], b[128], options[256];
+    uint32_t vocab;
+    float *want;
+    (void)snprintf(a, sizeof a, "%s", in_folder("a.llm"));
+    (void)snprintf(b, sizeof b, "%s", in_folder("b.llm"));
+    CHECK(run_converter(source_of("qwen3"), a, "--type f32") == 0, "%s", text);
+    want = logits_of(a, &vocab);
+    (void)snprintf(options, sizeof options, "--type q4 --write-imatrix %s --calibrate %s", in_folder("seen.gguf"),
+                   in_folder("learned"));
+    CHECK(run_converter(source_of("qwen3"), a, options) == 0, "%s", text);
+    (void)snprintf(options, sizeof options, "--type q4 --imatrix %s", in_folder("seen.gguf"));
+    CHECK(run_converter(source_of("qwen3"), a, options) == 0, "%s", text);
+    CHECK(run_converter(source_of("qwen3"), b, "--type q4 --fast") == 0, "%s", text);
+    CHECK(apart(a, want) < apart(b, want), "an importance matrix does not help");
+    CHECK(run_converter(source_of("llama-odd"), b, options) == 1 && strstr(text, "the columns of the model's matrix"),
+          "%s", text);
+    free(want);
+}
+
+/* ---- refusals --------------------------------------------------------------- */
+
+static void refused(const char *input, const char *options, int status, const char *words) {
+    char want[256];
+    (void)snprintf(want, sizeof want, "%s", words);
+    CHECK(run_converter(input, in_folder("no.llm"), options) == status, "%s: accepted", options);
+    CHECK(strstr(text, want), "%s: it says: %sexpected: %s", options, text, want);
+    CHECK(!platform_exists(in_folder("no.llm")), "%s: a file is there", options);
+}
+
+static void test_refusals(void) {
+    char options[256];
+    static char long_text[40000];
+    size_t i;
+    write_text("short", "A few words.", 12);
+    (void)snprintf(options, sizeof options, "--type q4 --calibrate %s", in_folder("short"));
+    (void)snprintf(other, sizeof other, "%s: 10 tokens, expected at least 128", in_folder("short"));
+    refused(source_of("llama-tied"), options, 1, other);
+    write_text("latin", "caf\xe9", 4);
+    (void)snprintf(options, sizeof options, "--type q4 --calibrate %s", in_folder("latin"));
+    (void)snprintf(other, sizeof other, "%s: byte 3 is not UTF-8, expected text", in_folder("latin"));
+    refused(source_of("llama-tied"), options, 1, other);
+    for (i = 0; i + 3 <= sizeof long_text; i += 3) memcpy(long_text + i, "\xe2\x98\x83", 3); /* snowmen */
+    write_text("odd", long_text, i);
+    (void)snprintf(options, sizeof options, "--type q4 --calibrate %s", in_folder("odd"));
+    refused(source_of("gemma"), options, 1, "SNOW");
+    refused("--random tiny", "--type q4 --calibrate", 1, "no tokenizer, expected one to calibrate");
+    refused(source_of("llama-odd"), "--bits 4.5", 1, "BITS");
+    refused(source_of("gemma"), "--bits 2", 2, "--bits is \"2\", expected 3.4 .. 8");
+    refused(source_of("gemma"), "--bits x", 2, "--bits is \"x\", expected 3.4 .. 8");
+    refused(source_of("gemma"), "--calibrate --imatrix x.gguf", 2, "--imatrix and --calibrate exclude each other");
+    refused(source_of("gemma"), "--fast --bits 4", 2, "--fast excludes --bits");
+    refused(source_of("gemma"), "--fast --write-imatrix x", 2, "--fast excludes --write-imatrix");
+}
+
+int main(int count, char **arguments) {
+    quantizer *tables = quantize_create();
+    llm_error error;
+    crew one, three;
+    char then[256];
+    size_t i;
+    fixture_arguments(count, arguments);
+    if (!mkdtemp(folder)) return 1;
+    CHECK(crew_open(&one, 1, 1024, 1024, &error) == LLM_OK && crew_open(&three, 3, 1024, 1024, &error) == LLM_OK,
+          "%s", error.text);
+    for (i = 0; i < 2; i++) {
+        crew *c = i ? &three : &one;
+        if (!i) c->tile = matmul_tile_plain;
+        test_matmul(c, 1, 1, 1, 0);
+        test_matmul(c, 5, 17, 300, 0);
+        test_matmul(c, 130, 270, 257, 1);
+        test_matmul(c, 128, 256, 256, 0);
+        test_factor(c, 64);
+        test_factor(c, 192);
+        test_feedback(c, tables, LLM_Q4, 256);
+    }
+    test_feedback(&three, tables, LLM_Q3, 192);
+    test_feedback(&three, tables, LLM_Q5, 128);
+    test_feedback(&three, tables, LLM_Q6, 320);
+    test_feedback(&three, tables, LLM_Q8, 64);
+    crew_close(&one);
+    crew_close(&three);
+    free(tables);
+    for (i = 0; i < CALIBRATION_PIECES && strlen(learned) + strlen(calibration_pieces[i]) < sizeof learned; i++)
+        strcat(learned, calibration_pieces[i]);
+    write_text("learned", learned, strlen(learned));
+    for (i = 0; i < FIXTURES; i++) test_whole(fixture_names[i]);
+    test_default();
+    (void)snprintf(then, sizeof then, "--type q4 --threads 2 --calibrate %s", in_folder("learned"));
+    test_killed(8, then, false);
+    test_killed(20, then, true);
+    then[8] = '5';
+    test_killed(8, then, false);
+    test_importance();
+    test_refusals();
+    (void)snprintf(text, sizeof text, "rm -rf %s", folder);
+    CHECK(system(text) == 0, "%s is still there", folder);
+    return check_report("test_calibrate");
+}
