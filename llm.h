@@ -8402,18 +8402,121 @@ static bool llm__tpl_digit(char c) {
     return (unsigned char)(c - '0') < 10;
 }
 
-/* digits * 10^exponent. Written without a point, this is the same to strtod in every locale. */
-static double llm__tpl_decimal(const char *digits, uint32_t n, long exponent) {
-    char text[LLM__TPL_DIGITS + 16];
-    (void)snprintf(text, sizeof text, "%.*se%ld", (int)n, digits, exponent);
-    return strtod(text, NULL);
+/* A natural number, the least word first. The largest of llm__tpl_decimal is less than
+   2^60 * 10^LLM__TPL_DIGITS, which takes 85 words. */
+typedef struct llm__tpl_big {
+    uint32_t n, words[96];
+} llm__tpl_big;
+
+/* a = a * by + add */
+static void llm__tpl_big_mul(llm__tpl_big *a, uint32_t by, uint32_t add) {
+    uint64_t carry = add;
+    uint32_t i;
+    for (i = 0; i < a->n; i++, carry >>= 32) {
+        carry += (uint64_t)a->words[i] * by;
+        a->words[i] = (uint32_t)carry;
+    }
+    if (carry) a->words[a->n++] = (uint32_t)carry;
+}
+
+/* a = a * 2^k, where a is not 0. */
+static void llm__tpl_big_shift(llm__tpl_big *a, uint32_t k) {
+    memmove(a->words + k / 32, a->words, a->n * sizeof *a->words);
+    memset(a->words, 0, k / 32 * sizeof *a->words);
+    a->n += k / 32;
+    llm__tpl_big_mul(a, (uint32_t)1 << k % 32, 0);
+}
+
+/* a = a - q * b, which is not negative. */
+static void llm__tpl_big_sub(llm__tpl_big *a, const llm__tpl_big *b, uint32_t q) {
+    uint64_t carry = 0, less;
+    uint32_t i;
+    for (i = 0; i < a->n; i++) {
+        carry += i < b->n ? (uint64_t)b->words[i] * q : 0;
+        less = (uint64_t)a->words[i] - (uint32_t)carry;
+        a->words[i] = (uint32_t)less;
+        carry = (carry >> 32) + (less >> 63);
+    }
+    while (a->n && !a->words[a->n - 1]) a->n--;
+}
+
+static bool llm__tpl_big_less(const llm__tpl_big *a, const llm__tpl_big *b) {
+    uint32_t i = a->n;
+    if (a->n != b->n) return a->n < b->n;
+    while (i && a->words[i - 1] == b->words[i - 1]) i--;
+    return i && a->words[i - 1] < b->words[i - 1];
+}
+
+/* a = a % b; returns a / b, which is less than 2^28. The first word of b is at least 2^31, so that
+   the quotient of the first words is hardly too small. */
+static uint32_t llm__tpl_big_divide(llm__tpl_big *a, const llm__tpl_big *b) {
+    uint64_t top = a->n < b->n ? 0 : a->words[b->n - 1];
+    uint32_t q;
+    if (a->n > b->n) top |= (uint64_t)a->words[b->n] << 32;
+    q = (uint32_t)(top / ((uint64_t)b->words[b->n - 1] + 1));
+    for (llm__tpl_big_sub(a, b, q); !llm__tpl_big_less(a, b); q++) llm__tpl_big_sub(a, b, 1);
+    return q;
+}
+
+static int llm__tpl_big_bits(const llm__tpl_big *a) {
+    int bits = 32 * ((int)a->n - 1);
+    uint32_t top = a->words[a->n - 1];
+    for (; top; top >>= 1) bits++;
+    return bits;
+}
+
+/* bits * 2^two, where bits has 55 or 56 bits, as the double's bits; halves go to even. */
+static uint64_t llm__tpl_round(uint64_t bits, int two) {
+    const uint64_t infinity = (uint64_t)0x7ff << 52;
+    int drop = bits >> 55 ? 3 : 2;
+    uint64_t rest, half;
+    if (two + drop < -1074) drop = -1074 - two; /* fewer bits where doubles have fewer */
+    half = (uint64_t)1 << (drop - 1);
+    rest = bits & (2 * half - 1);
+    bits >>= drop;
+    bits += rest > half || (rest == half && (bits & 1));
+    bits += (uint64_t)(two + drop + 1074) << 52; /* the first of 53 bits adds one to the exponent */
+    return bits < infinity ? bits : infinity;
+}
+
+/* digits * 10^exponent, rounded once, by long division: libraries differ, and so do locales. There
+   are at most LLM__TPL_DIGITS digits; the first is not 0 unless all are. */
+static double llm__tpl_decimal(const char *digits, uint32_t n, int64_t exponent) {
+    llm__tpl_big a = {0, {0}}, b = {1, {1}};
+    uint64_t bits;
+    double value;
+    uint32_t i, by, add;
+    int k, two;
+    if (exponent + n < -324) return 0;
+    if (exponent + n > 310) exponent = 310 - (int64_t)n; /* infinity all the same */
+    for (i = 0; i < n; llm__tpl_big_mul(&a, by, add)) {
+        for (by = 1, add = 0; i < n && by < 1000000000; by *= 10) {
+            add = add * 10 + (uint32_t)(digits[i++] - '0');
+        }
+    }
+    if (!a.n) return 0;
+    for (k = abs((int)exponent); k > 0; k -= 13) { /* the twos of the tens come with the rest */
+        for (by = 1, i = 0; i < 13 && (int)i < k; i++) by *= 5;
+        llm__tpl_big_mul(exponent < 0 ? &b : &a, by, 0);
+    }
+    two = llm__tpl_big_bits(&a) - llm__tpl_big_bits(&b) - 27;
+    k = -(llm__tpl_big_bits(&b) + (two > 0 ? two : 0)) & 31;
+    llm__tpl_big_shift(&b, (uint32_t)(k + (two > 0 ? two : 0)));
+    llm__tpl_big_shift(&a, (uint32_t)(k + (two < 0 ? -two : 0))); /* 2^26 < a / b < 2^28 */
+    bits = (uint64_t)llm__tpl_big_divide(&a, &b) << 28;
+    llm__tpl_big_mul(&a, (uint32_t)1 << 28, 0);
+    bits |= llm__tpl_big_divide(&a, &b);
+    bits |= a.n != 0; /* of what remains, only whether there is any can decide */
+    bits = llm__tpl_round(bits, two - 28 + (int)exponent);
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
 /* repr(float): the shortest digits that read back as the same number. Independent of the locale,
    as the point is never read by the C library, whatever it prints. */
 static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
     char text[40], digits[24], out[64];
-    int p, i, n = 0, exponent = 0, k = 0;
+    int p, i, n = 0, exponent = 0, sign, k = 0;
     double size;
     uint64_t bits;
     memcpy(&bits, &f, sizeof bits);
@@ -8434,7 +8537,8 @@ static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
         for (i = 0, n = 0; text[i] != 'e'; i++) {
             if (llm__tpl_digit(text[i])) digits[n++] = text[i];
         }
-        exponent = (int)strtol(text + i + 1, NULL, 10);
+        sign = text[i + 1] == '-' ? -1 : 1;
+        for (exponent = 0, i += 2; text[i]; i++) exponent = 10 * exponent + sign * (text[i] - '0');
         back = llm__tpl_decimal(digits, (uint32_t)n, exponent - p);
         if (memcmp(&back, &size, sizeof back) == 0) break;
     }
@@ -8453,35 +8557,44 @@ static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
     llm__tpl_puts(t, out, LLM__TRUSTED);
 }
 
+/* Appends a digit to a number's, leading zeros apart. false: there is no room; then the last digit
+   only says whether all that follow are 0. */
+static bool llm__tpl_push_digit(char *digits, uint32_t *n, char c) {
+    if (*n == LLM__TPL_DIGITS) {
+        if (c != '0' && digits[*n - 1] == '0') digits[*n - 1] = '1';
+        return false;
+    }
+    if (*n || c != '0') digits[(*n)++] = c;
+    return true;
+}
+
 /* The bytes of "12", "1.5", "1e9" (no sign) at the beginning of s; 0: no number. `loose`: also of
    "1." and ".5". */
 static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__tval *v,
                                 bool loose) {
     char text[LLM__TPL_DIGITS];
     uint32_t i = 0, n = 0, j;
-    int64_t whole = 0;
-    long exponent = 0;
+    int64_t whole = 0, exponent = 0;
     bool big = false, real = false;
     for (; i < size && llm__tpl_digit(s[i]); i++) {
         big = big || whole > (INT64_MAX - (s[i] - '0')) / 10;
         if (!big) whole = whole * 10 + (s[i] - '0');
-        if (n < sizeof text) text[n++] = s[i];
-        else exponent++;
+        exponent += !llm__tpl_push_digit(text, &n, s[i]);
     }
     if (i < size && s[i] == '.' &&
         ((i && loose) || (i + 1 < size && llm__tpl_digit(s[i + 1]) && (i || loose)))) {
         real = true;
         for (i++; i < size && llm__tpl_digit(s[i]); i++) {
-            if (n < sizeof text) text[n++] = s[i], exponent--;
+            exponent -= llm__tpl_push_digit(text, &n, s[i]);
         }
     }
     if (i && i < size && (s[i] | 32) == 'e') {
-        long e = 0;
+        int64_t e = 0;
         j = i + 1;
         if (j < size && (s[j] == '+' || s[j] == '-')) j++;
         if (j < size && llm__tpl_digit(s[j])) {
             for (real = true; j < size && llm__tpl_digit(s[j]); j++) {
-                if (e < 100000) e = e * 10 + (s[j] - '0');
+                if (e < (int64_t)1 << 40) e = e * 10 + (s[j] - '0');
             }
             exponent += s[i + 1] == '-' ? -e : e;
             i = j;
