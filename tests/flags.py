@@ -122,7 +122,7 @@ def check_mixed(report, c_compiler, cxx_compiler):
 
 
 def plain_name(symbol):
-    """open of open@GLIBC_2.2.5, memcpy of __memcpy_chk, strtol of __isoc23_strtol."""
+    """open of open@GLIBC_2.2.5, memcpy of __memcpy_chk."""
     name = symbol.split("@")[0]
     name = name[len("__isoc23_"):] if name.startswith("__isoc23_") else name
     name = name[2:] if name.startswith("__") else name
