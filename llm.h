@@ -4518,7 +4518,8 @@ typedef struct llm__split {
     uint32_t queries; /* of a tile; a kv head's are numbered row * group + head of the group */
     uint32_t tiles;   /* of a kv head */
     uint32_t chunks;  /* items for each tile; 1: not cut */
-    bool fused;       /* an item makes its row's queries, key and value first */
+    bool fused;       /* an item makes its row's queries, key and value first, */
+    uint32_t shares;  /* or its share of them: items for each tile then */
 } llm__split;
 
 /* A softmax on its way over positions: weight is the sum of e^(score - most). The sums of the same
@@ -5010,18 +5011,15 @@ LLM__INLINE size_t llm__query_at(const llm_batch *b, uint32_t kv_head, uint32_t 
     return (size_t)kv_head * b->rows * b->shape.group + query;
 }
 
-/* The queries, the key and the value of one kv head of one row. */
-static void llm__heads(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head) {
+/* Queries i .. end - 1 of one kv head of one row. */
+static void llm__queries(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head,
+                         uint32_t i, uint32_t end) {
     const llm_model *m = b->model;
     const llm__file_desc *d = m->desc;
     const uint32_t n = b->shape.head, group = b->shape.group;
-    const uint32_t position = b->row[row].position, t = position % LLM__PAGE_POSITIONS;
-    const llm__unit u =
-        llm__unit_at(b->row[row].session, position / LLM__PAGE_POSITIONS, layer, kv_head);
     const float *qkv = b->qkv + (size_t)row * b->shape.qkv;
     float head[512];
-    uint32_t i;
-    for (i = 0; i < group; i++) {
+    for (; i < end; i++) {
         const size_t at = llm__query_at(b, kv_head, row * group + i);
         float *to = b->kv == LLM_KV_Q8 ? head : b->q32 + at * n;
         llm__load_head(to, qkv + ((size_t)kv_head * group + i) * d->head_size, d->head_size, n);
@@ -5031,7 +5029,19 @@ static void llm__heads(const llm_batch *b, uint32_t layer, uint32_t row, uint32_
             b->q_scale[at] = b->kernels.quantize_head(head, n, LLM__INT16_MOST, b->q16 + at * n);
         }
     }
-    llm__load_head(head, qkv + b->shape.k_at + (size_t)kv_head * d->head_size, d->head_size, n);
+}
+
+/* The key and the value of one kv head of one row. */
+static void llm__key_value(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head) {
+    const llm_model *m = b->model;
+    const llm__file_desc *d = m->desc;
+    const uint32_t position = b->row[row].position, t = position % LLM__PAGE_POSITIONS;
+    const llm__unit u =
+        llm__unit_at(b->row[row].session, position / LLM__PAGE_POSITIONS, layer, kv_head);
+    const float *qkv = b->qkv + (size_t)row * b->shape.qkv;
+    float head[512];
+    llm__load_head(head, qkv + b->shape.k_at + (size_t)kv_head * d->head_size, d->head_size,
+                   b->shape.head);
     llm__turn_head(b, head, llm__tensor_at(m, layer, LLM__K_NORM), layer, row);
     llm__append_key(b, u, b->kv, t, head);
     llm__load_head(head, qkv + b->shape.v_at + (size_t)kv_head * d->value_size, d->value_size,
@@ -5045,6 +5055,7 @@ static void llm__heads(const llm_batch *b, uint32_t layer, uint32_t row, uint32_
 #define LLM__PARTS_LEAST     16u
 #define LLM__PARTS_MOST      128u
 #define LLM__CHUNK_PAGES     8u
+#define LLM__SHORT_WAIT      100u /* a microsecond or two */
 #define LLM__CHUNK_POSITIONS (LLM__CHUNK_PAGES * LLM__PAGE_POSITIONS)
 
 /* Queries of one kv head and one session that go through its pages together. */
@@ -5242,6 +5253,51 @@ static void llm__attend_tile(const llm_batch *b, const llm__tile *tile, bool par
     }
 }
 
+static void llm__attend_queries(const llm_batch *b, uint32_t layer, uint32_t kv_head, uint32_t at,
+                                uint32_t end, uint32_t lane) {
+    llm__tile tile;
+    for (; at < end; at += tile.count) {
+        tile = llm__tile_at(b, layer, kv_head, at, end);
+        llm__attend_tile(b, &tile, b->split.chunks > 1, lane);
+    }
+}
+
+/* The first page that a row sees is asked for while its queries are made. */
+static void llm__fetch_page(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head) {
+    const uint32_t group = b->shape.group;
+    const llm__tile tile = llm__tile_at(b, layer, kv_head, row * group, row * group + group);
+    const llm__unit u = llm__unit_at(tile.session, tile.first_page, layer, kv_head);
+    const size_t size = LLM__PAGE_POSITIONS * (size_t)(b->kv == LLM_KV_Q8 ? 1 : 2);
+    size_t at;
+    for (at = 0; at < size * b->shape.head; at += LLM__LINE) llm__prefetch(u.k + at);
+    for (at = 0; at < size * b->shape.value; at += LLM__LINE) llm__prefetch(u.v + at);
+}
+
+/* A share of a row's queries of a kv head. The first makes key and value, which the others need:
+   what is not there in time they leave to it, and it does that as well. */
+static void llm__attend_share(const llm_batch *b, uint32_t layer, uint32_t number, uint32_t share,
+                              uint32_t lane) {
+    const uint32_t group = b->shape.group, shares = b->split.shares;
+    const uint32_t kv_head = number / b->split.tiles, row = number % b->split.tiles;
+    uint32_t *arrived = &b->arrived[number];
+    uint32_t i, was;
+    llm__fetch_page(b, layer, row, kv_head);
+    if (share) {
+        llm__queries(b, layer, row, kv_head, share * group / shares, (share + 1) * group / shares);
+        for (i = 0; i < LLM__SHORT_WAIT && !(llm__load32(arrived) & 1); i++) llm__relax();
+    } else {
+        llm__key_value(b, layer, row, kv_head);
+    }
+    was = llm__fetch_add32(arrived, (uint32_t)1 << share);
+    if ((was | (uint32_t)1 << share) == ((uint32_t)1 << shares) - 1) llm__store32(arrived, 0);
+    if (!share) llm__queries(b, layer, row, kv_head, 0, group / shares);
+    for (i = share; i < shares; i++) {
+        if (i == share ? !share || (was & 1) : !share && (was >> i & 1))
+            llm__attend_queries(b, layer, kv_head, row * group + i * group / shares,
+                                row * group + (i + 1) * group / shares, lane);
+    }
+}
+
 /* An item: queries of a kv head, all their positions or a chunk of these. Who finishes the last
    chunk puts them together. */
 static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t lane) {
@@ -5249,10 +5305,14 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
     const uint32_t chunk = item % split->chunks, number = item / split->chunks;
     const uint32_t kv_head = number / split->tiles, begin = number % split->tiles * split->queries;
     const uint32_t end = llm__least(begin + split->queries, b->used_rows * b->shape.group);
-    llm__tile tile;
-    uint32_t at;
-    if (split->fused) llm__heads(b, step->layer, begin / b->shape.group, kv_head);
+    if (split->fused) {
+        llm__fetch_page(b, step->layer, begin / b->shape.group, kv_head);
+        llm__queries(b, step->layer, begin / b->shape.group, kv_head, 0, b->shape.group);
+        llm__key_value(b, step->layer, begin / b->shape.group, kv_head);
+    }
     if (split->chunks > 1) {
+        llm__tile tile;
+        uint32_t at;
         for (at = begin; at < end; at += tile.count) {
             tile = llm__tile_at(b, step->layer, kv_head, at, end);
             if (chunk >= tile.first_page / LLM__CHUNK_PAGES &&
@@ -5265,10 +5325,7 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
         if (llm__fetch_add32(&b->arrived[number], 1) + 1 < split->chunks) return;
         llm__store32(&b->arrived[number], 0);
     }
-    for (at = begin; at < end; at += tile.count) {
-        tile = llm__tile_at(b, step->layer, kv_head, at, end);
-        llm__attend_tile(b, &tile, split->chunks > 1, lane);
-    }
+    llm__attend_queries(b, step->layer, kv_head, begin, end, lane);
 }
 
 /* Scales and caps a row of logits. */
@@ -5355,6 +5412,7 @@ static bool llm__read_for_item(llm_batch *b, const llm__step *step, uint32_t ite
 static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t lane) {
     llm_batch *b = LLM__CAST(llm_batch *, user);
     const llm__step *step = &b->step[number];
+    uint32_t at;
     if (b->model->read && !llm__read_for_item(b, step, item)) return false;
     switch (step->op) {
     case LLM__OP_EMBED: llm__embed(b, item); break;
@@ -5365,9 +5423,15 @@ static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
                     step->last ? b->used_logits : b->used_rows, lane);
         break;
     case LLM__OP_HEADS:
-        llm__heads(b, step->layer, item / b->model->desc->kv_heads, item % b->model->desc->kv_heads);
+        at = item % b->model->desc->kv_heads, item /= b->model->desc->kv_heads;
+        llm__queries(b, step->layer, item, at, 0, b->shape.group);
+        llm__key_value(b, step->layer, item, at);
         break;
-    case LLM__OP_ATTEND: llm__attend(b, step, item, lane); break;
+    case LLM__OP_ATTEND:
+        at = b->model->desc->kv_heads * b->split.tiles;
+        if (b->split.shares > 1) llm__attend_share(b, step->layer, item % at, item / at, lane);
+        else llm__attend(b, step, item, lane);
+        break;
     default: llm__cap(b, item); break;
     }
     return true;
@@ -5393,7 +5457,7 @@ static void llm__fetch_ahead(void *user, uint32_t number, uint32_t item) {
 /* ---- compiling the plan ---- */
 
 #define LLM__STEPS_PER_LAYER 10u
-#define LLM__ITEM_BYTES      16384u /* least weight bytes of a matmul item, */
+#define LLM__ITEM_BYTES      8192u  /* least weight bytes of a matmul item, */
 #define LLM__MANY_ROWS       16u    /* with fewer rows than this */
 
 static llm__step *llm__new_step(llm_batch *b, uint32_t op, uint32_t layer) {
@@ -5522,20 +5586,25 @@ static void llm__plan(llm_batch *b) {
 }
 
 /* A tile for each row where every session has one, so that a step is saved. Positions are cut where
-   there are too few items for the lanes, which costs that step again. */
+   there are too few items for the lanes, which costs that step again. Queries that share a key head
+   are cut only where lanes would have nothing to do: each share reads all keys and values. */
 static void llm__split_attention(llm_batch *b) {
     const uint32_t group = b->shape.group, kv_heads = b->model->desc->kv_heads;
     const bool alone = b->used_rows == b->entries;
     llm__split *split = &b->split;
-    uint32_t i, last = 0;
+    uint32_t i, items, last = 0;
     for (i = 0; i < b->used_rows; i++)
         if (b->row[i].position > last) last = b->row[i].position;
     split->queries = alone ? group : LLM__QUERIES;
     split->tiles = (b->used_rows * group + split->queries - 1) / split->queries;
     split->chunks = last / LLM__CHUNK_POSITIONS + 1;
-    if (kv_heads * split->tiles >= 4 * b->lanes || b->used_rows * split->chunks > b->most_parts)
+    items = kv_heads * split->tiles;
+    if (items >= 4 * b->lanes || b->used_rows * split->chunks > b->most_parts)
         split->chunks = 1;
     split->fused = alone && split->chunks == 1;
+    split->shares = 1;
+    if (split->fused && items < b->lanes && b->used_rows <= b->most_parts)
+        split->shares = llm__least(llm__least((b->lanes + items - 1) / items, group), 16);
     memset(b->arrived, 0, (size_t)b->most_parts * b->model->desc->heads * sizeof *b->arrived);
 }
 
@@ -5558,7 +5627,8 @@ static void llm__count_items(llm_batch *b) {
             b->count[i] = b->split.fused ? 0 : rows * b->model->desc->kv_heads;
             break;
         case LLM__OP_ATTEND:
-            b->count[i] = b->model->desc->kv_heads * b->split.tiles * b->split.chunks;
+            b->count[i] = b->model->desc->kv_heads * b->split.tiles * b->split.chunks *
+                          b->split.shares;
             break;
         case LLM__OP_INPUT: b->count[i] = llm__makes_own(b, step) ? 0 : rows; break;
         default: b->count[i] = rows; break;
