@@ -5455,6 +5455,7 @@ static void llm__fetch_ahead(void *user, uint32_t number, uint32_t item) {
 }
 
 /* ---- compiling the plan ---- */
+LLM__SMALL
 
 #define LLM__STEPS_PER_LAYER 10u
 #define LLM__ITEM_BYTES      8192u  /* least weight bytes of a matmul item, */
@@ -5639,7 +5640,6 @@ static void llm__count_items(llm_batch *b) {
 /* ======================================================================== */
 /* >>evaluate: batches and sessions                                          */
 /* ======================================================================== */
-LLM__SMALL
 
 /* ---- memory: one walk that measures, and the same walk that hands out ---- */
 
@@ -14902,8 +14902,6 @@ LLM__AVX_VNNI_INLINE __m256i llm__block_vnni(__m256i acc, __m256i c0, __m256i c1
 #define LLM__ROW_HIGH_VNNI(t) high##t = llm__block_vnni(high##t, c0, c1, c2, c3, x##t + at, m);
 LLM__FEW_ROWS_AVX2(LLM__AVX_VNNI_INLINE, llm__packed1_vnni, LLM__ROWS_1, LLM__ROW_LOW_VNNI,
                    LLM__ROW_HIGH_VNNI, llm__lanes_m)
-LLM__FEW_ROWS_AVX2(LLM__AVX_VNNI_INLINE, llm__packed4_vnni, LLM__ROWS_4, LLM__ROW_LOW_VNNI,
-                   LLM__ROW_HIGH_VNNI, llm__lanes_m)
 
 /* 8 bits, values + 128: -128 times the sum of the input comes first. */
 LLM__AVX2_INLINE __m256i llm__positive(__m256i values) {
@@ -14917,8 +14915,6 @@ LLM__AVX2_INLINE __m256i llm__minus128(const llm__input *in, size_t row, uint32_
     low##t = _mm256_dpbusd_avx_epi32(low##t, v0, llm__four8(x##t + at)); \
     high##t = _mm256_dpbusd_avx_epi32(high##t, v1, llm__four8(x##t + at));
 LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes1_vnni, LLM__ROWS_1, LLM__ROW_TOTAL_VNNI,
-                    llm__positive, LLM__ROW_BYTES_VNNI)
-LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes4_vnni, LLM__ROWS_4, LLM__ROW_TOTAL_VNNI,
                     llm__positive, LLM__ROW_BYTES_VNNI)
 
 /* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
@@ -14938,9 +14934,11 @@ LLM__AVX2_INLINE void llm__unpack_vnni(uint32_t type, uint8_t (*tile)[64], uint3
     uint32_t k;
     for (k = 0; k < s; k += 16) {
         const uint8_t *codes = records + k / 64 * llm__record_size(type);
+        const uint8_t *ahead = records + LLM__AHEAD + (size_t)k * format->bits * 2;
         const __m256i p = _mm256_set1_epi64x((int64_t)llm__u64(parameters + k / 2));
         const uint32_t pair = k / 32 % 2;
         uint32_t half;
+        for (half = 0; half < format->bits && k % 32 == 0; half++) LLM__NEXT_LINE
         for (half = 0; half < 2; half++) {
             const __m256i at =
                 _mm256_and_si256(_mm256_srli_epi16(p, half ? 4 : 0), nibble);
@@ -14975,9 +14973,10 @@ LLM__AVX2_INLINE void llm__unpack_vnni(uint32_t type, uint8_t (*tile)[64], uint3
         llm__scaled_add8(out + 16 * t, low##t, w0, a);                           \
         llm__scaled_add8(out + 16 * t + 8, high##t, w1, a);                      \
     }
-LLM__AVX_VNNI static void llm__tile_vnni(float *out, uint8_t (*tile)[64], uint32_t s,
-                                         const llm__input *in, size_t row, uint32_t count,
-                                         uint32_t block, const uint8_t *scales) {
+LLM__AVX_VNNI LLM__NOINLINE static void llm__tile_vnni(float *out, uint8_t (*tile)[64], uint32_t s,
+                                                       const llm__input *in, size_t row,
+                                                       uint32_t count, uint32_t block,
+                                                       const uint8_t *scales) {
     const __m256 w0 = llm__scales8(scales), w1 = llm__scales8(scales + 16);
     uint32_t g;
     LLM__ROWS_4(LLM__TILE_VNNI_DECLARE)
@@ -15010,22 +15009,20 @@ LLM__AVX_VNNI_INLINE void llm__many_rows_vnni(uint32_t type, float *out, const u
     }
 }
 
-#define LLM__PANEL_AVX_VNNI(name, type, one, four)                                             \
+#define LLM__PANEL_AVX_VNNI(name, type, one)                                                   \
     LLM__AVX_VNNI static void llm__panel_##name##_vnni(float *out, const uint8_t *panel,        \
                                                        uint32_t padded, const llm__input *in,   \
                                                        uint32_t row, uint32_t rows) {           \
         if (rows == 1)                                                                          \
             one(type, out, panel, padded, in, row, rows);                                       \
-        else if (rows <= 4)                                                                     \
-            four(type, out, panel, padded, in, row, rows);                                      \
         else                                                                                    \
             llm__many_rows_vnni(type, out, panel, padded, in, row, rows);                       \
     }
-LLM__PANEL_AVX_VNNI(q8, LLM_Q8, llm__bytes1_vnni, llm__bytes4_vnni)
-LLM__PANEL_AVX_VNNI(q6, LLM_Q6, llm__packed1_vnni, llm__packed4_vnni)
-LLM__PANEL_AVX_VNNI(q5, LLM_Q5, llm__packed1_vnni, llm__packed4_vnni)
-LLM__PANEL_AVX_VNNI(q4, LLM_Q4, llm__packed1_vnni, llm__packed4_vnni)
-LLM__PANEL_AVX_VNNI(q3, LLM_Q3, llm__packed1_vnni, llm__packed4_vnni)
+LLM__PANEL_AVX_VNNI(q8, LLM_Q8, llm__bytes1_vnni)
+LLM__PANEL_AVX_VNNI(q6, LLM_Q6, llm__packed1_vnni)
+LLM__PANEL_AVX_VNNI(q5, LLM_Q5, llm__packed1_vnni)
+LLM__PANEL_AVX_VNNI(q4, LLM_Q4, llm__packed1_vnni)
+LLM__PANEL_AVX_VNNI(q3, LLM_Q3, llm__packed1_vnni)
 
 static void llm__kernels_avx_vnni(llm__kernels *k) {
     llm__kernels_avx2(k);
@@ -15041,7 +15038,7 @@ static void llm__kernels_avx_vnni(llm__kernels *k) {
 /* ---- >>avx512: with VNNI ---------------------------------------------------- */
 /* One line of a panel is one register: 16 rows by 4 columns, and vpdpbusd adds the four products of
    each row to its 32-bit lane. It wants one side unsigned, so the weights are: U bytes where they
-   come straight from the codes (few rows), value + 128 where a super-block is unpacked first (many
+   come straight from the codes (one row), value + 128 where a super-block is unpacked first (many
    rows); -B and -128 then cost one multiplication with sums of the inputs. What is not here is
    AVX2's. */
 #if defined(LLM__HAVE_AVX2) && !defined(LLM_NO_AVX512)
@@ -15309,8 +15306,8 @@ LLM__AVX512 static void llm__weigh_avx512(float *y, const float *p, const float 
 /* ---- the cache: 15-bit integers as two digits, q = 128 high + low ---- */
 
 /* n (a multiple of 16) integers to digits, and 128 times their sum. */
-LLM__AVX512_INLINE int32_t llm__digits_avx512(const int16_t *q, uint32_t n, int8_t *high,
-                                              int8_t *low) {
+LLM__AVX512 LLM__NOINLINE static int32_t llm__digits_avx512(const int16_t *q, uint32_t n,
+                                                            int8_t *high, int8_t *low) {
     const __m256i half = _mm256_set1_epi16(64), ones = _mm256_set1_epi16(1);
     __m256i sum = _mm256_setzero_si256();
     __m128i t;
@@ -15409,7 +15406,7 @@ LLM__AVX512 static void llm__values_q8_avx512(float *out, const float *keep, con
 #undef LLM__CALL
 }
 
-/* ---- few rows: straight from the packed codes ---- */
+/* ---- one row: straight from the packed codes ---- */
 
 /* Compilers do not agree whether a shift is signed. */
 #if defined(__clang__)
@@ -15538,7 +15535,6 @@ LLM__AVX512_INLINE __m512i llm__block_avx512(__m512i acc, __m512i c0, __m512i c1
         EACH(LLM__ROW512_STORE)                                                                  \
     }
 LLM__FEW_ROWS_AVX512(llm__packed1_avx512, LLM__ROWS_1)
-LLM__FEW_ROWS_AVX512(llm__packed4_avx512, LLM__ROWS_4)
 
 /* 8 bits, values + 128. */
 #define LLM__ROW512_TOTAL(t) \
@@ -15570,7 +15566,6 @@ LLM__FEW_ROWS_AVX512(llm__packed4_avx512, LLM__ROWS_4)
     }
 #define LLM__ROW512_UNUSED(t) (void)s##t;
 LLM__FEW_BYTES_AVX512(llm__bytes1_avx512, LLM__ROWS_1)
-LLM__FEW_BYTES_AVX512(llm__bytes4_avx512, LLM__ROWS_4)
 
 /* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
 
@@ -15591,9 +15586,11 @@ LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], u
     uint32_t k, i;
     for (k = from; k < end; k += 16) {
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
+        const uint8_t *ahead = codes + LLM__AHEAD + (size_t)k * format->bits * 2;
         const uint32_t pair = k / 32 % 2;
         __m512i p = llm__parameters_avx512(parameters + k / 2), c[4];
         __m512i m = _mm512_permutexvar_epi32(p, even), o = _mm512_permutexvar_epi32(p, offset);
+        for (i = 0; i < format->bits && k % 32 == 0; i++) LLM__NEXT_LINE
         for (i = 0; i < 4; i++)
             c[i] = k / 16 % 2 ? llm__codes_avx512(type, record, pair, 1, i, u)
                               : llm__codes_avx512(type, record, pair, 0, i, u);
@@ -15619,8 +15616,8 @@ LLM__AVX512_INLINE void llm__scaled_add16(float *out, __m512i dot, __m512 w, flo
     _mm512_storeu_ps(
         out, llm__add16(_mm512_loadu_ps(out), llm__mul16(_mm512_cvtepi32_ps(dot), f)));
 }
-#define LLM__ROWS_8(X)  LLM__ROWS_4(X) X(4) X(5) X(6) X(7)
-#define LLM__ROWS_16(X) LLM__ROWS_8(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define LLM__ROWS_16(X) \
+    LLM__ROWS_4(X) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #define LLM__TILE_AVX512(name, EACH)                                                           \
     LLM__AVX512 static void name(float *out, uint8_t (*tile)[64], uint32_t s,                  \
                                  const llm__input *in, uint32_t row, uint32_t block,           \
@@ -15641,18 +15638,16 @@ LLM__AVX512_INLINE void llm__scaled_add16(float *out, __m512i dot, __m512 w, flo
     }
 LLM__TILE_AVX512(llm__tile1_avx512, LLM__ROWS_1)
 LLM__TILE_AVX512(llm__tile4_avx512, LLM__ROWS_4)
-LLM__TILE_AVX512(llm__tile8_avx512, LLM__ROWS_8)
 LLM__TILE_AVX512(llm__tile16_avx512, LLM__ROWS_16)
 
-LLM__AVX512 static void llm__tiles_avx512(float *out, uint8_t (*tile)[64], uint32_t s,
-                                          const llm__input *in, uint32_t row, uint32_t rows,
-                                          uint32_t block, uint32_t k, const uint8_t *scales) {
+LLM__AVX512 LLM__NOINLINE static void llm__tiles_avx512(float *out, uint8_t (*tile)[64], uint32_t s,
+                                                        const llm__input *in, uint32_t row,
+                                                        uint32_t rows, uint32_t block, uint32_t k,
+                                                        const uint8_t *scales) {
     const __m512 w = llm__scales16(scales);
     uint32_t m = 0;
     for (; m + 16 <= rows; m += 16)
         llm__tile16_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
-    for (; m + 8 <= rows; m += 8)
-        llm__tile8_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
     for (; m + 4 <= rows; m += 4)
         llm__tile4_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
     for (; m < rows; m++) llm__tile1_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
@@ -15679,22 +15674,20 @@ LLM__AVX512_INLINE void llm__many_rows_avx512(uint32_t type, float *out, const u
     }
 }
 
-#define LLM__PANEL_AVX512(name, type, one, four)                                                \
+#define LLM__PANEL_AVX512(name, type, one)                                                      \
     LLM__AVX512 static void llm__panel_##name##_avx512(float *out, const uint8_t *panel,         \
                                                        uint32_t padded, const llm__input *in,    \
                                                        uint32_t row, uint32_t rows) {            \
         if (rows == 1)                                                                           \
             one(type, out, panel, padded, in, row, rows);                                        \
-        else if (rows <= 4)                                                                      \
-            four(type, out, panel, padded, in, row, rows);                                       \
         else                                                                                     \
             llm__many_rows_avx512(type, out, panel, padded, in, row, rows);                      \
     }
-LLM__PANEL_AVX512(q8, LLM_Q8, llm__bytes1_avx512, llm__bytes4_avx512)
-LLM__PANEL_AVX512(q6, LLM_Q6, llm__packed1_avx512, llm__packed4_avx512)
-LLM__PANEL_AVX512(q5, LLM_Q5, llm__packed1_avx512, llm__packed4_avx512)
-LLM__PANEL_AVX512(q4, LLM_Q4, llm__packed1_avx512, llm__packed4_avx512)
-LLM__PANEL_AVX512(q3, LLM_Q3, llm__packed1_avx512, llm__packed4_avx512)
+LLM__PANEL_AVX512(q8, LLM_Q8, llm__bytes1_avx512)
+LLM__PANEL_AVX512(q6, LLM_Q6, llm__packed1_avx512)
+LLM__PANEL_AVX512(q5, LLM_Q5, llm__packed1_avx512)
+LLM__PANEL_AVX512(q4, LLM_Q4, llm__packed1_avx512)
+LLM__PANEL_AVX512(q3, LLM_Q3, llm__packed1_avx512)
 
 static void llm__kernels_avx512(llm__kernels *k) {
     llm__kernels_avx2(k);
