@@ -4909,18 +4909,23 @@ static void llm__put_logits(float *to, const float *from, uint32_t n) {
     }
 }
 
+#define LLM__ROWS_AHEAD 24u
+
 /* Sixteen columns of `rows` rows to where the step wants them. */
 static void llm__put(const llm_batch *b, const llm__step *step, const llm__part *part,
                      uint32_t panel, const float *out, uint32_t row, uint32_t rows) {
     uint32_t i, column = part->column + 16 * panel;
     for (i = 0; i < rows; i++) {
         float *to = step->out + (size_t)(row + i) * step->out_stride + column;
-        if (step->to == LLM__TO_ADD)
+        if (step->to == LLM__TO_ADD) { /* a line of each row, which no prefetcher foresees */
+            if (i + LLM__ROWS_AHEAD < rows)
+                llm__prefetch(to + LLM__ROWS_AHEAD * (size_t)step->out_stride);
             b->kernels.add(to, out + 16 * i, b->model->desc->residual_scale, 16);
-        else if (step->last)
+        } else if (step->last) {
             llm__put_logits(to, out + 16 * i, 16);
-        else
+        } else {
             memcpy(to, out + 16 * i, 16 * sizeof(float));
+        }
     }
 }
 
@@ -5458,7 +5463,7 @@ static void llm__fetch_ahead(void *user, uint32_t number, uint32_t item) {
 LLM__SMALL
 
 #define LLM__STEPS_PER_LAYER 10u
-#define LLM__ITEM_BYTES      8192u  /* least weight bytes of a matmul item, */
+#define LLM__ITEM_BYTES      8192u  /* least weight bytes of a matmul item for several lanes, */
 #define LLM__MANY_ROWS       16u    /* with fewer rows than this */
 
 static llm__step *llm__new_step(llm_batch *b, uint32_t op, uint32_t layer) {
@@ -5497,11 +5502,11 @@ static llm__step *llm__plan_matmul(llm_batch *b, uint32_t layer, uint32_t to, fl
     return step;
 }
 
-static void llm__plan_part(llm__step *input, llm__step *step, const llm__tensor *weight,
-                           const float *bias, uint32_t column) {
+static void llm__plan_part(const llm_batch *b, llm__step *input, llm__step *step,
+                           const llm__tensor *weight, const float *bias, uint32_t column) {
     llm__part *part = &step->part[step->parts++];
     const uint32_t size = (uint32_t)llm__panel_size(weight->type, llm__padded(weight->cols));
-    uint32_t least = LLM__ITEM_BYTES / size + 1;
+    uint32_t least = (b->lanes > 1 ? LLM__ITEM_BYTES : 2 * LLM__ITEM_BYTES) / size + 1;
     part->weight = weight;
     part->bias = bias;
     part->column = column;
@@ -5530,9 +5535,9 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     input->begins = true;
     if (layer) llm__plan_post_norm(b, input, llm__vector(m, layer - 1, LLM__FFN_POST_NORM));
     step = llm__plan_matmul(b, layer, LLM__TO_STORE, b->qkv, b->shape.qkv);
-    llm__plan_part(input, step, &t[LLM__Q], llm__vector(m, layer, LLM__Q_BIAS), 0);
-    llm__plan_part(input, step, &t[LLM__K], llm__vector(m, layer, LLM__K_BIAS), b->shape.k_at);
-    llm__plan_part(input, step, &t[LLM__V], llm__vector(m, layer, LLM__V_BIAS), b->shape.v_at);
+    llm__plan_part(b, input, step, &t[LLM__Q], llm__vector(m, layer, LLM__Q_BIAS), 0);
+    llm__plan_part(b, input, step, &t[LLM__K], llm__vector(m, layer, LLM__K_BIAS), b->shape.k_at);
+    llm__plan_part(b, input, step, &t[LLM__V], llm__vector(m, layer, LLM__V_BIAS), b->shape.v_at);
     llm__new_step(b, LLM__OP_HEADS, layer);
     llm__new_step(b, LLM__OP_ATTEND, layer);
 
@@ -5540,20 +5545,20 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     step = t[LLM__ATTN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
                : llm__plan_matmul(b, layer, LLM__TO_ADD, b->stream, b->shape.stream);
-    llm__plan_part(input, step, &t[LLM__ATTN_OUT], llm__vector(m, layer, LLM__ATTN_OUT_BIAS), 0);
+    llm__plan_part(b, input, step, &t[LLM__ATTN_OUT], llm__vector(m, layer, LLM__ATTN_OUT_BIAS), 0);
 
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
     input->gain = llm__vector(m, layer, LLM__FFN_NORM);
     llm__plan_post_norm(b, input, llm__vector(m, layer, LLM__ATTN_POST_NORM));
     step = llm__plan_matmul(b, layer, LLM__TO_GATE, b->hidden, b->shape.hidden);
-    llm__plan_part(input, step, &t[LLM__GATE_UP], llm__vector(m, layer, LLM__GATE_UP_BIAS), 0);
+    llm__plan_part(b, input, step, &t[LLM__GATE_UP], llm__vector(m, layer, LLM__GATE_UP_BIAS), 0);
     step->planned = llm__up(step->planned, 2);
 
     input = llm__plan_input(b, layer, LLM__FROM_HIDDEN, d->ffn, 0);
     step = t[LLM__FFN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
                : llm__plan_matmul(b, layer, LLM__TO_ADD, b->stream, b->shape.stream);
-    llm__plan_part(input, step, &t[LLM__DOWN], llm__vector(m, layer, LLM__DOWN_BIAS), 0);
+    llm__plan_part(b, input, step, &t[LLM__DOWN], llm__vector(m, layer, LLM__DOWN_BIAS), 0);
 }
 
 static void llm__plan(llm_batch *b) {
@@ -5572,7 +5577,7 @@ static void llm__plan(llm_batch *b) {
     llm__plan_post_norm(b, input, llm__vector(m, d->layers - 1, LLM__FFN_POST_NORM));
     input->last = true;
     step = llm__plan_matmul(b, d->layers, LLM__TO_STORE, b->logits, b->shape.vocab);
-    llm__plan_part(input, step, head, llm__vector(m, LLM__NONE, LLM__HEAD_BIAS), 0);
+    llm__plan_part(b, input, step, head, llm__vector(m, LLM__NONE, LLM__HEAD_BIAS), 0);
     step->last = true;
     if (d->logit_softcap > 0 || llm__bits(d->logit_scale) != llm__bits(1.0f))
         llm__new_step(b, LLM__OP_CAP, d->layers)->last = true;
