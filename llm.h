@@ -4518,7 +4518,8 @@ typedef struct llm__split {
     uint32_t queries; /* of a tile; a kv head's are numbered row * group + head of the group */
     uint32_t tiles;   /* of a kv head */
     uint32_t chunks;  /* items for each tile; 1: not cut */
-    bool fused;       /* an item makes its row's queries, key and value first */
+    bool fused;       /* an item makes its row's queries, key and value first, */
+    uint32_t shares;  /* or its share of them: items for each tile then */
 } llm__split;
 
 /* A softmax on its way over positions: weight is the sum of e^(score - most). The sums of the same
@@ -4908,18 +4909,23 @@ static void llm__put_logits(float *to, const float *from, uint32_t n) {
     }
 }
 
+#define LLM__ROWS_AHEAD 24u
+
 /* Sixteen columns of `rows` rows to where the step wants them. */
 static void llm__put(const llm_batch *b, const llm__step *step, const llm__part *part,
                      uint32_t panel, const float *out, uint32_t row, uint32_t rows) {
     uint32_t i, column = part->column + 16 * panel;
     for (i = 0; i < rows; i++) {
         float *to = step->out + (size_t)(row + i) * step->out_stride + column;
-        if (step->to == LLM__TO_ADD)
+        if (step->to == LLM__TO_ADD) { /* a line of each row, which no prefetcher foresees */
+            if (i + LLM__ROWS_AHEAD < rows)
+                llm__prefetch(to + LLM__ROWS_AHEAD * (size_t)step->out_stride);
             b->kernels.add(to, out + 16 * i, b->model->desc->residual_scale, 16);
-        else if (step->last)
+        } else if (step->last) {
             llm__put_logits(to, out + 16 * i, 16);
-        else
+        } else {
             memcpy(to, out + 16 * i, 16 * sizeof(float));
+        }
     }
 }
 
@@ -5010,18 +5016,15 @@ LLM__INLINE size_t llm__query_at(const llm_batch *b, uint32_t kv_head, uint32_t 
     return (size_t)kv_head * b->rows * b->shape.group + query;
 }
 
-/* The queries, the key and the value of one kv head of one row. */
-static void llm__heads(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head) {
+/* Queries i .. end - 1 of one kv head of one row. */
+static void llm__queries(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head,
+                         uint32_t i, uint32_t end) {
     const llm_model *m = b->model;
     const llm__file_desc *d = m->desc;
     const uint32_t n = b->shape.head, group = b->shape.group;
-    const uint32_t position = b->row[row].position, t = position % LLM__PAGE_POSITIONS;
-    const llm__unit u =
-        llm__unit_at(b->row[row].session, position / LLM__PAGE_POSITIONS, layer, kv_head);
     const float *qkv = b->qkv + (size_t)row * b->shape.qkv;
     float head[512];
-    uint32_t i;
-    for (i = 0; i < group; i++) {
+    for (; i < end; i++) {
         const size_t at = llm__query_at(b, kv_head, row * group + i);
         float *to = b->kv == LLM_KV_Q8 ? head : b->q32 + at * n;
         llm__load_head(to, qkv + ((size_t)kv_head * group + i) * d->head_size, d->head_size, n);
@@ -5031,7 +5034,19 @@ static void llm__heads(const llm_batch *b, uint32_t layer, uint32_t row, uint32_
             b->q_scale[at] = b->kernels.quantize_head(head, n, LLM__INT16_MOST, b->q16 + at * n);
         }
     }
-    llm__load_head(head, qkv + b->shape.k_at + (size_t)kv_head * d->head_size, d->head_size, n);
+}
+
+/* The key and the value of one kv head of one row. */
+static void llm__key_value(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head) {
+    const llm_model *m = b->model;
+    const llm__file_desc *d = m->desc;
+    const uint32_t position = b->row[row].position, t = position % LLM__PAGE_POSITIONS;
+    const llm__unit u =
+        llm__unit_at(b->row[row].session, position / LLM__PAGE_POSITIONS, layer, kv_head);
+    const float *qkv = b->qkv + (size_t)row * b->shape.qkv;
+    float head[512];
+    llm__load_head(head, qkv + b->shape.k_at + (size_t)kv_head * d->head_size, d->head_size,
+                   b->shape.head);
     llm__turn_head(b, head, llm__tensor_at(m, layer, LLM__K_NORM), layer, row);
     llm__append_key(b, u, b->kv, t, head);
     llm__load_head(head, qkv + b->shape.v_at + (size_t)kv_head * d->value_size, d->value_size,
@@ -5045,6 +5060,7 @@ static void llm__heads(const llm_batch *b, uint32_t layer, uint32_t row, uint32_
 #define LLM__PARTS_LEAST     16u
 #define LLM__PARTS_MOST      128u
 #define LLM__CHUNK_PAGES     8u
+#define LLM__SHORT_WAIT      100u /* a microsecond or two */
 #define LLM__CHUNK_POSITIONS (LLM__CHUNK_PAGES * LLM__PAGE_POSITIONS)
 
 /* Queries of one kv head and one session that go through its pages together. */
@@ -5242,6 +5258,51 @@ static void llm__attend_tile(const llm_batch *b, const llm__tile *tile, bool par
     }
 }
 
+static void llm__attend_queries(const llm_batch *b, uint32_t layer, uint32_t kv_head, uint32_t at,
+                                uint32_t end, uint32_t lane) {
+    llm__tile tile;
+    for (; at < end; at += tile.count) {
+        tile = llm__tile_at(b, layer, kv_head, at, end);
+        llm__attend_tile(b, &tile, b->split.chunks > 1, lane);
+    }
+}
+
+/* The first page that a row sees is asked for while its queries are made. */
+static void llm__fetch_page(const llm_batch *b, uint32_t layer, uint32_t row, uint32_t kv_head) {
+    const uint32_t group = b->shape.group;
+    const llm__tile tile = llm__tile_at(b, layer, kv_head, row * group, row * group + group);
+    const llm__unit u = llm__unit_at(tile.session, tile.first_page, layer, kv_head);
+    const size_t size = LLM__PAGE_POSITIONS * (size_t)(b->kv == LLM_KV_Q8 ? 1 : 2);
+    size_t at;
+    for (at = 0; at < size * b->shape.head; at += LLM__LINE) llm__prefetch(u.k + at);
+    for (at = 0; at < size * b->shape.value; at += LLM__LINE) llm__prefetch(u.v + at);
+}
+
+/* A share of a row's queries of a kv head. The first makes key and value, which the others need:
+   what is not there in time they leave to it, and it does that as well. */
+static void llm__attend_share(const llm_batch *b, uint32_t layer, uint32_t number, uint32_t share,
+                              uint32_t lane) {
+    const uint32_t group = b->shape.group, shares = b->split.shares;
+    const uint32_t kv_head = number / b->split.tiles, row = number % b->split.tiles;
+    uint32_t *arrived = &b->arrived[number];
+    uint32_t i, was;
+    llm__fetch_page(b, layer, row, kv_head);
+    if (share) {
+        llm__queries(b, layer, row, kv_head, share * group / shares, (share + 1) * group / shares);
+        for (i = 0; i < LLM__SHORT_WAIT && !(llm__load32(arrived) & 1); i++) llm__relax();
+    } else {
+        llm__key_value(b, layer, row, kv_head);
+    }
+    was = llm__fetch_add32(arrived, (uint32_t)1 << share);
+    if ((was | (uint32_t)1 << share) == ((uint32_t)1 << shares) - 1) llm__store32(arrived, 0);
+    if (!share) llm__queries(b, layer, row, kv_head, 0, group / shares);
+    for (i = share; i < shares; i++) {
+        if (i == share ? !share || (was & 1) : !share && (was >> i & 1))
+            llm__attend_queries(b, layer, kv_head, row * group + i * group / shares,
+                                row * group + (i + 1) * group / shares, lane);
+    }
+}
+
 /* An item: queries of a kv head, all their positions or a chunk of these. Who finishes the last
    chunk puts them together. */
 static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item, uint32_t lane) {
@@ -5249,10 +5310,14 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
     const uint32_t chunk = item % split->chunks, number = item / split->chunks;
     const uint32_t kv_head = number / split->tiles, begin = number % split->tiles * split->queries;
     const uint32_t end = llm__least(begin + split->queries, b->used_rows * b->shape.group);
-    llm__tile tile;
-    uint32_t at;
-    if (split->fused) llm__heads(b, step->layer, begin / b->shape.group, kv_head);
+    if (split->fused) {
+        llm__fetch_page(b, step->layer, begin / b->shape.group, kv_head);
+        llm__queries(b, step->layer, begin / b->shape.group, kv_head, 0, b->shape.group);
+        llm__key_value(b, step->layer, begin / b->shape.group, kv_head);
+    }
     if (split->chunks > 1) {
+        llm__tile tile;
+        uint32_t at;
         for (at = begin; at < end; at += tile.count) {
             tile = llm__tile_at(b, step->layer, kv_head, at, end);
             if (chunk >= tile.first_page / LLM__CHUNK_PAGES &&
@@ -5265,10 +5330,7 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
         if (llm__fetch_add32(&b->arrived[number], 1) + 1 < split->chunks) return;
         llm__store32(&b->arrived[number], 0);
     }
-    for (at = begin; at < end; at += tile.count) {
-        tile = llm__tile_at(b, step->layer, kv_head, at, end);
-        llm__attend_tile(b, &tile, split->chunks > 1, lane);
-    }
+    llm__attend_queries(b, step->layer, kv_head, begin, end, lane);
 }
 
 /* Scales and caps a row of logits. */
@@ -5355,6 +5417,7 @@ static bool llm__read_for_item(llm_batch *b, const llm__step *step, uint32_t ite
 static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t lane) {
     llm_batch *b = LLM__CAST(llm_batch *, user);
     const llm__step *step = &b->step[number];
+    uint32_t at;
     if (b->model->read && !llm__read_for_item(b, step, item)) return false;
     switch (step->op) {
     case LLM__OP_EMBED: llm__embed(b, item); break;
@@ -5365,9 +5428,15 @@ static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
                     step->last ? b->used_logits : b->used_rows, lane);
         break;
     case LLM__OP_HEADS:
-        llm__heads(b, step->layer, item / b->model->desc->kv_heads, item % b->model->desc->kv_heads);
+        at = item % b->model->desc->kv_heads, item /= b->model->desc->kv_heads;
+        llm__queries(b, step->layer, item, at, 0, b->shape.group);
+        llm__key_value(b, step->layer, item, at);
         break;
-    case LLM__OP_ATTEND: llm__attend(b, step, item, lane); break;
+    case LLM__OP_ATTEND:
+        at = b->model->desc->kv_heads * b->split.tiles;
+        if (b->split.shares > 1) llm__attend_share(b, step->layer, item % at, item / at, lane);
+        else llm__attend(b, step, item, lane);
+        break;
     default: llm__cap(b, item); break;
     }
     return true;
@@ -5391,9 +5460,10 @@ static void llm__fetch_ahead(void *user, uint32_t number, uint32_t item) {
 }
 
 /* ---- compiling the plan ---- */
+LLM__SMALL
 
 #define LLM__STEPS_PER_LAYER 10u
-#define LLM__ITEM_BYTES      16384u /* least weight bytes of a matmul item, */
+#define LLM__ITEM_BYTES      8192u  /* least weight bytes of a matmul item for several lanes, */
 #define LLM__MANY_ROWS       16u    /* with fewer rows than this */
 
 static llm__step *llm__new_step(llm_batch *b, uint32_t op, uint32_t layer) {
@@ -5432,11 +5502,11 @@ static llm__step *llm__plan_matmul(llm_batch *b, uint32_t layer, uint32_t to, fl
     return step;
 }
 
-static void llm__plan_part(llm__step *input, llm__step *step, const llm__tensor *weight,
-                           const float *bias, uint32_t column) {
+static void llm__plan_part(const llm_batch *b, llm__step *input, llm__step *step,
+                           const llm__tensor *weight, const float *bias, uint32_t column) {
     llm__part *part = &step->part[step->parts++];
     const uint32_t size = (uint32_t)llm__panel_size(weight->type, llm__padded(weight->cols));
-    uint32_t least = LLM__ITEM_BYTES / size + 1;
+    uint32_t least = (b->lanes > 1 ? LLM__ITEM_BYTES : 2 * LLM__ITEM_BYTES) / size + 1;
     part->weight = weight;
     part->bias = bias;
     part->column = column;
@@ -5465,9 +5535,9 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     input->begins = true;
     if (layer) llm__plan_post_norm(b, input, llm__vector(m, layer - 1, LLM__FFN_POST_NORM));
     step = llm__plan_matmul(b, layer, LLM__TO_STORE, b->qkv, b->shape.qkv);
-    llm__plan_part(input, step, &t[LLM__Q], llm__vector(m, layer, LLM__Q_BIAS), 0);
-    llm__plan_part(input, step, &t[LLM__K], llm__vector(m, layer, LLM__K_BIAS), b->shape.k_at);
-    llm__plan_part(input, step, &t[LLM__V], llm__vector(m, layer, LLM__V_BIAS), b->shape.v_at);
+    llm__plan_part(b, input, step, &t[LLM__Q], llm__vector(m, layer, LLM__Q_BIAS), 0);
+    llm__plan_part(b, input, step, &t[LLM__K], llm__vector(m, layer, LLM__K_BIAS), b->shape.k_at);
+    llm__plan_part(b, input, step, &t[LLM__V], llm__vector(m, layer, LLM__V_BIAS), b->shape.v_at);
     llm__new_step(b, LLM__OP_HEADS, layer);
     llm__new_step(b, LLM__OP_ATTEND, layer);
 
@@ -5475,20 +5545,20 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     step = t[LLM__ATTN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
                : llm__plan_matmul(b, layer, LLM__TO_ADD, b->stream, b->shape.stream);
-    llm__plan_part(input, step, &t[LLM__ATTN_OUT], llm__vector(m, layer, LLM__ATTN_OUT_BIAS), 0);
+    llm__plan_part(b, input, step, &t[LLM__ATTN_OUT], llm__vector(m, layer, LLM__ATTN_OUT_BIAS), 0);
 
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
     input->gain = llm__vector(m, layer, LLM__FFN_NORM);
     llm__plan_post_norm(b, input, llm__vector(m, layer, LLM__ATTN_POST_NORM));
     step = llm__plan_matmul(b, layer, LLM__TO_GATE, b->hidden, b->shape.hidden);
-    llm__plan_part(input, step, &t[LLM__GATE_UP], llm__vector(m, layer, LLM__GATE_UP_BIAS), 0);
+    llm__plan_part(b, input, step, &t[LLM__GATE_UP], llm__vector(m, layer, LLM__GATE_UP_BIAS), 0);
     step->planned = llm__up(step->planned, 2);
 
     input = llm__plan_input(b, layer, LLM__FROM_HIDDEN, d->ffn, 0);
     step = t[LLM__FFN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
                : llm__plan_matmul(b, layer, LLM__TO_ADD, b->stream, b->shape.stream);
-    llm__plan_part(input, step, &t[LLM__DOWN], llm__vector(m, layer, LLM__DOWN_BIAS), 0);
+    llm__plan_part(b, input, step, &t[LLM__DOWN], llm__vector(m, layer, LLM__DOWN_BIAS), 0);
 }
 
 static void llm__plan(llm_batch *b) {
@@ -5507,7 +5577,7 @@ static void llm__plan(llm_batch *b) {
     llm__plan_post_norm(b, input, llm__vector(m, d->layers - 1, LLM__FFN_POST_NORM));
     input->last = true;
     step = llm__plan_matmul(b, d->layers, LLM__TO_STORE, b->logits, b->shape.vocab);
-    llm__plan_part(input, step, head, llm__vector(m, LLM__NONE, LLM__HEAD_BIAS), 0);
+    llm__plan_part(b, input, step, head, llm__vector(m, LLM__NONE, LLM__HEAD_BIAS), 0);
     step->last = true;
     if (d->logit_softcap > 0 || llm__bits(d->logit_scale) != llm__bits(1.0f))
         llm__new_step(b, LLM__OP_CAP, d->layers)->last = true;
@@ -5522,20 +5592,25 @@ static void llm__plan(llm_batch *b) {
 }
 
 /* A tile for each row where every session has one, so that a step is saved. Positions are cut where
-   there are too few items for the lanes, which costs that step again. */
+   there are too few items for the lanes, which costs that step again. Queries that share a key head
+   are cut only where lanes would have nothing to do: each share reads all keys and values. */
 static void llm__split_attention(llm_batch *b) {
     const uint32_t group = b->shape.group, kv_heads = b->model->desc->kv_heads;
     const bool alone = b->used_rows == b->entries;
     llm__split *split = &b->split;
-    uint32_t i, last = 0;
+    uint32_t i, items, last = 0;
     for (i = 0; i < b->used_rows; i++)
         if (b->row[i].position > last) last = b->row[i].position;
     split->queries = alone ? group : LLM__QUERIES;
     split->tiles = (b->used_rows * group + split->queries - 1) / split->queries;
     split->chunks = last / LLM__CHUNK_POSITIONS + 1;
-    if (kv_heads * split->tiles >= 4 * b->lanes || b->used_rows * split->chunks > b->most_parts)
+    items = kv_heads * split->tiles;
+    if (items >= 4 * b->lanes || b->used_rows * split->chunks > b->most_parts)
         split->chunks = 1;
     split->fused = alone && split->chunks == 1;
+    split->shares = 1;
+    if (split->fused && items < b->lanes && b->used_rows <= b->most_parts)
+        split->shares = llm__least(llm__least((b->lanes + items - 1) / items, group), 16);
     memset(b->arrived, 0, (size_t)b->most_parts * b->model->desc->heads * sizeof *b->arrived);
 }
 
@@ -5558,7 +5633,8 @@ static void llm__count_items(llm_batch *b) {
             b->count[i] = b->split.fused ? 0 : rows * b->model->desc->kv_heads;
             break;
         case LLM__OP_ATTEND:
-            b->count[i] = b->model->desc->kv_heads * b->split.tiles * b->split.chunks;
+            b->count[i] = b->model->desc->kv_heads * b->split.tiles * b->split.chunks *
+                          b->split.shares;
             break;
         case LLM__OP_INPUT: b->count[i] = llm__makes_own(b, step) ? 0 : rows; break;
         default: b->count[i] = rows; break;
@@ -5569,7 +5645,6 @@ static void llm__count_items(llm_batch *b) {
 /* ======================================================================== */
 /* >>evaluate: batches and sessions                                          */
 /* ======================================================================== */
-LLM__SMALL
 
 /* ---- memory: one walk that measures, and the same walk that hands out ---- */
 
@@ -8402,18 +8477,121 @@ static bool llm__tpl_digit(char c) {
     return (unsigned char)(c - '0') < 10;
 }
 
-/* digits * 10^exponent. Written without a point, this is the same to strtod in every locale. */
-static double llm__tpl_decimal(const char *digits, uint32_t n, long exponent) {
-    char text[LLM__TPL_DIGITS + 16];
-    (void)snprintf(text, sizeof text, "%.*se%ld", (int)n, digits, exponent);
-    return strtod(text, NULL);
+/* A natural number, the least word first. The largest of llm__tpl_decimal is less than
+   2^60 * 10^LLM__TPL_DIGITS, which takes 85 words. */
+typedef struct llm__tpl_big {
+    uint32_t n, words[96];
+} llm__tpl_big;
+
+/* a = a * by + add */
+static void llm__tpl_big_mul(llm__tpl_big *a, uint32_t by, uint32_t add) {
+    uint64_t carry = add;
+    uint32_t i;
+    for (i = 0; i < a->n; i++, carry >>= 32) {
+        carry += (uint64_t)a->words[i] * by;
+        a->words[i] = (uint32_t)carry;
+    }
+    if (carry) a->words[a->n++] = (uint32_t)carry;
+}
+
+/* a = a * 2^k, where a is not 0. */
+static void llm__tpl_big_shift(llm__tpl_big *a, uint32_t k) {
+    memmove(a->words + k / 32, a->words, a->n * sizeof *a->words);
+    memset(a->words, 0, k / 32 * sizeof *a->words);
+    a->n += k / 32;
+    llm__tpl_big_mul(a, (uint32_t)1 << k % 32, 0);
+}
+
+/* a = a - q * b, which is not negative. */
+static void llm__tpl_big_sub(llm__tpl_big *a, const llm__tpl_big *b, uint32_t q) {
+    uint64_t carry = 0, less;
+    uint32_t i;
+    for (i = 0; i < a->n; i++) {
+        carry += i < b->n ? (uint64_t)b->words[i] * q : 0;
+        less = (uint64_t)a->words[i] - (uint32_t)carry;
+        a->words[i] = (uint32_t)less;
+        carry = (carry >> 32) + (less >> 63);
+    }
+    while (a->n && !a->words[a->n - 1]) a->n--;
+}
+
+static bool llm__tpl_big_less(const llm__tpl_big *a, const llm__tpl_big *b) {
+    uint32_t i = a->n;
+    if (a->n != b->n) return a->n < b->n;
+    while (i && a->words[i - 1] == b->words[i - 1]) i--;
+    return i && a->words[i - 1] < b->words[i - 1];
+}
+
+/* a = a % b; returns a / b, which is less than 2^28. The first word of b is at least 2^31, so that
+   the quotient of the first words is hardly too small. */
+static uint32_t llm__tpl_big_divide(llm__tpl_big *a, const llm__tpl_big *b) {
+    uint64_t top = a->n < b->n ? 0 : a->words[b->n - 1];
+    uint32_t q;
+    if (a->n > b->n) top |= (uint64_t)a->words[b->n] << 32;
+    q = (uint32_t)(top / ((uint64_t)b->words[b->n - 1] + 1));
+    for (llm__tpl_big_sub(a, b, q); !llm__tpl_big_less(a, b); q++) llm__tpl_big_sub(a, b, 1);
+    return q;
+}
+
+static int llm__tpl_big_bits(const llm__tpl_big *a) {
+    int bits = 32 * ((int)a->n - 1);
+    uint32_t top = a->words[a->n - 1];
+    for (; top; top >>= 1) bits++;
+    return bits;
+}
+
+/* bits * 2^two, where bits has 55 or 56 bits, as the double's bits; halves go to even. */
+static uint64_t llm__tpl_round(uint64_t bits, int two) {
+    const uint64_t infinity = (uint64_t)0x7ff << 52;
+    int drop = bits >> 55 ? 3 : 2;
+    uint64_t rest, half;
+    if (two + drop < -1074) drop = -1074 - two; /* fewer bits where doubles have fewer */
+    half = (uint64_t)1 << (drop - 1);
+    rest = bits & (2 * half - 1);
+    bits >>= drop;
+    bits += rest > half || (rest == half && (bits & 1));
+    bits += (uint64_t)(two + drop + 1074) << 52; /* the first of 53 bits adds one to the exponent */
+    return bits < infinity ? bits : infinity;
+}
+
+/* digits * 10^exponent, rounded once, by long division: libraries differ, and so do locales. There
+   are at most LLM__TPL_DIGITS digits; the first is not 0 unless all are. */
+static double llm__tpl_decimal(const char *digits, uint32_t n, int64_t exponent) {
+    llm__tpl_big a = {0, {0}}, b = {1, {1}};
+    uint64_t bits;
+    double value;
+    uint32_t i, by, add;
+    int k, two;
+    if (exponent + n < -324) return 0;
+    if (exponent + n > 310) exponent = 310 - (int64_t)n; /* infinity all the same */
+    for (i = 0; i < n; llm__tpl_big_mul(&a, by, add)) {
+        for (by = 1, add = 0; i < n && by < 1000000000; by *= 10) {
+            add = add * 10 + (uint32_t)(digits[i++] - '0');
+        }
+    }
+    if (!a.n) return 0;
+    for (k = abs((int)exponent); k > 0; k -= 13) { /* the twos of the tens come with the rest */
+        for (by = 1, i = 0; i < 13 && (int)i < k; i++) by *= 5;
+        llm__tpl_big_mul(exponent < 0 ? &b : &a, by, 0);
+    }
+    two = llm__tpl_big_bits(&a) - llm__tpl_big_bits(&b) - 27;
+    k = -(llm__tpl_big_bits(&b) + (two > 0 ? two : 0)) & 31;
+    llm__tpl_big_shift(&b, (uint32_t)(k + (two > 0 ? two : 0)));
+    llm__tpl_big_shift(&a, (uint32_t)(k + (two < 0 ? -two : 0))); /* 2^26 < a / b < 2^28 */
+    bits = (uint64_t)llm__tpl_big_divide(&a, &b) << 28;
+    llm__tpl_big_mul(&a, (uint32_t)1 << 28, 0);
+    bits |= llm__tpl_big_divide(&a, &b);
+    bits |= a.n != 0; /* of what remains, only whether there is any can decide */
+    bits = llm__tpl_round(bits, two - 28 + (int)exponent);
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
 /* repr(float): the shortest digits that read back as the same number. Independent of the locale,
    as the point is never read by the C library, whatever it prints. */
 static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
     char text[40], digits[24], out[64];
-    int p, i, n = 0, exponent = 0, k = 0;
+    int p, i, n = 0, exponent = 0, sign, k = 0;
     double size;
     uint64_t bits;
     memcpy(&bits, &f, sizeof bits);
@@ -8434,7 +8612,8 @@ static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
         for (i = 0, n = 0; text[i] != 'e'; i++) {
             if (llm__tpl_digit(text[i])) digits[n++] = text[i];
         }
-        exponent = (int)strtol(text + i + 1, NULL, 10);
+        sign = text[i + 1] == '-' ? -1 : 1;
+        for (exponent = 0, i += 2; text[i]; i++) exponent = 10 * exponent + sign * (text[i] - '0');
         back = llm__tpl_decimal(digits, (uint32_t)n, exponent - p);
         if (memcmp(&back, &size, sizeof back) == 0) break;
     }
@@ -8453,35 +8632,44 @@ static void llm__tpl_put_float(llm__tpl *t, double f, bool json) {
     llm__tpl_puts(t, out, LLM__TRUSTED);
 }
 
+/* Appends a digit to a number's, leading zeros apart. false: there is no room; then the last digit
+   only says whether all that follow are 0. */
+static bool llm__tpl_push_digit(char *digits, uint32_t *n, char c) {
+    if (*n == LLM__TPL_DIGITS) {
+        if (c != '0' && digits[*n - 1] == '0') digits[*n - 1] = '1';
+        return false;
+    }
+    if (*n || c != '0') digits[(*n)++] = c;
+    return true;
+}
+
 /* The bytes of "12", "1.5", "1e9" (no sign) at the beginning of s; 0: no number. `loose`: also of
    "1." and ".5". */
 static uint32_t llm__tpl_number(llm__tpl *t, const char *s, uint32_t size, llm__tval *v,
                                 bool loose) {
     char text[LLM__TPL_DIGITS];
     uint32_t i = 0, n = 0, j;
-    int64_t whole = 0;
-    long exponent = 0;
+    int64_t whole = 0, exponent = 0;
     bool big = false, real = false;
     for (; i < size && llm__tpl_digit(s[i]); i++) {
         big = big || whole > (INT64_MAX - (s[i] - '0')) / 10;
         if (!big) whole = whole * 10 + (s[i] - '0');
-        if (n < sizeof text) text[n++] = s[i];
-        else exponent++;
+        exponent += !llm__tpl_push_digit(text, &n, s[i]);
     }
     if (i < size && s[i] == '.' &&
         ((i && loose) || (i + 1 < size && llm__tpl_digit(s[i + 1]) && (i || loose)))) {
         real = true;
         for (i++; i < size && llm__tpl_digit(s[i]); i++) {
-            if (n < sizeof text) text[n++] = s[i], exponent--;
+            exponent -= llm__tpl_push_digit(text, &n, s[i]);
         }
     }
     if (i && i < size && (s[i] | 32) == 'e') {
-        long e = 0;
+        int64_t e = 0;
         j = i + 1;
         if (j < size && (s[j] == '+' || s[j] == '-')) j++;
         if (j < size && llm__tpl_digit(s[j])) {
             for (real = true; j < size && llm__tpl_digit(s[j]); j++) {
-                if (e < 100000) e = e * 10 + (s[j] - '0');
+                if (e < (int64_t)1 << 40) e = e * 10 + (s[j] - '0');
             }
             exponent += s[i + 1] == '-' ? -e : e;
             i = j;
@@ -14719,8 +14907,6 @@ LLM__AVX_VNNI_INLINE __m256i llm__block_vnni(__m256i acc, __m256i c0, __m256i c1
 #define LLM__ROW_HIGH_VNNI(t) high##t = llm__block_vnni(high##t, c0, c1, c2, c3, x##t + at, m);
 LLM__FEW_ROWS_AVX2(LLM__AVX_VNNI_INLINE, llm__packed1_vnni, LLM__ROWS_1, LLM__ROW_LOW_VNNI,
                    LLM__ROW_HIGH_VNNI, llm__lanes_m)
-LLM__FEW_ROWS_AVX2(LLM__AVX_VNNI_INLINE, llm__packed4_vnni, LLM__ROWS_4, LLM__ROW_LOW_VNNI,
-                   LLM__ROW_HIGH_VNNI, llm__lanes_m)
 
 /* 8 bits, values + 128: -128 times the sum of the input comes first. */
 LLM__AVX2_INLINE __m256i llm__positive(__m256i values) {
@@ -14734,8 +14920,6 @@ LLM__AVX2_INLINE __m256i llm__minus128(const llm__input *in, size_t row, uint32_
     low##t = _mm256_dpbusd_avx_epi32(low##t, v0, llm__four8(x##t + at)); \
     high##t = _mm256_dpbusd_avx_epi32(high##t, v1, llm__four8(x##t + at));
 LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes1_vnni, LLM__ROWS_1, LLM__ROW_TOTAL_VNNI,
-                    llm__positive, LLM__ROW_BYTES_VNNI)
-LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes4_vnni, LLM__ROWS_4, LLM__ROW_TOTAL_VNNI,
                     llm__positive, LLM__ROW_BYTES_VNNI)
 
 /* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
@@ -14755,9 +14939,11 @@ LLM__AVX2_INLINE void llm__unpack_vnni(uint32_t type, uint8_t (*tile)[64], uint3
     uint32_t k;
     for (k = 0; k < s; k += 16) {
         const uint8_t *codes = records + k / 64 * llm__record_size(type);
+        const uint8_t *ahead = records + LLM__AHEAD + (size_t)k * format->bits * 2;
         const __m256i p = _mm256_set1_epi64x((int64_t)llm__u64(parameters + k / 2));
         const uint32_t pair = k / 32 % 2;
         uint32_t half;
+        for (half = 0; half < format->bits && k % 32 == 0; half++) LLM__NEXT_LINE
         for (half = 0; half < 2; half++) {
             const __m256i at =
                 _mm256_and_si256(_mm256_srli_epi16(p, half ? 4 : 0), nibble);
@@ -14792,9 +14978,10 @@ LLM__AVX2_INLINE void llm__unpack_vnni(uint32_t type, uint8_t (*tile)[64], uint3
         llm__scaled_add8(out + 16 * t, low##t, w0, a);                           \
         llm__scaled_add8(out + 16 * t + 8, high##t, w1, a);                      \
     }
-LLM__AVX_VNNI static void llm__tile_vnni(float *out, uint8_t (*tile)[64], uint32_t s,
-                                         const llm__input *in, size_t row, uint32_t count,
-                                         uint32_t block, const uint8_t *scales) {
+LLM__AVX_VNNI LLM__NOINLINE static void llm__tile_vnni(float *out, uint8_t (*tile)[64], uint32_t s,
+                                                       const llm__input *in, size_t row,
+                                                       uint32_t count, uint32_t block,
+                                                       const uint8_t *scales) {
     const __m256 w0 = llm__scales8(scales), w1 = llm__scales8(scales + 16);
     uint32_t g;
     LLM__ROWS_4(LLM__TILE_VNNI_DECLARE)
@@ -14827,22 +15014,20 @@ LLM__AVX_VNNI_INLINE void llm__many_rows_vnni(uint32_t type, float *out, const u
     }
 }
 
-#define LLM__PANEL_AVX_VNNI(name, type, one, four)                                             \
+#define LLM__PANEL_AVX_VNNI(name, type, one)                                                   \
     LLM__AVX_VNNI static void llm__panel_##name##_vnni(float *out, const uint8_t *panel,        \
                                                        uint32_t padded, const llm__input *in,   \
                                                        uint32_t row, uint32_t rows) {           \
         if (rows == 1)                                                                          \
             one(type, out, panel, padded, in, row, rows);                                       \
-        else if (rows <= 4)                                                                     \
-            four(type, out, panel, padded, in, row, rows);                                      \
         else                                                                                    \
             llm__many_rows_vnni(type, out, panel, padded, in, row, rows);                       \
     }
-LLM__PANEL_AVX_VNNI(q8, LLM_Q8, llm__bytes1_vnni, llm__bytes4_vnni)
-LLM__PANEL_AVX_VNNI(q6, LLM_Q6, llm__packed1_vnni, llm__packed4_vnni)
-LLM__PANEL_AVX_VNNI(q5, LLM_Q5, llm__packed1_vnni, llm__packed4_vnni)
-LLM__PANEL_AVX_VNNI(q4, LLM_Q4, llm__packed1_vnni, llm__packed4_vnni)
-LLM__PANEL_AVX_VNNI(q3, LLM_Q3, llm__packed1_vnni, llm__packed4_vnni)
+LLM__PANEL_AVX_VNNI(q8, LLM_Q8, llm__bytes1_vnni)
+LLM__PANEL_AVX_VNNI(q6, LLM_Q6, llm__packed1_vnni)
+LLM__PANEL_AVX_VNNI(q5, LLM_Q5, llm__packed1_vnni)
+LLM__PANEL_AVX_VNNI(q4, LLM_Q4, llm__packed1_vnni)
+LLM__PANEL_AVX_VNNI(q3, LLM_Q3, llm__packed1_vnni)
 
 static void llm__kernels_avx_vnni(llm__kernels *k) {
     llm__kernels_avx2(k);
@@ -14858,7 +15043,7 @@ static void llm__kernels_avx_vnni(llm__kernels *k) {
 /* ---- >>avx512: with VNNI ---------------------------------------------------- */
 /* One line of a panel is one register: 16 rows by 4 columns, and vpdpbusd adds the four products of
    each row to its 32-bit lane. It wants one side unsigned, so the weights are: U bytes where they
-   come straight from the codes (few rows), value + 128 where a super-block is unpacked first (many
+   come straight from the codes (one row), value + 128 where a super-block is unpacked first (many
    rows); -B and -128 then cost one multiplication with sums of the inputs. What is not here is
    AVX2's. */
 #if defined(LLM__HAVE_AVX2) && !defined(LLM_NO_AVX512)
@@ -15126,8 +15311,8 @@ LLM__AVX512 static void llm__weigh_avx512(float *y, const float *p, const float 
 /* ---- the cache: 15-bit integers as two digits, q = 128 high + low ---- */
 
 /* n (a multiple of 16) integers to digits, and 128 times their sum. */
-LLM__AVX512_INLINE int32_t llm__digits_avx512(const int16_t *q, uint32_t n, int8_t *high,
-                                              int8_t *low) {
+LLM__AVX512 LLM__NOINLINE static int32_t llm__digits_avx512(const int16_t *q, uint32_t n,
+                                                            int8_t *high, int8_t *low) {
     const __m256i half = _mm256_set1_epi16(64), ones = _mm256_set1_epi16(1);
     __m256i sum = _mm256_setzero_si256();
     __m128i t;
@@ -15226,7 +15411,7 @@ LLM__AVX512 static void llm__values_q8_avx512(float *out, const float *keep, con
 #undef LLM__CALL
 }
 
-/* ---- few rows: straight from the packed codes ---- */
+/* ---- one row: straight from the packed codes ---- */
 
 /* Compilers do not agree whether a shift is signed. */
 #if defined(__clang__)
@@ -15355,7 +15540,6 @@ LLM__AVX512_INLINE __m512i llm__block_avx512(__m512i acc, __m512i c0, __m512i c1
         EACH(LLM__ROW512_STORE)                                                                  \
     }
 LLM__FEW_ROWS_AVX512(llm__packed1_avx512, LLM__ROWS_1)
-LLM__FEW_ROWS_AVX512(llm__packed4_avx512, LLM__ROWS_4)
 
 /* 8 bits, values + 128. */
 #define LLM__ROW512_TOTAL(t) \
@@ -15387,7 +15571,6 @@ LLM__FEW_ROWS_AVX512(llm__packed4_avx512, LLM__ROWS_4)
     }
 #define LLM__ROW512_UNUSED(t) (void)s##t;
 LLM__FEW_BYTES_AVX512(llm__bytes1_avx512, LLM__ROWS_1)
-LLM__FEW_BYTES_AVX512(llm__bytes4_avx512, LLM__ROWS_4)
 
 /* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
 
@@ -15408,9 +15591,11 @@ LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], u
     uint32_t k, i;
     for (k = from; k < end; k += 16) {
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
+        const uint8_t *ahead = codes + LLM__AHEAD + (size_t)k * format->bits * 2;
         const uint32_t pair = k / 32 % 2;
         __m512i p = llm__parameters_avx512(parameters + k / 2), c[4];
         __m512i m = _mm512_permutexvar_epi32(p, even), o = _mm512_permutexvar_epi32(p, offset);
+        for (i = 0; i < format->bits && k % 32 == 0; i++) LLM__NEXT_LINE
         for (i = 0; i < 4; i++)
             c[i] = k / 16 % 2 ? llm__codes_avx512(type, record, pair, 1, i, u)
                               : llm__codes_avx512(type, record, pair, 0, i, u);
@@ -15436,8 +15621,8 @@ LLM__AVX512_INLINE void llm__scaled_add16(float *out, __m512i dot, __m512 w, flo
     _mm512_storeu_ps(
         out, llm__add16(_mm512_loadu_ps(out), llm__mul16(_mm512_cvtepi32_ps(dot), f)));
 }
-#define LLM__ROWS_8(X)  LLM__ROWS_4(X) X(4) X(5) X(6) X(7)
-#define LLM__ROWS_16(X) LLM__ROWS_8(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define LLM__ROWS_16(X) \
+    LLM__ROWS_4(X) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #define LLM__TILE_AVX512(name, EACH)                                                           \
     LLM__AVX512 static void name(float *out, uint8_t (*tile)[64], uint32_t s,                  \
                                  const llm__input *in, uint32_t row, uint32_t block,           \
@@ -15458,18 +15643,16 @@ LLM__AVX512_INLINE void llm__scaled_add16(float *out, __m512i dot, __m512 w, flo
     }
 LLM__TILE_AVX512(llm__tile1_avx512, LLM__ROWS_1)
 LLM__TILE_AVX512(llm__tile4_avx512, LLM__ROWS_4)
-LLM__TILE_AVX512(llm__tile8_avx512, LLM__ROWS_8)
 LLM__TILE_AVX512(llm__tile16_avx512, LLM__ROWS_16)
 
-LLM__AVX512 static void llm__tiles_avx512(float *out, uint8_t (*tile)[64], uint32_t s,
-                                          const llm__input *in, uint32_t row, uint32_t rows,
-                                          uint32_t block, uint32_t k, const uint8_t *scales) {
+LLM__AVX512 LLM__NOINLINE static void llm__tiles_avx512(float *out, uint8_t (*tile)[64], uint32_t s,
+                                                        const llm__input *in, uint32_t row,
+                                                        uint32_t rows, uint32_t block, uint32_t k,
+                                                        const uint8_t *scales) {
     const __m512 w = llm__scales16(scales);
     uint32_t m = 0;
     for (; m + 16 <= rows; m += 16)
         llm__tile16_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
-    for (; m + 8 <= rows; m += 8)
-        llm__tile8_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
     for (; m + 4 <= rows; m += 4)
         llm__tile4_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
     for (; m < rows; m++) llm__tile1_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
@@ -15496,22 +15679,20 @@ LLM__AVX512_INLINE void llm__many_rows_avx512(uint32_t type, float *out, const u
     }
 }
 
-#define LLM__PANEL_AVX512(name, type, one, four)                                                \
+#define LLM__PANEL_AVX512(name, type, one)                                                      \
     LLM__AVX512 static void llm__panel_##name##_avx512(float *out, const uint8_t *panel,         \
                                                        uint32_t padded, const llm__input *in,    \
                                                        uint32_t row, uint32_t rows) {            \
         if (rows == 1)                                                                           \
             one(type, out, panel, padded, in, row, rows);                                        \
-        else if (rows <= 4)                                                                      \
-            four(type, out, panel, padded, in, row, rows);                                       \
         else                                                                                     \
             llm__many_rows_avx512(type, out, panel, padded, in, row, rows);                      \
     }
-LLM__PANEL_AVX512(q8, LLM_Q8, llm__bytes1_avx512, llm__bytes4_avx512)
-LLM__PANEL_AVX512(q6, LLM_Q6, llm__packed1_avx512, llm__packed4_avx512)
-LLM__PANEL_AVX512(q5, LLM_Q5, llm__packed1_avx512, llm__packed4_avx512)
-LLM__PANEL_AVX512(q4, LLM_Q4, llm__packed1_avx512, llm__packed4_avx512)
-LLM__PANEL_AVX512(q3, LLM_Q3, llm__packed1_avx512, llm__packed4_avx512)
+LLM__PANEL_AVX512(q8, LLM_Q8, llm__bytes1_avx512)
+LLM__PANEL_AVX512(q6, LLM_Q6, llm__packed1_avx512)
+LLM__PANEL_AVX512(q5, LLM_Q5, llm__packed1_avx512)
+LLM__PANEL_AVX512(q4, LLM_Q4, llm__packed1_avx512)
+LLM__PANEL_AVX512(q3, LLM_Q3, llm__packed1_avx512)
 
 static void llm__kernels_avx512(llm__kernels *k) {
     llm__kernels_avx2(k);

@@ -40,7 +40,7 @@ SOURCES = {
 
 # All that a guest may ask of its process; what is not here (exit, abort, printf, getenv, signal, ...) is refused.
 # What -D_FORTIFY_SOURCE and compilers make of these (__memcpy_chk, bcmp) counts as the same.
-ALLOWED = set("""memchr memcmp bcmp memcpy memmove memset strchr strcmp strlen strtol strtod abs snprintf vsnprintf
+ALLOWED = set("""memchr memcmp bcmp memcpy memmove memset strchr strcmp strlen abs snprintf vsnprintf
 malloc free open close fstat mmap munmap madvise mlock munlock getrlimit sysconf getpid clock_gettime sched_yield select getrusage syscall errno_location
 pthread_attr_init pthread_attr_setstacksize pthread_attr_destroy pthread_create pthread_join
 pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock pthread_mutex_destroy
@@ -122,7 +122,7 @@ def check_mixed(report, c_compiler, cxx_compiler):
 
 
 def plain_name(symbol):
-    """open of open@GLIBC_2.2.5, memcpy of __memcpy_chk, strtol of __isoc23_strtol."""
+    """open of open@GLIBC_2.2.5, memcpy of __memcpy_chk."""
     name = symbol.split("@")[0]
     name = name[len("__isoc23_"):] if name.startswith("__isoc23_") else name
     name = name[2:] if name.startswith("__") else name

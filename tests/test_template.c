@@ -7,6 +7,7 @@
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
 #endif
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1659,6 +1660,92 @@ static void test_mutants(const char *path, size_t each) {
     free(f.data);
 }
 
+/* ---- decimal numbers, against the C library's strtod ---- */
+
+/* "digits", then 'e' and an exponent, without sign or point. */
+static void check_decimal(const char *text) {
+    static char digits[LLM__TPL_DIGITS];
+    const char *s = text;
+    uint32_t n = 0;
+    int64_t exponent = 0;
+    double mine, theirs = strtod(text, NULL);
+    for (; *s && *s != 'e'; s++) exponent += !llm__tpl_push_digit(digits, &n, *s);
+    if (*s) exponent += strtol(s + 1, NULL, 10);
+    mine = llm__tpl_decimal(digits, n, exponent);
+    CHECK(memcmp(&mine, &theirs, sizeof mine) == 0, "%.60s: %a, not %a", text, mine, theirs);
+}
+
+/* The middle between a double and the next, exactly, a little more and a little less. */
+static void check_middle(double value) {
+    enum { WHOLE = 310, PART = 1076, SIZE = WHOLE + PART };
+    static char low[SIZE + 2], high[SIZE + 2], text[SIZE + 400];
+    double next;
+    uint64_t bits;
+    int i, n = SIZE, carry = 0;
+    memcpy(&bits, &value, sizeof bits);
+    bits++;
+    memcpy(&next, &bits, sizeof next);
+    (void)snprintf(low, sizeof low, "%0*.*f", SIZE + 1, PART, value);
+    (void)snprintf(high, sizeof high, "%0*.*f", SIZE + 1, PART, next);
+    for (i = SIZE - 1; i >= 0; i--) { /* half of the sum is five times the sum, a place lower */
+        const int at = i < WHOLE ? i : i + 1;
+        carry += 5 * (low[at] - '0' + high[at] - '0');
+        text[i] = (char)('0' + carry % 10);
+        carry /= 10;
+    }
+    while (n > 1 && text[n - 1] == '0') n--;
+    (void)snprintf(text + n, 20, "e%d", WHOLE - n - 1);
+    check_decimal(text);
+    memset(text + n, '0', 300);
+    (void)snprintf(text + n + 300, 20, "1e%d", WHOLE - n - 302);
+    check_decimal(text);
+    text[n - 1]--; /* it was not 0 */
+    (void)snprintf(text + n, 40, "9999999999999e%d", WHOLE - n - 14);
+    check_decimal(text);
+}
+
+static void test_decimals(void) {
+    static const char *const hard[] = {
+        "0", "0e99", "1", "9007199254740993", "9007199254740992", "9007199254740995", "1e22",
+        "1e23", "17976931348623157e292", "17976931348623158e292", "17976931348623159e292", "1e308",
+        "1e309", "1e310", "1e99999", "1e-99999", "5e-324", "4e-324", "3e-324", "2e-324", "1e-324",
+        "24703282292062327e-340", "24703282292062328e-340", "22250738585072011e-324",
+        "22250738585072012e-324", "22250738585072014e-324", "6929001713869936e236",
+        "6631236846766476e-316", "9214843084008499", "30078505129381147446200",
+        "1777820000000000000001", "500000000000000166547e-20", "2e-308", "89255e-22",
+        "104110013277974872254e-225",
+    };
+    static char text[1400];
+    uint64_t bits, state = 1;
+    double value;
+    int i, k;
+    for (i = 0; i < (int)(sizeof hard / sizeof *hard); i++) check_decimal(hard[i]);
+    for (i = -1074; i < 1024; i += 7) check_middle(ldexp(1, i));
+    for (i = 0; i < 2000; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        bits = (state ^ state >> 29) & (uint64_t)INT64_MAX;
+        if (i % 4 == 0) bits >>= 11 + i % 52; /* denormals as well */
+        memcpy(&value, &bits, sizeof value);
+        if (value < 1e308) check_middle(value);
+    }
+    for (i = 0; i < 20000; i++) {
+        const int n = i % 50 ? 1 + i % 25 : 1 + i % 1300;
+        for (k = 0; k < n; k++) {
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            text[k] = (char)('0' + (state >> 33) % 10);
+        }
+        (void)snprintf(text + n, 20, "e%d", (int)(state >> 40) % 680 - 340 - n + 10);
+        check_decimal(text);
+    }
+    for (i = 0; i < 1000; i++) { /* long halfway cases end beyond what is kept of them */
+        memset(text, '0', sizeof text);
+        memcpy(text, "9007199254740993", 16);
+        text[16 + i] = (char)('0' + i % 3);
+        (void)snprintf(text + 17 + i, 20, "e%d", -1 - i);
+        check_decimal(text);
+    }
+}
+
 int main(int argc, char **argv) {
     static const char conversations[] = "tests/fixtures/templates/conversations.txt";
     static const char expressions[] = "tests/fixtures/templates/expressions.txt";
@@ -1679,6 +1766,7 @@ int main(int argc, char **argv) {
     test_budgets(conversations, 7, 3);
     test_stack();
     test_arguments();
+    test_decimals();
     test_descriptors();
     test_json();
     test_bytes();
