@@ -102,9 +102,10 @@ class Cache:
 
     @staticmethod
     def write(path, text):
-        with open(path + ".partial", "w", encoding="utf-8") as f:
+        partial = f"{path}.{os.getpid()}.partial"
+        with open(partial, "w", encoding="utf-8") as f:
             f.write(text)
-        os.replace(path + ".partial", path)
+        os.replace(partial, path)
 
     def key(self, inputs):
         """Paths stand for what is in them."""
@@ -236,14 +237,17 @@ class Theirs:
 # ---- ours ------------------------------------------------------------------------------------------
 
 class Ours:
-    def __init__(self, model, imatrix):
-        self.m, self.cache, self.imatrix = model, model.cache, imatrix
+    def __init__(self, model, theirs):
+        self.m, self.cache, self.theirs = model, model.cache, theirs
         self.converter, self.evaluator = os.path.join(BUILD, "llm-convert"), os.path.join(BUILD, "evaluate")
 
     def convert(self, setting):
         """The path of a file, or None: the converter does not know such options."""
-        words = [w.format(imatrix=self.imatrix, calibration=self.m.calibration) for w in setting.split()]
-        name = f"{self.m.key}{re.sub('[^a-z0-9.]+', '-', setting)}.llm"
+        known = {"calibration": self.m.calibration}
+        if "{imatrix}" in setting:
+            known["imatrix"] = self.theirs.imatrix()
+        words = [w.format(**known) for w in setting.split()]
+        name = f"{self.m.key}{re.sub('[^a-z0-9.]+', '-', re.sub(' {.*?}', '', setting))}.llm"
 
         def make(out):
             status, said, error = run([self.converter, self.m.original, out, *words, "--threads", str(self.m.o.threads)])
@@ -390,7 +394,7 @@ def main():
         m = Model(o, key)
         theirs = Theirs(m)
         rows, perplexity = theirs.rows()
-        own, own_perplexity = Ours(m, theirs.imatrix()).rows()
+        own, own_perplexity = Ours(m, theirs).rows()
         found.append((m, rows + own, perplexity, own_perplexity))
     if o.print:
         print(document(found))
