@@ -16,6 +16,8 @@
 #include "random.h"
 #include "vocabulary.h"
 #include "writer.h"
+#include "calibration.h"
+#include "imatrix.h"
 
 static const char usage[] =
     "usage: llm-convert INPUT OUTPUT.llm [options]\n"
@@ -39,6 +41,15 @@ static const char usage[] =
     "                    better than TYPE where TYPE has fewer than 8 bits\n"
     "  --rotate WHEN     rotate matrices and their inputs by a Hadamard matrix: yes, no, or\n"
     "                    auto (default: those of 6 and 8 bits)\n"
+    "  --calibrate [TEXT]  run a text (UTF-8, after INPUT and OUTPUT; by default one that is built\n"
+    "                    in) through the model, and quantise so that errors cancel in what it\n"
+    "                    computes. The default where the source has 16 bits or more and a\n"
+    "                    tokenizer\n"
+    "  --fast            do not: every weight by itself\n"
+    "  --bits N          3.4 .. 8: so many bits a weight on average, in formats that are chosen\n"
+    "                    matrix by matrix by what they cost the model\n"
+    "  --imatrix FILE    weigh errors by an importance matrix (llama-imatrix, GGUF) instead\n"
+    "  --write-imatrix FILE  keep what was seen as an importance matrix\n"
     "  --random SHAPE    no INPUT: random weights, always the same, and no tokenizer, to measure\n"
     "                    speed; SHAPE is tiny, smollm2-135m, qwen3-0.6b or llama-3.2-1b\n"
     "  --threads N       1 .. 256; by default as many as there are cores\n"
@@ -51,6 +62,7 @@ static const char usage[] =
     "printed), 2 the command line is.\n";
 
 enum { ROTATE_AUTO, ROTATE_YES, ROTATE_NO };
+enum { CALIBRATE_AUTO, CALIBRATE_YES, CALIBRATE_NO };
 #define TYPE_AUTO LLM_TYPE_COUNT
 
 typedef struct options {
@@ -58,7 +70,10 @@ typedef struct options {
     const random_shape *random; /* NULL: there is an input */
     uint32_t type, embedding;
     bool embedding_given, quiet;
-    int rotate;
+    int rotate, calibrate;
+    const char *text; /* to calibrate on; NULL: the built-in one */
+    double bits;      /* of a weight; 0: by type */
+    const char *imatrix, *write_imatrix;
     unsigned threads;
 } options;
 
@@ -86,15 +101,7 @@ static uint32_t choose_type(const options *o, const plan_tensor *t) {
 
 static bool choose_rotated(const options *o, const plan_tensor *t) {
     unsigned bits = t ? llm__formats[t->file.type].bits : 0;
-    return bits && (o->rotate == ROTATE_YES || (o->rotate == ROTATE_AUTO && bits >= 6));
-}
-
-static plan_tensor *plan_find(plan *p, uint32_t role, uint32_t layer) {
-    size_t i;
-    for (i = 0; i < p->count; i++)
-        if (p->tensors[i].file.role == role && p->tensors[i].file.layer == layer)
-            return &p->tensors[i];
-    return NULL;
+    return bits && (o->rotate == ROTATE_YES || (o->rotate == ROTATE_AUTO && (bits >= 6 || o->calibrate == CALIBRATE_YES)));
 }
 
 /* Queries, keys and values share one input: all or none. What the attention puts out is rotated
@@ -123,6 +130,82 @@ static void choose(const options *o, plan *p) {
             t->file.rotation = choose_rotated(o, t) ? 64 : 0;
     }
     for (layer = 0; layer < p->desc.layers; layer++) choose_attention(o, p, layer);
+}
+
+/* By default where something can be learnt: what was 16 bits wide becomes narrower, and there is a
+   vocabulary to say a text with. */
+static bool choose_calibration(const options *o, const source_file *s, const plan *p) {
+    size_t i;
+    bool narrower = false;
+    if (o->calibrate != CALIBRATE_AUTO) return o->calibrate == CALIBRATE_YES;
+    if (o->write_imatrix) return true;
+    if (o->imatrix || s->panel || (s->value(s, "tokenizer.json").kind == SOURCE_NONE &&
+                     s->value(s, "tokenizer.ggml.model").kind == SOURCE_NONE))
+        return false;
+    for (i = 0; i < p->count; i++) {
+        const plan_tensor *t = &p->tensors[i];
+        if (!family_is_matrix(t->file.role)) continue;
+        if (t->from[0]->bits < 16) return false;
+        narrower = narrower || llm__formats[choose_type(o, t)].bits;
+    }
+    return narrower;
+}
+
+/* ---- importance matrices ----------------------------------------------- */
+
+/* How much each input of a matrix matters, from the file to the plan. */
+static llm_result importance_read(const char *path, plan *p, llm_error *error) {
+    imatrix m;
+    size_t i, found = 0;
+    llm_result result = imatrix_open(&m, path, error);
+    if (result != LLM_OK) return result;
+    for (i = 0; i < p->count && result == LLM_OK; i++) {
+        plan_tensor *t = &p->tensors[i];
+        bool known = false;
+        if (!family_is_matrix(t->file.role)) continue;
+        t->importance = (float *)calloc(llm__padded(t->file.cols), sizeof *t->importance);
+        if (!t->importance)
+            result = llm__fail(error, LLM_ERROR_MEMORY, "no memory for %u columns", t->file.cols);
+        else
+            result = imatrix_find(&m, show(t->from[0]->name).text, t->file.cols, t->importance,
+                                  &known, error);
+        found += known;
+        if (known) continue;
+        free(t->importance);
+        t->importance = NULL;
+    }
+    if (result == LLM_OK && !found)
+        result = llm__fail(error, LLM_ERROR_FORMAT, "importance matrix %s: none of this model's "
+                           "matrices is in it", path);
+    imatrix_close(&m);
+    return result;
+}
+
+static llm_result importance_write(const char *path, const plan *p, const options *o,
+                                   const calibration *seen, llm_error *error) {
+    imatrix_entry *entries = (imatrix_entry *)calloc(2 * p->count, sizeof *entries);
+    shown *names = (shown *)calloc(2 * p->count, sizeof *names);
+    size_t i, count = 0;
+    int k;
+    llm_result result;
+    if (!entries || !names) {
+        free(entries);
+        free(names);
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu entries", 2 * p->count);
+    }
+    for (i = 0; i < p->count; i++)
+        for (k = 0; k < 2 && p->tensors[i].squares && p->tensors[i].from[k]; k++, count++) {
+            names[count] = show(p->tensors[i].from[k]->name);
+            entries[count].name = names[count].text;
+            entries[count].sums = p->tensors[i].squares;
+            entries[count].cols = p->tensors[i].file.cols;
+            entries[count].count = p->tensors[i].seen;
+        }
+    result = imatrix_write(path, entries, count, o->text ? o->text : "built-in text",
+                           seen->sequences, seen->length, error);
+    free(entries);
+    free(names);
+    return result;
 }
 
 /* ---- text -------------------------------------------------------------- */
@@ -266,6 +349,9 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     size_t section_size = 0;
     progress bar;
     writer w;
+    calibration seen;
+    int32_t *ids = NULL;
+    uint32_t length = 0, sequences = 0;
     llm_result result;
     memset(&w, 0, sizeof w);
     memset(&template_text, 0, sizeof template_text);
@@ -285,12 +371,28 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     result = vocabulary_section(s, p->desc.vocab, &section, &section_size, error);
     tokenizer.data = (const char *)section;
     tokenizer.size = section_size;
+    memset(&seen, 0, sizeof seen);
+    if (result == LLM_OK && o->calibrate == CALIBRATE_YES) {
+        if (section)
+            result = calibration_read(o->text, tokenizer, p->desc.vocab, &ids, &length, &sequences,
+                                      error);
+        else
+            result = llm__fail(error, LLM_ERROR_ARGUMENT, "no tokenizer, expected one to calibrate");
+        calibrate_attach(&seen, &w, ids, length, sequences);
+        seen.bits = o->bits;
+        seen.collect = o->write_imatrix != NULL;
+        if (o->bits > 0.0) w.arrange = calibration_arrange;
+    }
     if (result == LLM_OK && (!tables || meta.failed))
         result = llm__fail(error, LLM_ERROR_MEMORY, "no memory for tables and %zu bytes of text",
                            meta.size);
     if (result == LLM_OK)
         result = writer_run(&w, o->output, meta_text, template_text, tokenizer);
+    if (result == LLM_OK && o->write_imatrix)
+        result = importance_write(o->write_imatrix, p, o, &seen, error);
     if (result == LLM_OK && !o->quiet) report(p, w.size);
+    calibrate_close(&seen);
+    free(ids);
     free(section);
     free(meta.data);
     free(tables);
@@ -347,7 +449,7 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     return gguf_open(s, o->input, error);
 }
 
-static llm_result convert(const options *o, llm_error *error) {
+static llm_result convert(options *o, llm_error *error) {
     source_file s;
     plan p;
     llm_result result = open_input(o, &s, error);
@@ -355,8 +457,10 @@ static llm_result convert(const options *o, llm_error *error) {
     if (s.note[0] && !o->quiet) fprintf(stderr, "llm-convert: %s: %s\n", o->input, s.note);
     result = plan_open(&p, &s, error);
     if (result == LLM_OK) {
+        o->calibrate = choose_calibration(o, &s, &p) ? CALIBRATE_YES : CALIBRATE_NO;
         choose(o, &p);
-        result = convert_write(o, &s, &p, error);
+        if (o->imatrix) result = importance_read(o->imatrix, &p, error);
+        if (result == LLM_OK) result = convert_write(o, &s, &p, error);
         plan_close(&p);
     }
     s.close(&s);
@@ -396,6 +500,17 @@ static int parse_option(options *o, const char *name, const char *value) {
         else if (strcmp(value, "yes") == 0) o->rotate = ROTATE_YES;
         else if (strcmp(value, "no") == 0) o->rotate = ROTATE_NO;
         else return usage_error("--rotate is \"%s\", expected auto, yes or no", value);
+    } else if (strcmp(name, "--imatrix") == 0) {
+        o->imatrix = value;
+    } else if (strcmp(name, "--write-imatrix") == 0) {
+        o->write_imatrix = value;
+    } else if (strcmp(name, "--bits") == 0) {
+        char *end;
+        o->bits = strtod(value, &end);
+        if (*end || end == value || !(o->bits >= 3.4 && o->bits <= 8.0))
+            return usage_error("--bits is \"%s\", expected 3.4 .. 8", value);
+        if (o->calibrate == CALIBRATE_AUTO) o->calibrate = CALIBRATE_YES;
+        o->type = o->embedding = LLM_Q8; /* until they are chosen */
     } else if (strcmp(name, "--tokenizer") == 0) {
         o->tokenizer = value;
     } else if (strcmp(name, "--random") == 0) {
@@ -429,6 +544,11 @@ int main(int count, char **arguments) {
             return fputs(usage, stdout) < 0 || !output_written("llm-convert");
         if (strcmp(argument, "--quiet") == 0) {
             o.quiet = true;
+        } else if (strcmp(argument, "--fast") == 0) {
+            o.calibrate = CALIBRATE_NO;
+        } else if (strcmp(argument, "--calibrate") == 0) {
+            o.calibrate = CALIBRATE_YES;
+            if (o.output && i + 1 < count && arguments[i + 1][0] != '-') o.text = arguments[++i];
         } else if (argument[0] == '-' && argument[1]) {
             status = parse_option(&o, argument, i + 1 < count ? arguments[i + 1] : NULL);
             if (status) return status;
@@ -443,6 +563,10 @@ int main(int count, char **arguments) {
     }
     if (o.random && o.output) return usage_error("\"%s\" is a name too many", o.output);
     if (o.random && o.input) o.output = o.input, o.input = o.random->name;
+    if (o.calibrate == CALIBRATE_YES && o.imatrix)
+        return usage_error("--imatrix and --calibrate exclude each other");
+    if (o.calibrate == CALIBRATE_NO && (o.bits > 0.0 || o.write_imatrix))
+        return usage_error("--fast excludes %s", o.bits > 0.0 ? "--bits" : "--write-imatrix");
     if (!o.output)
         return usage_error("%s is missing", o.input || o.random ? "OUTPUT.llm" : "INPUT");
     if (convert(&o, &error) == LLM_OK) return !output_written("llm-convert");

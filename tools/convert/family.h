@@ -20,6 +20,10 @@ typedef struct plan_tensor {
     uint32_t rotation;      /* of a vector: V's bias is turned as V's outputs are */
     double base, factor;    /* ROPE: frequency i is base^(-2 i / dims) / factor / from[0][i] */
     double norm, error;     /* squared, of the weights and of what the conversion changed */
+    uint8_t *made;          /* its bytes, where they are there before it is written */
+    float *importance;      /* [padded columns] mean squares of its input, from outside, or NULL */
+    double *squares;        /* [columns] sums of squares of its input as it was seen, or NULL, */
+    uint64_t seen;          /* over so many tokens */
 } plan_tensor;
 
 typedef struct plan {
@@ -410,7 +414,21 @@ static llm_result family_layers(const source_file *s, const family *f, plan *p, 
 
 /* ---- the whole plan ---------------------------------------------------- */
 
+static plan_tensor *plan_find(const plan *p, uint32_t role, uint32_t layer) {
+    size_t i;
+    for (i = 0; i < p->count; i++)
+        if (p->tensors[i].file.role == role && p->tensors[i].file.layer == layer)
+            return &p->tensors[i];
+    return NULL;
+}
+
 static void plan_close(plan *p) {
+    size_t i;
+    for (i = 0; i < p->count; i++) {
+        free(p->tensors[i].made);
+        free(p->tensors[i].importance);
+        free(p->tensors[i].squares);
+    }
     free(p->layers);
     free(p->tensors);
     memset(p, 0, sizeof *p);

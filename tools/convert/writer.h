@@ -8,8 +8,7 @@
 #define CONVERT_WRITER_H
 
 #include "family.h"
-#include "platform.h"
-#include "quantize.h"
+#include "feedback.h"
 
 /* XXH64 of a stream: llm__xxh64 in pieces. */
 typedef struct checksum {
@@ -99,6 +98,14 @@ typedef struct writer {
     uint64_t at;     /* bytes written so far */
     uint64_t size;   /* of the whole file */
     checksum tensor, data;
+    /* Called before places are given to tensors, unless it is NULL: may change their types, to types
+       that are no larger. */
+    llm_result (*arrange)(void *calibration);
+    /* Called before a tensor is written, unless it is NULL: may set its `made`, or `feedback`. */
+    llm_result (*prepare)(void *calibration, plan_tensor *t);
+    void *calibration;
+    const feedback *feedback; /* of the tensor at hand; NULL: columns are quantised by themselves */
+    float *space;             /* [threads][feedback_floats(widest)] */
     float *rows;     /* [threads][WRITER_UNIT][widest padded row] */
     float *row;      /* [threads][widest source row] */
     uint8_t *panels; /* one slab */
@@ -207,9 +214,9 @@ static void writer_check(const float *x, uint64_t count, uint32_t row, writer_un
     }
 }
 
-/* Rows first .. first + WRITER_UNIT - 1 as floats [WRITER_UNIT][padded], rotated. */
-static void writer_gather(writer *w, const plan_tensor *t, uint32_t first, float *rows, float *row,
-                          writer_unit *unit) {
+/* Rows first .. first + WRITER_UNIT - 1 as floats [WRITER_UNIT][padded], as the source has them. */
+static void writer_gather(const writer *w, const plan_tensor *t, uint32_t first, float *rows,
+                          float *row, writer_unit *unit) {
     uint32_t cols = t->file.cols, padded = llm__padded(cols), i;
     memset(rows, 0, (size_t)WRITER_UNIT * padded * sizeof *rows);
     for (i = 0; i < WRITER_UNIT && first + i < t->file.rows; i++) {
@@ -218,12 +225,29 @@ static void writer_gather(writer *w, const plan_tensor *t, uint32_t first, float
         if (!tensor) continue;
         w->from->row(w->from, tensor, from, row);
         writer_check(row, cols, first + i, unit);
-        memcpy(rows + (size_t)i * padded, row, cols * sizeof *rows);
+        memcpy(rows + (size_t)i * padded, row, cols * sizeof *row);
     }
-    if (unit->bad) return;
-    for (i = 0; t->file.row_rotation && i < cols; i++)
+}
+
+static void writer_rotate(const plan_tensor *t, float *rows) {
+    uint32_t padded = llm__padded(t->file.cols), i;
+    for (i = 0; t->file.row_rotation && i < t->file.cols; i++)
         quantize_rotate(rows + i, WRITER_UNIT, padded, t->file.row_rotation);
     quantize_rotate(rows, (size_t)WRITER_UNIT * padded, 1, t->file.rotation);
+}
+
+/* A panel from its rows. */
+static void writer_quantize(const writer *w, const plan_tensor *t, unsigned worker, float *rows,
+                            uint8_t *panel, quantize_sums *sums) {
+    const uint32_t padded = llm__padded(t->file.cols);
+    feedback_space space;
+    if (!w->feedback) {
+        quantize_panel(w->tables, t->file.type, rows, padded, t->file.rotation ? NULL : t->importance,
+                       panel, sums);
+        return;
+    }
+    feedback_place(&space, w->space + worker * feedback_floats((uint32_t)w->widest), padded);
+    feedback_panel(w->feedback, &space, rows, panel, sums);
 }
 
 static void writer_work(void *context, size_t index, unsigned worker) {
@@ -238,12 +262,12 @@ static void writer_work(void *context, size_t index, unsigned worker) {
     uint8_t *panel = w->panels + index * (WRITER_UNIT / 16) * size;
     const bool made = w->from->panel && llm__formats[t->file.type].bits;
     if (!made) writer_gather(w, t, first, rows, w->row + (size_t)worker * w->widest, unit);
+    if (!made && !unit->bad) writer_rotate(t, rows);
     for (i = 0; i < WRITER_UNIT && first + i < t->file.rows && !unit->bad; i += 16, panel += size) {
         if (made)
             w->from->panel(w->from, t->from[0], t->file.type, (first + i) / 16, panel);
         else
-            quantize_panel(w->tables, t->file.type, rows + (size_t)i * padded, padded, NULL, panel,
-                           &unit->sums);
+            writer_quantize(w, t, worker, rows + (size_t)i * padded, panel, &unit->sums);
     }
 }
 
@@ -289,19 +313,21 @@ static llm_result writer_matrix(writer *w, plan_tensor *t) {
 
 /* ---- vectors ----------------------------------------------------------- */
 
-static llm_result writer_vector(writer *w, const plan_tensor *t) {
-    float *row[2] = {NULL, NULL}, *out = (float *)calloc(t->file.cols, sizeof *out);
+/* The vector as the source has it, from malloc; the caller frees it, also after an error. */
+static llm_result writer_load_vector(const writer *w, const plan_tensor *t, float **out) {
+    float *row[2] = {NULL, NULL};
     writer_unit unit;
     llm_result result = LLM_OK;
     uint32_t i;
     memset(&unit, 0, sizeof unit);
-    for (i = 0; i < 2 && t->from[i] && out; i++) {
-        row[i] = (float *)malloc((size_t)t->from[i]->shape[0] * sizeof *out);
+    *out = (float *)calloc(t->file.cols, sizeof **out);
+    for (i = 0; i < 2 && t->from[i] && *out; i++) {
+        row[i] = (float *)malloc((size_t)t->from[i]->shape[0] * sizeof **out);
         if (!row[i]) break;
         w->from->row(w->from, t->from[i], 0, row[i]);
         writer_check(row[i], t->from[i]->shape[0], 0, &unit);
     }
-    if (!out || !row[0] || (t->from[1] && !row[1]))
+    if (!*out || !row[0] || (t->from[1] && !row[1]))
         result = llm__fail(w->error, LLM_ERROR_MEMORY, "tensor %s: no memory for %u elements",
                            show(t->from[0]->name).text, t->file.cols);
     else if (unit.bad)
@@ -309,22 +335,28 @@ static llm_result writer_vector(writer *w, const plan_tensor *t) {
     for (i = 0; i < t->file.cols && result == LLM_OK; i++) {
         uint64_t from;
         const source_tensor *tensor = writer_source_row(t, i, &from);
-        if (tensor) out[i] = row[tensor == t->from[0] ? 0 : 1][from];
+        if (tensor) (*out)[i] = row[tensor == t->from[0] ? 0 : 1][from];
     }
+    free(row[0]);
+    free(row[1]);
+    return result;
+}
+
+static llm_result writer_vector(writer *w, const plan_tensor *t) {
+    float *out = NULL;
+    llm_result result = writer_load_vector(w, t, &out);
     if (result == LLM_OK) {
         quantize_rotate(out, t->file.cols, 1, t->rotation);
         result = writer_tensor_bytes(w, out, t->file.cols * sizeof *out);
     }
-    free(row[0]);
-    free(row[1]);
     free(out);
     return result;
 }
 
-/* Turns per position times 2^64, for every pair. */
-static llm_result writer_rope(writer *w, const plan_tensor *t) {
+/* Turns per position times 2^64, for every pair, from malloc; the caller frees them. */
+static llm_result writer_load_rope(const writer *w, const plan_tensor *t, uint64_t **turns_out) {
     const long double turn = 6.28318530717958647692528676655900577L;
-    uint64_t *out = (uint64_t *)calloc(t->file.cols, sizeof *out);
+    uint64_t *out = *turns_out = (uint64_t *)calloc(t->file.cols, sizeof *out);
     float *factors = (float *)calloc(t->file.cols, sizeof *factors);
     llm_result result = LLM_OK;
     uint32_t i;
@@ -345,9 +377,15 @@ static llm_result writer_rope(writer *w, const plan_tensor *t) {
         turns = roundl(ldexpl(turns, 64));
         out[i] = turns < 18446744073709551616.0L ? (uint64_t)turns : 0;
     }
-    if (result == LLM_OK) result = writer_tensor_bytes(w, out, t->file.cols * sizeof *out);
-    free(out);
     free(factors);
+    return result;
+}
+
+static llm_result writer_rope(writer *w, const plan_tensor *t) {
+    uint64_t *turns = NULL;
+    llm_result result = writer_load_rope(w, t, &turns);
+    if (result == LLM_OK) result = writer_tensor_bytes(w, turns, t->file.cols * sizeof *turns);
+    free(turns);
     return result;
 }
 
@@ -358,10 +396,14 @@ static llm_result writer_tensors(writer *w) {
         plan_tensor *t = &w->plan->tensors[i];
         result = writer_fill(w, t->file.offset);
         checksum_start(&w->tensor);
+        if (result == LLM_OK && w->prepare) result = w->prepare(w->calibration, t);
         if (result != LLM_OK) break;
-        if (t->file.role == LLM__ROPE) result = writer_rope(w, t);
+        if (t->made) result = writer_tensor_bytes(w, t->made, (size_t)t->file.size);
+        else if (t->file.role == LLM__ROPE) result = writer_rope(w, t);
         else if (!family_is_matrix(t->file.role)) result = writer_vector(w, t);
         else result = writer_matrix(w, t);
+        free(t->made);
+        t->made = NULL;
         t->file.checksum = checksum_end(&w->tensor);
         w->progress(w->user, w->at, w->size);
     }
@@ -470,8 +512,9 @@ static llm_result writer_run(writer *w, const char *path, llm_text meta, llm_tex
         result = llm__fail(w->error, LLM_ERROR_MEMORY,
                            "no memory for a slab of %zu units of %zu columns", w->slab, w->widest);
     } else {
-        writer_layout(w, sections);
-        result = new_file_open(&w->file, path, w->error);
+        result = w->arrange ? w->arrange(w->calibration) : LLM_OK;
+        if (result == LLM_OK) writer_layout(w, sections);
+        if (result == LLM_OK) result = new_file_open(&w->file, path, w->error);
         if (result == LLM_OK) result = writer_sections(w, sections);
         free(directory);
         directory = writer_directory(p);

@@ -1,0 +1,598 @@
+/* ======================================================================== */
+/* Calibrate: quantising with the model's own activations in view            */
+/* ========================================================================
+   A text runs through the model in float, layer by layer, through layers that are already
+   quantised. Of a layer, in this order:
+
+       the norm's output       its channels are evened out (a scale that the norm's gain takes
+                               back), rotated; second moments; Q, K and V with feedback
+       what the heads put out  evened out by V's rows, before V is quantised; ATTN_OUT likewise
+       the norm's output       as above; GATE_UP
+       the hidden values       evened out by up's rows; DOWN
+
+   Evening out is SmoothQuant (Xiao et al. 2022, arXiv 2211.10438) with the fourth root of a
+   channel's RMS: measured on SmolLM2 the square root is no better. Memory is that of a layer's
+   matrices, of the second moments of one input, and of the activations of all tokens. */
+#ifndef CONVERT_CALIBRATE_H
+#define CONVERT_CALIBRATE_H
+
+#include "feedback.h"
+#include "forward.h"
+#include "writer.h"
+
+#define CALIBRATE_LENGTH 512u  /* tokens of a sequence */
+#define CALIBRATE_LEAST  128u  /* fewer tokens say too little */
+#define CALIBRATE_DAMP   0.01f /* of the mean second moment, added to each */
+
+typedef struct calibration {
+    writer *w;          /* source, plan, tables, threads, error */
+    const int32_t *ids; /* [sequences][length] what runs through the model */
+    uint32_t length, sequences;
+    double bits;        /* of a weight, on average; 0: the plan's types are final */
+    size_t alone;       /* room that a thread needs beyond that of the forward pass, see matmul.h */
+    bool collect;       /* the squares of every matrix's input are kept in the plan */
+    bool open;
+    crew crew;
+    forward run;
+    float *x;           /* [tokens][width] the stream */
+    float *in;          /* [tokens][in_stride] what a matmul eats */
+    float *out;         /* [tokens][..] what attention or the hidden layer puts out */
+    float *h, *d, *panel, *space; /* second moments as matmul.h factors them; work */
+    forward_layer layer;
+    plan_tensor *tensor[LLM__ROLE_COUNT]; /* of this layer */
+    feedback head;      /* of the output matrix, when its turn has come */
+} calibration;
+
+static llm_result calibrate_memory(const calibration *c, const char *what) {
+    return llm__fail(c->w->error, LLM_ERROR_MEMORY, "no memory for %s; --fast needs none", what);
+}
+
+/* ---- a layer's weights --------------------------------------------------- */
+
+static void calibrate_release(calibration *c) {
+    unsigned role;
+    for (role = 0; role < LLM__ROLE_COUNT; role++) {
+        free(c->layer.w[role]);
+        c->layer.w[role] = NULL;
+        c->tensor[role] = NULL;
+    }
+}
+
+typedef struct calibrate_load {
+    calibration *c;
+    const plan_tensor *t;
+    float *rows;
+    writer_unit *units;
+} calibrate_load;
+
+static void calibrate_load_rows(void *context, size_t index, unsigned worker) {
+    calibrate_load *load = (calibrate_load *)context;
+    const writer *w = load->c->w;
+    writer_gather(w, load->t, (uint32_t)index * WRITER_UNIT,
+                  load->rows + index * WRITER_UNIT * llm__padded(load->t->file.cols),
+                  w->row + worker * w->widest, &load->units[index]);
+}
+
+/* Rows as the file will have them, rounded up to WRITER_UNIT, neither scaled nor rotated. */
+static llm_result calibrate_load_matrix(calibration *c, const plan_tensor *t, float **rows) {
+    const size_t units = (t->file.rows + WRITER_UNIT - 1) / WRITER_UNIT;
+    llm_result result = LLM_OK;
+    calibrate_load load;
+    size_t i;
+    load.c = c, load.t = t;
+    load.units = (writer_unit *)calloc(units, sizeof *load.units);
+    load.rows = *rows = (float *)malloc(units * WRITER_UNIT * llm__padded(t->file.cols) *
+                                        sizeof **rows);
+    if (!load.units || !load.rows) result = calibrate_memory(c, "a layer's weights in float");
+    else crew_for(&c->crew, units, calibrate_load_rows, &load);
+    for (i = 0; i < units && result == LLM_OK; i++)
+        if (load.units[i].bad) result = writer_not_finite(c->w, t, &load.units[i]);
+    free(load.units);
+    return result;
+}
+
+static llm_result calibrate_load_layer(calibration *c, uint32_t layer) {
+    llm_result result = LLM_OK;
+    size_t i;
+    calibrate_release(c);
+    c->layer.number = layer;
+    for (i = 0; i < c->w->plan->count && result == LLM_OK; i++) {
+        plan_tensor *t = &c->w->plan->tensors[i];
+        if (t->file.layer != layer || t->file.role == LLM__ROPE) continue;
+        c->tensor[t->file.role] = t;
+        if (family_is_matrix(t->file.role))
+            result = calibrate_load_matrix(c, t, &c->layer.w[t->file.role]);
+        else
+            result = writer_load_vector(c->w, t, &c->layer.w[t->file.role]);
+    }
+    return result;
+}
+
+/* ---- scaling and rotating ------------------------------------------------ */
+
+/* Fourth root of the mean squares' root, around 1; dead channels stay as they are. */
+static void calibrate_scales(const double *squares, size_t tokens, uint32_t n, float *scales) {
+    double mean = 0.0, most = 0.0;
+    uint32_t i, live = 0;
+    for (i = 0; i < n; i++) most = squares[i] > most ? squares[i] : most;
+    for (i = 0; i < n; i++) {
+        if (!(squares[i] > most * 1e-12)) continue;
+        mean += log(squares[i] / (double)tokens);
+        live++;
+    }
+    mean = live ? mean / live : 0.0;
+    for (i = 0; i < n; i++)
+        scales[i] = squares[i] > most * 1e-12
+                        ? (float)exp((log(squares[i] / (double)tokens) - mean) / 8.0) : 1.0f;
+}
+
+static void calibrate_scale_columns(float *w, size_t rows, uint32_t padded, uint32_t cols,
+                                    const float *scales) {
+    size_t r;
+    uint32_t i;
+    for (r = 0; r < rows; r++)
+        for (i = 0; i < cols; i++) w[r * padded + i] *= scales[i];
+}
+
+static size_t calibrate_rows(const plan_tensor *t) {
+    return (t->file.rows + WRITER_UNIT - 1) / WRITER_UNIT * WRITER_UNIT;
+}
+
+static void calibrate_rotate_columns(const plan_tensor *t, float *w) {
+    quantize_rotate(w, calibrate_rows(t) * llm__padded(t->file.cols), 1, t->file.rotation);
+}
+
+/* Quantised: what is stored in integers. */
+static bool calibrate_quantised(const plan_tensor *t) {
+    return t && llm__formats[t->file.type].bits != 0;
+}
+
+/* ---- second moments and quantising --------------------------------------- */
+
+/* The second moments of data[tokens][n], as U and D. */
+static llm_result calibrate_moments(calibration *c, const float *data, uint32_t n) {
+    const size_t tokens = forward_tokens(&c->run);
+    float damp = CALIBRATE_DAMP;
+    int tries;
+    for (tries = 0; tries < 8; tries++, damp *= 10.0f) {
+        double mean = 0.0;
+        uint32_t i;
+        matmul(&c->crew, -1, n, n, tokens, matrix_of(data, 1, n), matrix_of(data, 1, n),
+               strips_of(c->h, 16, (size_t)n * 16), 1.0f / (float)tokens, false, true);
+        for (i = 0; i < n; i++) mean += (double)MOMENTS_AT(c->h, n, i, i);
+        mean = mean / n > 1e-20 ? mean / n : 1e-20;
+        for (i = 0; i < n; i++) MOMENTS_AT(c->h, n, i, i) += damp * (float)mean;
+        if (!moments_factor(&c->crew, c->h, n, 1e-9f * (float)mean, c->panel)) continue;
+        for (i = 0; i < n; i++) c->d[i] = MOMENTS_AT(c->h, n, i, i);
+        return LLM_OK;
+    }
+    return llm__fail(c->w->error, LLM_ERROR_NUMERIC, "layer %u: the activations are not finite; "
+                     "--fast does not look at them", c->layer.number);
+}
+
+typedef struct calibrate_job {
+    calibration *c;
+    plan_tensor *t;
+    float *rows;
+    feedback f;
+    quantize_sums *sums;
+} calibrate_job;
+
+static void calibrate_panel(void *context, size_t index, unsigned worker) {
+    calibrate_job *j = (calibrate_job *)context;
+    const uint32_t n = j->f.n;
+    uint8_t *panel = j->t->made + index * llm__panel_size(j->t->file.type, n);
+    float *rows = j->rows + index * 16 * n;
+    feedback_space space;
+    if (!calibrate_quantised(j->t)) {
+        quantize_panel(j->c->w->tables, j->t->file.type, rows, n, NULL, panel, &j->sums[index]);
+        return;
+    }
+    feedback_place(&space, j->c->space + worker * feedback_floats((uint32_t)j->c->w->widest), n);
+    feedback_panel(&j->f, &space, rows, panel, &j->sums[index]);
+}
+
+/* The panels of a tensor of the layer; its floats become what the panels hold. */
+static llm_result calibrate_quantise(calibration *c, uint32_t role) {
+    plan_tensor *t = c->tensor[role];
+    const uint32_t n = llm__padded(t->file.cols);
+    const size_t panels = (t->file.rows + 15) / 16;
+    calibrate_job j;
+    size_t i;
+    j.c = c, j.t = t, j.rows = c->layer.w[role];
+    j.f.tables = c->w->tables, j.f.type = t->file.type, j.f.n = n;
+    j.f.u = c->h, j.f.d = c->d, j.f.tile = c->crew.tile;
+    j.sums = (quantize_sums *)calloc(panels, sizeof *j.sums);
+    t->made = (uint8_t *)malloc(panels * llm__panel_size(t->file.type, n));
+    if (!j.sums || !t->made) {
+        free(j.sums);
+        return calibrate_memory(c, "a layer's panels");
+    }
+    crew_for(&c->crew, panels, calibrate_panel, &j);
+    for (i = 0; i < panels; i++) {
+        t->norm += j.sums[i].norm;
+        t->error += j.sums[i].error;
+    }
+    free(j.sums);
+    return LLM_OK;
+}
+
+/* A vector of the layer as it is now. */
+static llm_result calibrate_vector(calibration *c, uint32_t role) {
+    plan_tensor *t = c->tensor[role];
+    if (!t) return LLM_OK;
+    t->made = (uint8_t *)malloc((size_t)t->file.cols * sizeof(float));
+    if (!t->made) return calibrate_memory(c, "a vector");
+    memcpy(t->made, c->layer.w[role], (size_t)t->file.cols * sizeof(float));
+    return LLM_OK;
+}
+
+/* ---- the inputs ---------------------------------------------------------- */
+
+static void calibrate_squares(const float *data, size_t tokens, uint32_t stride, uint32_t n,
+                              double *squares) {
+    size_t t;
+    uint32_t i;
+    for (i = 0; i < n; i++) squares[i] = 0.0;
+    for (t = 0; t < tokens; t++)
+        for (i = 0; i < n; i++) {
+            const double x = (double)data[t * stride + i];
+            squares[i] += x * x;
+        }
+}
+
+/* Sums of squares of the input of a matrix, for an importance matrix. */
+static llm_result calibrate_note(const calibration *c, plan_tensor *t, const double *squares,
+                                 size_t tokens) {
+    if (!c->collect) return LLM_OK;
+    t->squares = (double *)malloc(t->file.cols * sizeof *t->squares);
+    if (!t->squares) return calibrate_memory(c, "an importance matrix");
+    memcpy(t->squares, squares, t->file.cols * sizeof *squares);
+    t->seen = tokens;
+    return LLM_OK;
+}
+
+/* in[tokens][padded] = the stream, normed. */
+static void calibrate_norm(calibration *c, const float *gain, uint32_t padded) {
+    const llm__file_desc *d = c->run.d;
+    const size_t tokens = forward_tokens(&c->run);
+    size_t t;
+    for (t = 0; t < tokens; t++) {
+        float *to = c->in + t * padded;
+        memset(to, 0, padded * sizeof *to);
+        forward_norm(c->x + t * d->width, gain, d->width, d->norm_epsilon, to);
+    }
+}
+
+/* The input of the matrices roles[0 .. count - 1], which `gain` norms: evened out, rotated, and its
+   second moments. */
+static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uint32_t *roles,
+                                   unsigned count) {
+    const uint32_t cols = c->run.d->width, padded = llm__padded(cols);
+    const plan_tensor *first = c->tensor[roles[0]];
+    const size_t tokens = forward_tokens(&c->run);
+    float *gain = c->layer.w[gain_role], *scales;
+    double *squares;
+    bool quantised = false;
+    llm_result result = LLM_OK;
+    unsigned r;
+    uint32_t i;
+    for (r = 0; r < count; r++) quantised = quantised || calibrate_quantised(c->tensor[roles[r]]);
+    calibrate_norm(c, gain, padded);
+    if (!quantised) return LLM_OK;
+    squares = (double *)malloc(cols * sizeof *squares);
+    scales = (float *)malloc(cols * sizeof *scales);
+    if (!squares || !scales) {
+        free(squares);
+        free(scales);
+        return calibrate_memory(c, "the scales of channels");
+    }
+    calibrate_squares(c->in, tokens, padded, cols, squares);
+    calibrate_scales(squares, tokens, cols, scales);
+    for (i = 0; i < cols; i++) gain[i] /= scales[i];
+    for (r = 0; r < count && result == LLM_OK; r++) {
+        plan_tensor *t = c->tensor[roles[r]];
+        result = calibrate_note(c, t, squares, tokens);
+        calibrate_scale_columns(c->layer.w[roles[r]], calibrate_rows(t), padded, cols, scales);
+        calibrate_rotate_columns(t, c->layer.w[roles[r]]);
+    }
+    free(squares);
+    free(scales);
+    calibrate_norm(c, gain, padded);
+    quantize_rotate(c->in, tokens * padded, 1, first->file.rotation);
+    return result == LLM_OK ? calibrate_moments(c, c->in, padded) : result;
+}
+
+/* Clears what lies beyond the `n` channels of out[tokens][padded]. */
+static void calibrate_clear(calibration *c, uint32_t n, uint32_t padded) {
+    const size_t tokens = forward_tokens(&c->run);
+    size_t t;
+    for (t = 0; t < tokens; t++)
+        memset(c->out + t * padded + n, 0, (padded - n) * sizeof *c->out);
+}
+
+/* ---- attention ------------------------------------------------------------ */
+
+/* Sequences that tell a channel's size well enough. */
+static uint32_t calibrate_some(const calibration *c) { return (c->run.sequences + 3) / 4; }
+
+/* What the heads put out is evened out by V's rows: a channel of a kv head has one scale, whatever
+   query heads there are. */
+static llm_result calibrate_even_values(calibration *c, uint32_t padded) {
+    const llm__file_desc *d = c->run.d;
+    const size_t tokens = (size_t)calibrate_some(c) * c->run.length;
+    const uint32_t n = d->heads * d->value_size, group = d->heads / d->kv_heads;
+    const uint32_t values = d->kv_heads * d->value_size, v_cols = llm__padded(d->width);
+    float *v = c->layer.w[LLM__V], *bias = c->layer.w[LLM__V_BIAS];
+    double *squares = (double *)calloc((size_t)n + values, sizeof *squares), *per_value;
+    float *scales = (float *)malloc(((size_t)n + values) * sizeof *scales), *all;
+    llm_result result;
+    uint32_t i, k;
+    if (!squares || !scales) {
+        free(squares);
+        free(scales);
+        return calibrate_memory(c, "the scales of values");
+    }
+    per_value = squares + n, all = scales + values;
+    calibrate_squares(c->out, tokens, padded, n, squares);
+    for (i = 0; i < n; i++)
+        per_value[i / d->value_size / group * d->value_size + i % d->value_size] += squares[i];
+    calibrate_scales(per_value, tokens * group, values, scales);
+    for (i = 0; i < values; i++) {
+        for (k = 0; k < v_cols; k++) v[(size_t)i * v_cols + k] /= scales[i];
+        if (bias) bias[i] /= scales[i];
+    }
+    for (i = 0; i < n; i++)
+        all[i] = scales[i / d->value_size / group * d->value_size + i % d->value_size];
+    calibrate_scale_columns(c->layer.w[LLM__ATTN_OUT], calibrate_rows(c->tensor[LLM__ATTN_OUT]),
+                            padded, n, all);
+    result = calibrate_note(c, c->tensor[LLM__ATTN_OUT], squares, tokens);
+    free(squares);
+    free(scales);
+    return result;
+}
+
+static void calibrate_rotate_values(calibration *c) {
+    const plan_tensor *v = c->tensor[LLM__V], *out = c->tensor[LLM__ATTN_OUT];
+    const uint32_t cols = llm__padded(v->file.cols);
+    uint32_t i;
+    if (v->file.row_rotation) {
+        for (i = 0; i < cols; i++)
+            quantize_rotate(c->layer.w[LLM__V] + i, v->file.rows, cols, v->file.row_rotation);
+        if (c->layer.w[LLM__V_BIAS])
+            quantize_rotate(c->layer.w[LLM__V_BIAS], v->file.rows, 1, v->file.row_rotation);
+    }
+    calibrate_rotate_columns(out, c->layer.w[LLM__ATTN_OUT]);
+}
+
+static llm_result calibrate_attention(calibration *c) {
+    static const uint32_t qkv[] = {LLM__Q, LLM__K, LLM__V};
+    const llm__file_desc *d = c->run.d;
+    const llm__file_layer *layer = &c->w->plan->layers[c->layer.number];
+    const uint32_t width = llm__padded(d->width), n = d->heads * d->value_size;
+    const uint32_t padded = llm__padded(n);
+    unsigned i;
+    llm_result result = calibrate_normed(c, LLM__ATTN_NORM, qkv, 3);
+    if (result == LLM_OK && calibrate_quantised(c->tensor[LLM__ATTN_OUT])) {
+        forward_attention(&c->run, calibrate_some(c), layer, &c->layer, c->in, width, c->out,
+                          padded);
+        result = calibrate_even_values(c, padded);
+    }
+    if (result == LLM_OK) calibrate_rotate_values(c);
+    for (i = 0; i < 3 && result == LLM_OK; i++) result = calibrate_quantise(c, qkv[i]);
+    if (result != LLM_OK) return result;
+    forward_attention(&c->run, c->run.sequences, layer, &c->layer, c->in, width, c->out, padded);
+    calibrate_clear(c, n, padded);
+    if (calibrate_quantised(c->tensor[LLM__ATTN_OUT])) result = calibrate_moments(c, c->out, padded);
+    if (result == LLM_OK) result = calibrate_quantise(c, LLM__ATTN_OUT);
+    if (result == LLM_OK)
+        forward_add(&c->run, c->out, padded, c->layer.w[LLM__ATTN_OUT],
+                    c->layer.w[LLM__ATTN_OUT_BIAS], c->layer.w[LLM__ATTN_POST_NORM], c->x);
+    return result;
+}
+
+/* ---- feed-forward --------------------------------------------------------- */
+
+/* The hidden values are evened out by up's rows. */
+static llm_result calibrate_even_hidden(calibration *c, uint32_t padded) {
+    const uint32_t n = c->run.d->ffn, cols = llm__padded(c->run.d->width);
+    const size_t tokens = (size_t)calibrate_some(c) * c->run.length;
+    float *up = c->layer.w[LLM__GATE_UP], *bias = c->layer.w[LLM__GATE_UP_BIAS];
+    double *squares = (double *)malloc(n * sizeof *squares);
+    float *scales = (float *)malloc(n * sizeof *scales);
+    uint32_t i, k;
+    llm_result result = LLM_OK;
+    if (!squares || !scales) {
+        result = calibrate_memory(c, "the scales of hidden channels");
+    } else {
+        calibrate_squares(c->out, tokens, padded, n, squares);
+        calibrate_scales(squares, tokens, n, scales);
+        for (i = 0; i < n; i++) {
+            const size_t row = i / 16 * 32 + 16 + i % 16;
+            for (k = 0; k < cols; k++) up[row * cols + k] /= scales[i];
+            if (bias) bias[row] /= scales[i];
+        }
+        calibrate_scale_columns(c->layer.w[LLM__DOWN], calibrate_rows(c->tensor[LLM__DOWN]), padded,
+                                n, scales);
+        result = calibrate_note(c, c->tensor[LLM__DOWN], squares, tokens);
+    }
+    free(squares);
+    free(scales);
+    return result;
+}
+
+static llm_result calibrate_feed_forward(calibration *c) {
+    static const uint32_t gate_up[] = {LLM__GATE_UP};
+    const llm__file_desc *d = c->run.d;
+    const uint32_t width = llm__padded(d->width), n = (d->ffn + 15) / 16 * 16;
+    const uint32_t padded = llm__padded(d->ffn);
+    const plan_tensor *down = c->tensor[LLM__DOWN];
+    llm_result result = calibrate_normed(c, LLM__FFN_NORM, gate_up, 1);
+    if (result == LLM_OK && calibrate_quantised(down)) {
+        forward_hidden(&c->run, calibrate_some(c), &c->layer, c->in, width, c->out, padded);
+        result = calibrate_even_hidden(c, padded);
+    }
+    if (result == LLM_OK) result = calibrate_quantise(c, LLM__GATE_UP);
+    if (result != LLM_OK) return result;
+    calibrate_rotate_columns(down, c->layer.w[LLM__DOWN]);
+    forward_hidden(&c->run, c->run.sequences, &c->layer, c->in, width, c->out, padded);
+    calibrate_clear(c, n, padded);
+    quantize_rotate(c->out, forward_tokens(&c->run) * padded, 1, down->file.rotation);
+    if (calibrate_quantised(down)) result = calibrate_moments(c, c->out, padded);
+    if (result == LLM_OK) result = calibrate_quantise(c, LLM__DOWN);
+    if (result == LLM_OK)
+        forward_add(&c->run, c->out, padded, c->layer.w[LLM__DOWN], c->layer.w[LLM__DOWN_BIAS],
+                    c->layer.w[LLM__FFN_POST_NORM], c->x);
+    return result;
+}
+
+/* ---- the whole ------------------------------------------------------------ */
+
+/* Every tensor of the layer is made. */
+static llm_result calibrate_layer(calibration *c, uint32_t layer) {
+    unsigned role;
+    llm_result result = calibrate_load_layer(c, layer);
+    if (result == LLM_OK) result = calibrate_attention(c);
+    if (result == LLM_OK) result = calibrate_feed_forward(c);
+    for (role = 0; role < LLM__ROLE_COUNT && result == LLM_OK; role++)
+        if (c->tensor[role] && !family_is_matrix(role)) result = calibrate_vector(c, role);
+    calibrate_release(c);
+    return result;
+}
+
+/* The output matrix: its input's second moments, for the writer to quantise with, panel by panel. */
+static llm_result calibrate_head(calibration *c, plan_tensor *t) {
+    const uint32_t padded = llm__padded(c->run.d->width);
+    const size_t tokens = forward_tokens(&c->run);
+    double *squares = (double *)malloc(c->run.d->width * sizeof *squares);
+    plan_tensor *norm = plan_find(c->w->plan, LLM__OUT_NORM, LLM__NONE);
+    float *gain = NULL;
+    llm_result result = writer_load_vector(c->w, norm, &gain);
+    if (result == LLM_OK && !squares) result = calibrate_memory(c, "an importance matrix");
+    if (result == LLM_OK) {
+        calibrate_norm(c, gain, padded);
+        calibrate_squares(c->in, tokens, padded, c->run.d->width, squares);
+        result = calibrate_note(c, t, squares, tokens);
+    }
+    if (result == LLM_OK) {
+        quantize_rotate(c->in, tokens * padded, 1, t->file.rotation);
+        result = calibrate_moments(c, c->in, padded);
+    }
+    c->head.tables = c->w->tables, c->head.type = t->file.type, c->head.n = padded;
+    c->head.u = c->h, c->head.d = c->d, c->head.tile = c->crew.tile;
+    free(gain);
+    free(squares);
+    return result;
+}
+
+/* The stream at the first layer. */
+static llm_result calibrate_embed(calibration *c) {
+    const plan_tensor *t = plan_find(c->w->plan, LLM__EMBEDDING, LLM__NONE);
+    const llm__file_desc *d = c->run.d;
+    const size_t tokens = forward_tokens(&c->run);
+    writer_unit unit;
+    size_t i;
+    uint32_t k;
+    memset(&unit, 0, sizeof unit);
+    for (i = 0; i < tokens; i++) {
+        float *x = c->x + i * d->width;
+        c->w->from->row(c->w->from, t->from[0], (uint64_t)c->ids[i], x);
+        writer_check(x, d->width, (uint32_t)c->ids[i], &unit);
+        if (unit.bad) return writer_not_finite(c->w, t, &unit);
+        for (k = 0; k < d->width; k++) x[k] *= d->embedding_scale;
+    }
+    return LLM_OK;
+}
+
+static void calibrate_close(calibration *c) {
+    calibrate_release(c);
+    forward_close(&c->run);
+    crew_close(&c->crew);
+    free(c->x);
+    free(c->in);
+    free(c->out);
+    free(c->h);
+    free(c->d);
+    free(c->panel);
+    free(c->space);
+    memset(c, 0, sizeof *c);
+}
+
+/* Frequencies of every ROPE, in radians per position. */
+static llm_result calibrate_turns(calibration *c) {
+    const plan *p = c->w->plan;
+    uint32_t rope, i;
+    for (rope = 0; rope < p->desc.ropes; rope++) {
+        const plan_tensor *t = plan_find(c->w->plan, LLM__ROPE, rope);
+        uint64_t *turns = NULL;
+        llm_result result = writer_load_rope(c->w, t, &turns);
+        if (result != LLM_OK) return result;
+        c->run.frequencies[rope] = t->file.cols;
+        for (i = 0; i < t->file.cols; i++)
+            c->run.turns[rope * (p->desc.head_size / 2) + i] =
+                ldexp((double)turns[i], -64) * 6.283185307179586;
+        free(turns);
+    }
+    forward_turns(&c->run);
+    return LLM_OK;
+}
+
+static llm_result calibrate_open(calibration *c) {
+    writer *w = c->w;
+    const llm__file_desc *d = &w->plan->desc;
+    const size_t tokens = (size_t)c->length * c->sequences;
+    const size_t attention = llm__padded(d->heads * d->value_size), hidden = llm__padded(d->ffn);
+    const size_t width = llm__padded(d->width), out = attention > hidden ? attention : hidden;
+    const size_t widest = out > width ? out : width;
+    /* The largest matmuls: gate and up of a sequence, second moments of the widest input. */
+    const size_t wide = (size_t)c->length + ((size_t)d->ffn + 15) / 16 * 32 + d->width;
+    const size_t heads = (size_t)d->heads * d->head_size + c->length;
+    const size_t most = wide > 2 * widest ? wide : 2 * widest;
+    const size_t head = d->head_size > d->value_size ? d->head_size : d->value_size;
+    const size_t alone = c->length + (head > c->length ? head : c->length);
+    llm_result result = crew_open(&c->crew, w->threads, (most > heads ? most : heads) + 32,
+                                  (alone > c->alone ? alone : c->alone) + 32, w->error);
+    if (result == LLM_OK)
+        result = forward_open(&c->run, &c->crew, d, c->length, c->sequences, w->error);
+    if (result != LLM_OK) return result;
+    c->open = true;
+    c->x = (float *)malloc(tokens * d->width * sizeof *c->x);
+    c->in = (float *)malloc(tokens * width * sizeof *c->in);
+    c->out = (float *)malloc(tokens * out * sizeof *c->out);
+    c->h = (float *)malloc(widest * widest * sizeof *c->h);
+    c->d = (float *)malloc(widest * sizeof *c->d);
+    c->panel = (float *)malloc(widest * 64 * sizeof *c->panel);
+    c->space = (float *)malloc(w->threads * feedback_floats((uint32_t)w->widest) *
+                               sizeof *c->space);
+    if (!c->x || !c->in || !c->out || !c->h || !c->d || !c->panel || !c->space)
+        return calibrate_memory(c, "the calibration");
+    w->space = c->space;
+    result = calibrate_turns(c);
+    return result == LLM_OK ? calibrate_embed(c) : result;
+}
+
+/* Called by the writer before it writes a tensor. */
+static llm_result calibrate_tensor(void *user, plan_tensor *t) {
+    calibration *c = (calibration *)user;
+    const bool tied = !plan_find(c->w->plan, LLM__HEAD, LLM__NONE);
+    const uint32_t head = tied ? LLM__EMBEDDING : LLM__HEAD;
+    llm_result result = c->open ? LLM_OK : calibrate_open(c);
+    if (result != LLM_OK) return result;
+    if (t->file.layer != LLM__NONE && t->file.role != LLM__ROPE)
+        return t->made ? LLM_OK : calibrate_layer(c, t->file.layer);
+    c->w->feedback = NULL;
+    if (t->file.role != head || !calibrate_quantised(t)) return LLM_OK;
+    c->w->feedback = &c->head;
+    return calibrate_head(c, t);
+}
+
+/* What runs through the model when `w` writes: `ids` [sequences][length], which stay the caller's. */
+static void calibrate_attach(calibration *c, writer *w, const int32_t *ids, uint32_t length,
+                             uint32_t sequences) {
+    memset(c, 0, sizeof *c);
+    c->w = w, c->ids = ids, c->length = length, c->sequences = sequences;
+    w->prepare = calibrate_tensor;
+    w->calibration = c;
+}
+
+#endif
