@@ -330,7 +330,7 @@ def document(found):
 def draw(found, path):
     import matplotlib
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "quality"
+    matplotlib.rcParams.update({"svg.hashsalt": "quality", "svg.fonttype": "none", "axes.xmargin": 0.1})
     from matplotlib import pyplot
     figure, all_axes = pyplot.subplots(1, len(found), figsize=(6 * len(found), 4.5), layout="constrained", squeeze=False)
     for axes, (m, rows, _, _) in zip(all_axes[0], found):
