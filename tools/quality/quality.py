@@ -49,6 +49,7 @@ SETTINGS = [
     "--bits 4.5",
     "--bits 5",
     "--bits 5.5",
+    "--bits 6",
 ]
 DOCUMENT, PICTURE = os.path.join(ROOT, "docs", "quality.md"), os.path.join(ROOT, "docs", "quality.svg")
 BEGIN, END = "<!-- measured: make quality -->", "<!-- end of measured -->"
@@ -102,9 +103,10 @@ class Cache:
 
     @staticmethod
     def write(path, text):
-        with open(path + ".partial", "w", encoding="utf-8") as f:
+        partial = f"{path}.{os.getpid()}.partial"
+        with open(partial, "w", encoding="utf-8") as f:
             f.write(text)
-        os.replace(path + ".partial", path)
+        os.replace(partial, path)
 
     def key(self, inputs):
         """Paths stand for what is in them."""
@@ -236,14 +238,17 @@ class Theirs:
 # ---- ours ------------------------------------------------------------------------------------------
 
 class Ours:
-    def __init__(self, model, imatrix):
-        self.m, self.cache, self.imatrix = model, model.cache, imatrix
+    def __init__(self, model, theirs):
+        self.m, self.cache, self.theirs = model, model.cache, theirs
         self.converter, self.evaluator = os.path.join(BUILD, "llm-convert"), os.path.join(BUILD, "evaluate")
 
     def convert(self, setting):
         """The path of a file, or None: the converter does not know such options."""
-        words = [w.format(imatrix=self.imatrix, calibration=self.m.calibration) for w in setting.split()]
-        name = f"{self.m.key}{re.sub('[^a-z0-9.]+', '-', setting)}.llm"
+        known = {"calibration": self.m.calibration}
+        if "{imatrix}" in setting:
+            known["imatrix"] = self.theirs.imatrix()
+        words = [w.format(**known) for w in setting.split()]
+        name = f"{self.m.key}{re.sub('[^a-z0-9.]+', '-', re.sub(' {.*?}', '', setting))}.llm"
 
         def make(out):
             status, said, error = run([self.converter, self.m.original, out, *words, "--threads", str(self.m.o.threads)])
@@ -325,7 +330,7 @@ def document(found):
 def draw(found, path):
     import matplotlib
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "quality"
+    matplotlib.rcParams.update({"svg.hashsalt": "quality", "svg.fonttype": "none", "axes.xmargin": 0.1})
     from matplotlib import pyplot
     figure, all_axes = pyplot.subplots(1, len(found), figsize=(6 * len(found), 4.5), layout="constrained", squeeze=False)
     for axes, (m, rows, _, _) in zip(all_axes[0], found):
@@ -383,6 +388,8 @@ def main():
             raise SystemExit(f"quality: there is no build/{program}; run make")
     if hasattr(os, "nice"):
         os.nice(19)  # the results are the same, whoever else is at work
+    if texts.sha256(texts.evaluation()) != texts.SHA256:
+        note("Python or the manual pages are others here: the evaluation text is not that of docs/quality.md")
     o.cache = Cache(llama.cache_folder("quality"))
     o.llama = o.llama or llama.build(o.isa, o.jobs)
     found = []
@@ -390,7 +397,7 @@ def main():
         m = Model(o, key)
         theirs = Theirs(m)
         rows, perplexity = theirs.rows()
-        own, own_perplexity = Ours(m, theirs.imatrix()).rows()
+        own, own_perplexity = Ours(m, theirs).rows()
         found.append((m, rows + own, perplexity, own_perplexity))
     if o.print:
         print(document(found))
