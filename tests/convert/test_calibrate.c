@@ -172,7 +172,7 @@ static void test_feedback(crew *c, const quantizer *tables, uint32_t type, uint3
 /* ---- whole conversions ---------------------------------------------------- */
 
 static char folder[] = "/tmp/llm-calibrate-XXXXXX";
-static char text[512], other[256];
+static char text[512];
 static const char sample[] = /* to be judged by */
     "The river had been low all summer, and the children walked across it on the stones to the mill. "
     "Nobody ground corn there any more; swallows nested in the roof.";
@@ -409,18 +409,17 @@ static void test_refusals(void) {
     size_t i;
     write_text("short", "A few words.", 12);
     (void)snprintf(options, sizeof options, "--type q4 --calibrate %s", in_folder("short"));
-    (void)snprintf(other, sizeof other, "%s: 10 tokens, expected at least 128", in_folder("short"));
-    refused(source_of("llama-tied"), options, 1, other);
+    refused(source_of("llama-tied"), options, 1, "short: 10 tokens, expected at least 128");
     write_text("latin", "caf\xe9", 4);
     (void)snprintf(options, sizeof options, "--type q4 --calibrate %s", in_folder("latin"));
-    (void)snprintf(other, sizeof other, "%s: byte 3 is not UTF-8, expected text", in_folder("latin"));
-    refused(source_of("llama-tied"), options, 1, other);
+    refused(source_of("llama-tied"), options, 1, "latin: byte 3 is not UTF-8, expected text");
     for (i = 0; i + 3 <= sizeof long_text; i += 3) memcpy(long_text + i, "\xe2\x98\x83", 3); /* snowmen */
     write_text("odd", long_text, i);
     (void)snprintf(options, sizeof options, "--type q4 --calibrate %s", in_folder("odd"));
-    refused(source_of("gemma"), options, 1, "SNOW");
+    refused(source_of("gemma"), options, 1, "odd: the vocabulary has no words for 39999 of 39999 tokens, expected a text in a language that "
+            "the model knows");
     refused("--random tiny", "--type q4 --calibrate", 1, "no tokenizer, expected one to calibrate");
-    refused(source_of("llama-odd"), "--bits 4.5", 1, "BITS");
+    refused(source_of("llama-odd"), "--bits 4.5", 1, "4.5 bits a weight are too few, expected at least 4.57");
     refused(source_of("gemma"), "--bits 2", 2, "--bits is \"2\", expected 3.4 .. 8");
     refused(source_of("gemma"), "--bits x", 2, "--bits is \"x\", expected 3.4 .. 8");
     refused(source_of("gemma"), "--calibrate --imatrix x.gguf", 2, "--imatrix and --calibrate exclude each other");

@@ -530,7 +530,10 @@ static llm_result calibrate_turns(calibration *c) {
         const plan_tensor *t = plan_find(c->w->plan, LLM__ROPE, rope);
         uint64_t *turns = NULL;
         llm_result result = writer_load_rope(c->w, t, &turns);
-        if (result != LLM_OK) return result;
+        if (result != LLM_OK) {
+            free(turns);
+            return result;
+        }
         c->run.frequencies[rope] = t->file.cols;
         for (i = 0; i < t->file.cols; i++)
             c->run.turns[rope * (p->desc.head_size / 2) + i] =
