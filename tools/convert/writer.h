@@ -93,6 +93,9 @@ typedef struct writer {
     unsigned threads;
     void (*progress)(void *user, uint64_t done, uint64_t total);
     void *user;
+    /* Adds to a row of a matrix of the result as it comes from the source; NULL: nothing. */
+    void (*add)(const void *user, const plan_tensor *t, uint32_t row, float *x);
+    const void *add_user;
     new_file file;
     llm__file_section sections[WRITER_SECTIONS];
     uint32_t section_count;
@@ -217,6 +220,7 @@ static void writer_gather(writer *w, const plan_tensor *t, uint32_t first, float
         const source_tensor *tensor = writer_source_row(t, first + i, &from);
         if (!tensor) continue;
         w->from->row(w->from, tensor, from, row);
+        if (w->add) w->add(w->add_user, t, first + i, row);
         writer_check(row, cols, first + i, unit);
         memcpy(rows + (size_t)i * padded, row, cols * sizeof *rows);
     }
