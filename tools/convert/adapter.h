@@ -7,7 +7,7 @@
    one's rows and inputs went through, or weight * scale * B A is added to the rows of a checkpoint
    while that is converted.
 
-       adapter_is_folder(path), adapter_is(source)     is it one?
+       adapter_is_folder(path, &is, error), adapter_is(source)   is it one?
        adapter_open(a, path, shape, error), adapter_take(a, source, shape, error), adapter_close(a)
        adapter_write(a, model, path, type, meta, error)
        merge_add(m, path, weight, shape, error), merge_row, merge_close */
@@ -39,22 +39,20 @@ typedef struct adapter {
 
 /* ---- what it is --------------------------------------------------------- */
 
-static bool adapter_has(const char *folder, const char *name) {
-    char *path = platform_join(folder, strlen(folder), name);
-    const bool has = path && platform_exists(path);
-    free(path);
-    return has;
-}
-
 static bool adapter_says(const source_file *s, const char *key, const char *value) {
     const source_value found = s->value(s, key);
     return found.kind == SOURCE_TEXT && text_compare(found.text, text_of(value)) == 0;
 }
 
 /* A folder with an adapter's settings and no model's. */
-static LLM__UNUSED bool adapter_is_folder(const char *path) {
-    return platform_is_folder(path) && adapter_has(path, "adapter_config.json") &&
-           !adapter_has(path, "config.json");
+static LLM__UNUSED llm_result adapter_is_folder(const char *path, bool *is, llm_error *error) {
+    char *ours = platform_join(path, strlen(path), "adapter_config.json");
+    char *model = platform_join(path, strlen(path), "config.json");
+    const bool memory = ours && model;
+    *is = memory && platform_exists(ours) && !platform_exists(model);
+    free(ours);
+    free(model);
+    return memory ? LLM_OK : llm__fail(error, LLM_ERROR_MEMORY, "no memory for a path");
 }
 
 /* A source that says so. */

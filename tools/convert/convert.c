@@ -339,12 +339,16 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     static const uint8_t numbered[] = {0x32, 0x34, 0x6b, 0x61}; /* LLAMA2C_MAGIC */
     map_file map;
     llm_result result;
+    bool adapter;
     uint8_t start[4] = {0};
     if (o->random && !o->tokenizer) return random_open(s, o->random, error);
     if (o->random) return refuse_tokenizer(o, error);
     if (!platform_exists(o->input)) return input_missing(o->input, error);
-    if (adapter_is_folder(o->input) && !o->tokenizer) return peft_open(s, o->input, error);
-    if (platform_is_folder(o->input) && !o->tokenizer) return huggingface_open(s, o->input, error);
+    if (platform_is_folder(o->input) && !o->tokenizer) {
+        result = adapter_is_folder(o->input, &adapter, error);
+        if (result != LLM_OK) return result;
+        return adapter ? peft_open(s, o->input, error) : huggingface_open(s, o->input, error);
+    }
     if (platform_is_folder(o->input)) return refuse_tokenizer(o, error);
     result = map_open(&map, o->input, error);
     if (result != LLM_OK) return result;
@@ -392,7 +396,7 @@ static llm_result merge_all(const options *o, const plan *p, merge_list *m, llm_
         if (!path) return llm__fail(error, LLM_ERROR_MEMORY, "no memory for a path");
         result = merge_add(m, path, weight, &shape, &why);
         if (result == LLM_ERROR_IO) *error = why;
-        else if (result != LLM_OK) (void)llm__fail(error, result, "--merge %s: %s", path, why.text);
+        else if (result != LLM_OK) (void)llm__fail(error, result, "adapter %s cannot be merged: %s", path, why.text);
         free(path);
     }
     return result;
@@ -417,7 +421,8 @@ static llm_result open_base(const options *o, llm_model **model, llm_error *erro
     result = llm_model_open(model, &desc);
     if (result == LLM_ERROR_IO) *error = why;
     else if (result != LLM_OK)
-        (void)llm__fail(error, result, "--base %s: %s", o->base, why.text);
+        (void)llm__fail(error, result, "the model %s cannot be the base: %s", o->base,
+                        why.text);
     return result;
 }
 
