@@ -103,7 +103,8 @@
 
    llm_model    immutable; any number of sessions and threads share it
    llm_session  one timeline of tokens with its cache; one thread at a time. A fork costs a page
-                table, not a copy: pages of 64 positions are reference-counted, copied on write
+                table, not a copy: pages of 64 positions are reference-counted, copied on write.
+                It may use llm_adapters: low-rank changes to the model, switched at any token
    llm_batch    rows of several sessions in one evaluation: the weights are read once for all
    llm_pool     threads; or the host's parallel_for; or none
 
