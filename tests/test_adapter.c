@@ -441,6 +441,38 @@ static void test_open(void) {
     free(file);
 }
 
+/* ---- numbers that are none ---- */
+
+/* Infinities, NaNs of all kinds, denormals: the same bits everywhere too. */
+static void test_hostile(void) {
+    const use one = {1, {0}, {1.0f}};
+    const llm__file_pair *pairs = (const llm__file_pair *)(const void *)(image[0] + 8192);
+    float *want;
+    uint32_t state = 11, i, k;
+    llm_adapter *good = adapter[0];
+    size_t at, size = image_size[0];
+    void *memory = NULL;
+    llm_adapter_desc d;
+    llm_error error;
+    if (posix_memalign(&memory, 64, size)) exit(1);
+    for (i = 0; i < 3; i++) {
+        memcpy(memory, image[0], size);
+        for (at = (size_t)pairs[0].offset; at < size; at += 4) {
+            const uint32_t bits = adapter_any(&state) ^ adapter_any(&state) >> 16;
+            if (i == 0 || adapter_any(&state) >> 24 < i) memcpy((char *)memory + at, &bits, 4);
+        }
+        memset(&d, 0, sizeof d);
+        d.model = model, d.data = memory, d.size = size, d.error = &error;
+        CHECK(llm_adapter_open(&adapter[0], &d) == LLM_OK, "%s", error.text);
+        want = reference(&one, LLM_KV_Q8);
+        for (k = 0; llm_isa_name(k); k++) evaluate_all_ways(llm_isa_name(k), NULL, LLM_KV_Q8, &one, want);
+        free(want);
+        llm_adapter_close(adapter[0]);
+    }
+    adapter[0] = good;
+    free(memory);
+}
+
 /* ---- files that are wrong ---- */
 
 static llm_result open_copy(const uint8_t *file, size_t size, bool verify, llm_adapter **opened, void **block,
@@ -612,6 +644,7 @@ static void test_model(const char *name, const char *type, llm_kv kv, bool brief
         test_memory(want);
         test_calls();
         test_open();
+        test_hostile();
         test_spoiled();
         test_cut_and_changed();
         test_mutated();

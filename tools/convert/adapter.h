@@ -261,21 +261,25 @@ static llm_result adapter_load(const adapter *a, const adapter_pair *pair, float
 
 /* ---- what the model's rows and inputs went through ---------------------- */
 
-/* What the input of a role is divided by, f32 [cols]; NULL: by nothing. Checks all of the section. */
-static llm_result adapter_smoothing(const llm_model *m, uint32_t role, uint32_t layer,
-                                    const uint8_t **scales, llm_error *error) {
+/* Bytes of an entry of SMTH. */
+static uint64_t adapter_smooth_size(const llm__file_smooth *head) {
+    return sizeof *head + ((uint64_t)head->cols * 4 + 15) / 16 * 16;
+}
+
+/* Is every entry of the section an input of the model? */
+static llm_result adapter_check_smoothing(const llm_model *m, llm_error *error) {
     const llm__file_section section = llm__section(m, LLM__SECTION_SMTH);
     const uint8_t *at = m->file + section.offset;
     uint64_t left = section.size, size;
     uint32_t rows, cols, i;
     llm__file_smooth head;
-    *scales = NULL;
-    if (role == LLM__K || role == LLM__V) role = LLM__Q;
+    llm_result result = llm__check_sum(m, LLM__SECTION_SMTH, error);
+    if (result != LLM_OK) return result;
     for (; left; at += size, left -= size) {
         memset(&head, 0, sizeof head);
         if (left >= sizeof head) memcpy(&head, at, sizeof head);
         family_shape(m->desc, head.role, &rows, &cols);
-        size = sizeof head + ((uint64_t)head.cols * 4 + 15) / 16 * 16;
+        size = adapter_smooth_size(&head);
         if ((head.role != LLM__Q && head.role != LLM__ATTN_OUT && head.role != LLM__GATE_UP &&
              head.role != LLM__DOWN) || head.layer >= m->desc->layers || head.cols != cols ||
             size > left)
@@ -289,26 +293,37 @@ static llm_result adapter_smoothing(const llm_model *m, uint32_t role, uint32_t 
                                  "is %g, expected a number above 0", head.role, head.layer, i,
                                  (double)scale);
         }
-        if (head.role == role && head.layer == layer) *scales = at + sizeof head;
     }
     return LLM_OK;
 }
 
+/* What the input of a role is divided by, f32 [cols]; NULL: by nothing. */
+static const uint8_t *adapter_smoothing(const llm_model *m, uint32_t role, uint32_t layer) {
+    const llm__file_section section = llm__section(m, LLM__SECTION_SMTH);
+    uint64_t at = 0;
+    llm__file_smooth head;
+    if (role == LLM__K || role == LLM__V) role = LLM__Q;
+    for (; at < section.size; at += adapter_smooth_size(&head)) {
+        const uint8_t *entry = m->file + section.offset + at;
+        memcpy(&head, entry, sizeof head);
+        if (head.role == role && head.layer == layer) return entry + sizeof head;
+    }
+    return NULL;
+}
+
 /* A's columns times what the input was divided by. B's rows of V and up divided by what their
    outputs are, and V's rotated. */
-static llm_result adapter_follow(const llm_model *m, llm__file_pair *t, float *low, float *high,
-                                 llm_error *error) {
+static void adapter_follow(const llm_model *m, llm__file_pair *t, float *low, float *high) {
     const llm__file_desc *d = m->desc;
     const uint32_t group = d->heads / d->kv_heads;
     const bool v = t->role == LLM__V, up = t->role == LLM__GATE_UP && t->half;
-    const uint8_t *scales;
+    const uint8_t *scales = adapter_smoothing(m, t->role, t->layer);
     uint32_t i, k;
-    llm_result result = adapter_smoothing(m, t->role, t->layer, &scales, error);
     for (i = 0; scales && i < t->rank; i++)
         for (k = 0; k < t->cols; k++)
             low[(size_t)i * t->cols + k] *= llm__float(llm__u32(scales + 4 * (size_t)k));
-    if (result != LLM_OK || (!v && !up)) return result;
-    result = adapter_smoothing(m, v ? LLM__ATTN_OUT : LLM__DOWN, t->layer, &scales, error);
+    if (!v && !up) return;
+    scales = adapter_smoothing(m, v ? LLM__ATTN_OUT : LLM__DOWN, t->layer);
     for (i = 0; scales && i < t->rows; i++) {
         const uint32_t channel = up ? i : i / d->value_size * group * d->value_size + i % d->value_size;
         const float scale = llm__float(llm__u32(scales + 4 * (size_t)channel));
@@ -317,7 +332,6 @@ static llm_result adapter_follow(const llm_model *m, llm__file_pair *t, float *l
     if (v) t->row_rotation = llm__tensor_at(m, t->layer, LLM__V)->row_rotation;
     for (k = 0; t->row_rotation && k < t->rank; k++)
         quantize_rotate(high + k, t->rows, t->rank, t->row_rotation);
-    return result;
 }
 
 /* ---- the file ----------------------------------------------------------- */
@@ -354,10 +368,9 @@ static llm_result adapter_data(const adapter *a, const llm_model *model, writer 
         llm__file_pair *t = &directory[i];
         result = adapter_load(a, &a->pairs[i], &low, &high, w->error);
         if (result != LLM_OK) break;
-        result = adapter_follow(model, t, low, high, w->error);
+        adapter_follow(model, t, low, high);
         checksum_start(&w->tensor);
-        if (result == LLM_OK)
-            result = adapter_panels(w, t->type, low, t->rank, t->cols, llm__padded(t->cols));
+        result = adapter_panels(w, t->type, low, t->rank, t->cols, llm__padded(t->cols));
         if (result == LLM_OK)
             result = adapter_panels(w, t->type, high, t->rows, t->rank, (t->rank + 15) / 16 * 16);
         t->checksum = checksum_end(&w->tensor);
@@ -434,7 +447,7 @@ static LLM__UNUSED llm_result adapter_write(const adapter *a, const llm_model *m
     llm__file_lora head;
     size_t sizes[4] = {sizeof head, a->count * sizeof *directory, 0, 0}, i;
     writer w;
-    llm_result result = LLM_OK;
+    llm_result result;
     if (!directory)
         return llm__fail(error, LLM_ERROR_MEMORY, "no memory for a directory of %zu tensors", a->count);
     memset(&w, 0, sizeof w);
@@ -446,7 +459,7 @@ static LLM__UNUSED llm_result adapter_write(const adapter *a, const llm_model *m
     head.smoothing = smoothing.size ? smoothing.checksum : 0;
     for (i = 0; i < a->count; i++) directory[i] = a->pairs[i].file, directory[i].type = type;
     adapter_layout(&w, sizes, directory, a->count);
-    if (smoothing.size) result = llm__check_sum(model, LLM__SECTION_SMTH, error);
+    result = adapter_check_smoothing(model, error);
     if (result == LLM_OK) result = new_file_open(&w.file, path, error);
     if (result == LLM_OK) {
         result = adapter_sections(a, model, &w, &head, directory, meta);
