@@ -1613,14 +1613,14 @@ static const llm__format llm__formats[LLM_TYPE_COUNT] = {
 static const char llm__type_names[LLM_TYPE_COUNT][8] = {"f32", "bf16", "q8", "q6",
                                                         "q5",  "q4",   "q3"};
 
-/* K as stored, and the super-block S that it is cut into; B of an adapter has a K of 16s. */
+/* K as stored, and the super-block S that it is cut into. */
 LLM__INLINE uint32_t llm__padded(uint32_t cols) { return (cols + 63u) / 64u * 64u; }
 LLM__INLINE uint32_t llm__super_block(uint32_t padded) {
-    return padded % 256 == 0   ? 256u
-           : padded % 192 == 0 ? 192u
-           : padded % 128 == 0 ? 128u
-           : padded % 64 == 0  ? 64u
-                               : 16u;
+    return padded % 256 == 0 ? 256u : padded % 192 == 0 ? 192u : padded % 128 == 0 ? 128u : 64u;
+}
+/* Of f32 and bf16: B of an adapter has a K that is padded to 16 only. */
+LLM__INLINE uint32_t llm__float_block(uint32_t padded) {
+    return padded % 64 ? 16u : llm__super_block(padded);
 }
 
 /* Bytes of a panel before its codes; of a record; of a panel. K is at most 2^20: no overflow. */
@@ -3964,6 +3964,11 @@ struct llm_adapter {
     llm__low *low; /* [layers][LLM__LOW_COUNT] */
 };
 
+/* Bytes of a panel of so many columns. */
+LLM__INLINE size_t llm__low_panel(uint32_t type, uint32_t padded) {
+    return (size_t)padded * 16 * llm__formats[type].size;
+}
+
 LLM__INLINE const llm__low *llm__low_at(const llm_adapter *a, uint32_t layer, uint32_t which) {
     return &a->low[(size_t)layer * LLM__LOW_COUNT + which];
 }
@@ -3990,8 +3995,8 @@ static const char *llm__pair_name(char text[64], const llm__file_pair *t) {
 /* Bytes of A's panels, and of A's and B's. */
 static uint64_t llm__low_size(const llm__file_pair *t, uint64_t *both) {
     const uint32_t rank = (t->rank + 15) / 16 * 16;
-    const uint64_t a = (uint64_t)(rank / 16) * llm__panel_size(t->type, llm__padded(t->cols));
-    *both = a + ((uint64_t)t->rows + 15) / 16 * llm__panel_size(t->type, rank);
+    const uint64_t a = (uint64_t)(rank / 16) * llm__low_panel(t->type, llm__padded(t->cols));
+    *both = a + ((uint64_t)t->rows + 15) / 16 * llm__low_panel(t->type, rank);
     return a;
 }
 
@@ -5336,8 +5341,8 @@ static void llm__put(const llm_batch *b, const llm__step *step, const llm__part 
 
 /* An item: a panel of A against rows with the same adapters. Those of a matrix lie one behind the
    other; where some rows have fewer panels than others, there is nothing to do. */
-static void llm__low_item(const llm_batch *b, const llm__step *step, const llm__input *in,
-                          uint32_t item, uint32_t lane) {
+LLM__NOINLINE static void llm__low_item(const llm_batch *b, const llm__step *step,
+                                        const llm__input *in, uint32_t item, uint32_t lane) {
     const uint32_t padded = llm__padded(b->step[step->input].width);
     const uint32_t which = item / b->low_panels % step->lows, number = item % b->low_panels;
     const llm__adapted *rows = &b->adapted[item / (step->lows * b->low_panels)];
@@ -5350,7 +5355,7 @@ static void llm__low_item(const llm_batch *b, const llm__step *step, const llm__
             panel -= low->rank / 16;
             continue;
         }
-        b->kernels.panel[low->type](out, low->a + panel * llm__panel_size(low->type, padded), padded,
+        b->kernels.panel[low->type](out, low->a + panel * llm__low_panel(low->type, padded), padded,
                                     in, rows->first, rows->count);
         for (r = 0; r < rows->count; r++)
             memcpy(to + (size_t)r * LLM__LOW_INPUTS * b->adapter_rank + 16 * number, out + 16 * r,
@@ -5360,8 +5365,9 @@ static void llm__low_item(const llm_batch *b, const llm__step *step, const llm__
 }
 
 /* Adds B's share to a panel [rows][16] of the step's matrix number `which`; `product` is as large. */
-static void llm__add_low(const llm_batch *b, const llm__step *step, uint32_t which, uint32_t panel,
-                         uint32_t row, uint32_t rows, float *out, float *product) {
+LLM__NOINLINE static void llm__add_low(const llm_batch *b, const llm__step *step, uint32_t which,
+                                       uint32_t panel, uint32_t row, uint32_t rows, float *out,
+                                       float *product) {
     llm__input in;
     uint32_t i, k;
     memset(&in, 0, sizeof in);
@@ -5376,7 +5382,7 @@ static void llm__add_low(const llm_batch *b, const llm__step *step, uint32_t whi
         for (i = 0; i < s->adapters; i++) {
             const llm__low *low = llm__low_at(s->adapter[i], step->layer, step->low + which);
             if (!low->rank) continue;
-            b->kernels.panel[low->type](product, low->b + panel * llm__panel_size(low->type, low->rank),
+            b->kernels.panel[low->type](product, low->b + panel * llm__low_panel(low->type, low->rank),
                                         low->rank, &in, first, end - first);
             b->kernels.add(out + 16 * (first - row), product, llm__mulf(s->weight[i], low->scale),
                            16 * (end - first));
@@ -14082,7 +14088,7 @@ static void llm__values_f16_scalar(float *out, const float *keep, const float *t
 LLM__INLINE void llm__panel_float_scalar(uint32_t type, float *out, const uint8_t *panel,
                                          uint32_t padded, const llm__input *in, uint32_t row,
                                          uint32_t rows) {
-    uint32_t m, k, r, s = llm__super_block(padded);
+    uint32_t m, k, r, s = llm__float_block(padded);
     for (m = 0; m < rows; m++) {
         const float *x = in->x + (size_t)(row + m) * in->stride;
         for (r = 0; r < 16; r++) {
@@ -14744,7 +14750,7 @@ LLM__AVX2_INLINE __m256 llm__weight8(uint32_t type, const uint8_t *p) {
 LLM__AVX2_INLINE void llm__panel_float_avx2(uint32_t type, float *out, const uint8_t *panel,
                                             uint32_t padded, const llm__input *in, uint32_t row,
                                             uint32_t rows) {
-    const uint32_t half = type == LLM_F32 ? 32 : 16, s = llm__super_block(padded);
+    const uint32_t half = type == LLM_F32 ? 32 : 16, s = llm__float_block(padded);
     uint32_t m, k, end;
     for (m = 0; m < rows; m += 2) {
         const float *x = in->x + (size_t)(row + m) * in->stride;
@@ -16930,7 +16936,7 @@ LLM__INLINE llm__f4 llm__weight4(uint32_t type, const uint8_t *p) {
 LLM__INLINE void llm__panel_float_simd128(uint32_t type, float *out, const uint8_t *panel,
                                           uint32_t padded, const llm__input *in, uint32_t row,
                                           uint32_t rows) {
-    const uint32_t size = llm__formats[type].size, s = llm__super_block(padded);
+    const uint32_t size = llm__formats[type].size, s = llm__float_block(padded);
     uint32_t m, k, i, end;
     for (m = 0; m < rows; m++) {
         const float *x = in->x + (size_t)(row + m) * in->stride;
