@@ -84,7 +84,7 @@ typedef struct spoil {
     bool nan;
     const char *config; /* settings of PEFT */
     const char *architecture, *type;
-    bool no_alpha;
+    bool no_alpha, invoked;
 } spoil;
 
 typedef struct sample {
@@ -158,11 +158,12 @@ static void write_gguf(const char *path, const sample *s, const spoil *spoiled) 
     uint32_t i;
     char family_name[17] = {0};
     memcpy(family_name, s->desc.family, 16);
-    put(&b, "GGUF", 4), put32(&b, 3), put64(&b, count), put64(&b, spoiled && spoiled->no_alpha ? 4 : 5);
+    put(&b, "GGUF", 4), put32(&b, 3), put64(&b, count), put64(&b, 5);
     put_string(&b, "general.architecture", spoiled && spoiled->architecture ? spoiled->architecture : family_name);
-    put_string(&b, "general.type", "adapter"), put_string(&b, "general.name", "a pirate");
+    put_string(&b, "general.type", "adapter"), put_string(&b, spoiled && spoiled->invoked ? "adapter.alora.invocation_tokens" : "general.name", "a pirate");
     put_string(&b, "adapter.type", spoiled && spoiled->type ? spoiled->type : "lora");
-    if (!(spoiled && spoiled->no_alpha)) put_text(&b, "adapter.lora.alpha"), put32(&b, 6), put(&b, &s->alpha, 4);
+    put_text(&b, spoiled && spoiled->no_alpha ? "adapter.lora.beta" : "adapter.lora.alpha");
+    put32(&b, 6), put(&b, &s->alpha, 4);
     for (i = 0; i < count; i++) {
         put_text(&b, tensors[i].name), put32(&b, 2), put64(&b, tensors[i].cols), put64(&b, tensors[i].rows);
         put32(&b, 0), put64(&b, offset);
@@ -536,6 +537,7 @@ static void refuse_peft(const spoil *spoiled, const char *message, int line) {
 static void test_tensors_refused(void) {
     GGUF("key adapter.type: \"dora\", expected \"lora\"", .type = "dora");
     GGUF("key adapter.lora.alpha: missing, expected a number", .no_alpha = true);
+    GGUF("key adapter.alora.invocation_tokens: \"a pirate\", expected none: it is not supported", .invoked = true);
     GGUF("key general.architecture: \"qwen3\", but the model is of the llama family", .architecture = "qwen3");
     GGUF("tensor token_embd.weight.lora_a: expected blk.N.NAME.weight.lora_a or .lora_b of attn_q, attn_k, attn_v, "
          "attn_output, ffn_gate, ffn_up or ffn_down", .from = "blk.0.attn_q.weight.lora_a", .to = "token_embd.weight.lora_a");
@@ -644,6 +646,13 @@ static void test_kinds(void) {
     expect_said(RUN(in_folder("peft"), in_folder("x.llm"), "--base", in_folder("base.llm")), 1, in_folder("peft"),
                 "adapter_model.safetensors: tensor base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight: I32 in 2 "
                 "dimensions, expected F32, F16, BF16, F8_E4M3 or F8_E5M2 in 2", __LINE__);
+    put_file(in_folder("peft/config.json"), "{}", 2); /* both a model's and an adapter's */
+    expect_said(RUN(in_folder("peft"), in_folder("x.llm")), 1, in_folder("peft"),
+                "config.json: model_type: nothing, expected llama, mistral, qwen2, qwen3, gemma3 or gemma3_text", __LINE__);
+    expect_said(RUN(in_folder("peft"), in_folder("x.llm"), "--base", in_folder("base.llm")), 1, in_folder("peft"),
+                "adapter_model.safetensors: tensor base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight: I32 in 2 "
+                "dimensions, expected F32, F16, BF16, F8_E4M3 or F8_E5M2 in 2", __LINE__);
+    (void)unlink(in_folder("peft/config.json"));
     (void)unlink(in_folder("peft/adapter_model.safetensors"));
     expect_said(RUN(in_folder("peft"), in_folder("x.llm"), "--base", in_folder("base.llm")), 1, NULL,
                 "the folder has no adapter_model.safetensors, expected it", __LINE__);

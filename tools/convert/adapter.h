@@ -7,7 +7,7 @@
    one's rows and inputs went through, or weight * scale * B A is added to the rows of a checkpoint
    while that is converted.
 
-       adapter_is_folder(path, &is, error), adapter_is(source)   is it one?
+       adapter_is_folder(path, expected, &is, error), adapter_is(source)   is it one?
        adapter_open(a, path, shape, error), adapter_take(a, source, shape, error), adapter_close(a)
        adapter_write(a, model, path, type, meta, error)
        merge_add(m, path, weight, shape, error), merge_row, merge_close */
@@ -44,12 +44,13 @@ static bool adapter_says(const source_file *s, const char *key, const char *valu
     return found.kind == SOURCE_TEXT && text_compare(found.text, text_of(value)) == 0;
 }
 
-/* A folder with an adapter's settings and no model's. */
-static LLM__UNUSED llm_result adapter_is_folder(const char *path, bool *is, llm_error *error) {
+/* A folder with an adapter's settings; if it has a model's too, it is one where it is `expected`. */
+static LLM__UNUSED llm_result adapter_is_folder(const char *path, bool expected, bool *is,
+                                                llm_error *error) {
     char *ours = platform_join(path, strlen(path), "adapter_config.json");
     char *model = platform_join(path, strlen(path), "config.json");
     const bool memory = ours && model;
-    *is = memory && platform_exists(ours) && !platform_exists(model);
+    *is = memory && platform_exists(ours) && (expected || !platform_exists(model));
     free(ours);
     free(model);
     return memory ? LLM_OK : llm__fail(error, LLM_ERROR_MEMORY, "no memory for a path");
@@ -70,6 +71,10 @@ static llm_result adapter_check_gguf(const source_file *s, const adapter_shape *
     if (s->value(s, "adapter.lora.alpha").kind != SOURCE_NUMBER)
         return llm__fail(error, LLM_ERROR_FORMAT, "key adapter.lora.alpha: %s, expected a number",
                          show_value(s->value(s, "adapter.lora.alpha")).text);
+    if (s->value(s, "adapter.alora.invocation_tokens").kind != SOURCE_NONE)
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED, "key adapter.alora.invocation_tokens: %s, "
+                         "expected none: it is not supported",
+                         show_value(s->value(s, "adapter.alora.invocation_tokens")).text);
     if (strcmp(s->architecture, name) == 0) return LLM_OK;
     return llm__fail(error, LLM_ERROR_ARGUMENT, "key general.architecture: \"%s\", but the model is "
                      "of the %s family", s->architecture, show(text_of(name)).text);

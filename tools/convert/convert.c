@@ -37,7 +37,8 @@ static const char usage[] =
     "adapter_config.json and adapter_model.safetensors, or a GGUF file of llama.cpp's. It becomes\n"
     "a file that is used beside the model's (generate --lora), or part of the model:\n"
     "\n"
-    "  --base MODEL.llm  of an adapter: the model that it is for\n"
+    "  --base MODEL.llm  of an adapter: the model that it is for. The file fits it in all types,\n"
+    "                    if these are rotated, or not, as this one is\n"
     "  --merge A[=W]     adds adapter A, W times (default 1), to INPUT's weights; up to 16 times\n"
     "\n"
     "  --tokenizer FILE  of a .bin: its tokenizer; by default tokenizer.bin beside it, if that fits\n"
@@ -345,7 +346,7 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     if (o->random) return refuse_tokenizer(o, error);
     if (!platform_exists(o->input)) return input_missing(o->input, error);
     if (platform_is_folder(o->input) && !o->tokenizer) {
-        result = adapter_is_folder(o->input, &adapter, error);
+        result = adapter_is_folder(o->input, o->base != NULL, &adapter, error);
         if (result != LLM_OK) return result;
         return adapter ? peft_open(s, o->input, error) : huggingface_open(s, o->input, error);
     }
