@@ -3933,7 +3933,7 @@ LLM_API llm_text llm_model_meta(const llm_model *model) {
     return model ? model->meta : none;
 }
 
-/* ---- >>adapter: opening one; the checks of a model's file, and every shape against the model ---- */
+/* ---- >>adapter: a model's checks of a file, and every shape against the model's ---- */
 
 /* The matrices of a layer that an adapter can change, in the order of the plan. */
 enum {
@@ -4078,7 +4078,8 @@ static llm_result llm__verify_adapter(const llm_adapter *a, llm_error *error) {
     if (why != LLM_ERROR_CHECKSUM || kind != LLM__SECTION_DATA) return why;
     for (i = 0; i < a->pairs && !r; i++)
         r = llm__compare_sum(&a->file, a->file.file + a->pair[i].offset, (size_t)a->pair[i].size,
-                             a->pair[i].checksum, "pair ", llm__pair_name(name, &a->pair[i]), error);
+                             a->pair[i].checksum, "pair ", llm__pair_name(name, &a->pair[i]),
+                             error);
     return r ? r : why;
 }
 
@@ -5350,7 +5351,8 @@ LLM__NOINLINE static void llm__low_item(const llm_batch *b, const llm__step *ste
     float *to = b->low + ((size_t)rows->first * LLM__LOW_INPUTS + which) * b->adapter_rank;
     uint32_t panel = number, i, r;
     for (i = 0; i < rows->session->adapters; i++) {
-        const llm__low *low = llm__low_at(rows->session->adapter[i], step->layer, step->low + which);
+        const llm_adapter *adapter = rows->session->adapter[i];
+        const llm__low *low = llm__low_at(adapter, step->layer, step->low + which);
         if (panel >= low->rank / 16) {
             panel -= low->rank / 16;
             continue;
@@ -5364,10 +5366,11 @@ LLM__NOINLINE static void llm__low_item(const llm_batch *b, const llm__step *ste
     }
 }
 
-/* Adds B's share to a panel [rows][16] of the step's matrix number `which`; `product` is as large. */
+/* Adds B's share to a panel [rows][16] of matrix `which` of the step; `product` is as large. */
 LLM__NOINLINE static void llm__add_low(const llm_batch *b, const llm__step *step, uint32_t which,
                                        uint32_t panel, uint32_t row, uint32_t rows, float *out,
                                        float *product) {
+    const uint8_t *w;
     llm__input in;
     uint32_t i, k;
     memset(&in, 0, sizeof in);
@@ -5382,8 +5385,8 @@ LLM__NOINLINE static void llm__add_low(const llm_batch *b, const llm__step *step
         for (i = 0; i < s->adapters; i++) {
             const llm__low *low = llm__low_at(s->adapter[i], step->layer, step->low + which);
             if (!low->rank) continue;
-            b->kernels.panel[low->type](product, low->b + panel * llm__low_panel(low->type, low->rank),
-                                        low->rank, &in, first, end - first);
+            w = low->b + panel * llm__low_panel(low->type, low->rank);
+            b->kernels.panel[low->type](product, w, low->rank, &in, first, end - first);
             b->kernels.add(out + 16 * (first - row), product, llm__mulf(s->weight[i], low->scale),
                            16 * (end - first));
             in.x += low->rank;
@@ -6142,7 +6145,8 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     const llm__file_desc *d = b->model->desc;
     const llm__shape *s = &b->shape;
     const size_t rows = b->rows, low = LLM__LOW_INPUTS * (size_t)b->adapter_rank;
-    const size_t steps = 4 + (size_t)d->layers * (LLM__STEPS_PER_LAYER + (low ? LLM__LOW_STEPS : 0));
+    const size_t steps =
+        4 + (size_t)d->layers * (LLM__STEPS_PER_LAYER + (low ? LLM__LOW_STEPS : 0));
     size_t parts;
     llm__own measured;
     uint32_t i;

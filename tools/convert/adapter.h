@@ -155,7 +155,8 @@ static llm_result adapter_pair_of(adapter *a, source_tensor *t, const adapter_pa
 }
 
 static int adapter_order(const void *p, const void *q) {
-    const llm__file_pair *s = &((const adapter_pair *)p)->file, *t = &((const adapter_pair *)q)->file;
+    const llm__file_pair *s = &((const adapter_pair *)p)->file;
+    const llm__file_pair *t = &((const adapter_pair *)q)->file;
     if (s->layer != t->layer) return s->layer < t->layer ? -1 : 1;
     if (s->role != t->role) return s->role < t->role ? -1 : 1;
     return s->half < t->half ? -1 : s->half > t->half;
@@ -169,7 +170,8 @@ static llm_result adapter_collect(adapter *a, llm_error *error) {
     size_t i;
     a->pairs = (adapter_pair *)calloc(a->from.tensor_count + 1, sizeof *a->pairs);
     if (!a->pairs)
-        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu tensors", a->from.tensor_count);
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu tensors",
+                         a->from.tensor_count);
     for (i = 0; i < a->from.tensor_count && result == LLM_OK; i++) {
         source_tensor *t = &a->from.tensors[i];
         if (!adapter_name(t->name, &part, &layer, &is_b))
@@ -244,8 +246,8 @@ static llm_result adapter_rows(const adapter *a, const source_tensor *t, uint32_
 }
 
 /* A [rank][cols] and B [rows][rank], with the model's order of rows; from malloc. */
-static llm_result adapter_load(const adapter *a, const adapter_pair *pair, float **low, float **high,
-                               llm_error *error) {
+static llm_result adapter_load(const adapter *a, const adapter_pair *pair, float **low,
+                               float **high, llm_error *error) {
     const llm__file_pair *t = &pair->file;
     const bool turned = a->from.rope_interleaved && (t->role == LLM__Q || t->role == LLM__K);
     llm_result result = LLM_OK;
@@ -330,7 +332,8 @@ static void adapter_follow(const llm_model *m, llm__file_pair *t, float *low, fl
     if (!v && !up) return;
     scales = adapter_smoothing(m, v ? LLM__ATTN_OUT : LLM__DOWN, t->layer);
     for (i = 0; scales && i < t->rows; i++) {
-        const uint32_t channel = up ? i : i / d->value_size * group * d->value_size + i % d->value_size;
+        const uint32_t head = i / d->value_size * group, at = i % d->value_size;
+        const uint32_t channel = up ? i : head * d->value_size + at;
         const float scale = llm__float(llm__u32(scales + 4 * (size_t)channel));
         for (k = 0; k < t->rank; k++) high[(size_t)i * t->rank + k] /= scale;
     }
@@ -351,7 +354,8 @@ static llm_result adapter_panels(writer *w, uint32_t type, const float *x, uint3
     quantize_sums sums = {0, 0};
     uint32_t i, r;
     if (!sixteen || !panel)
-        result = llm__fail(w->error, LLM_ERROR_MEMORY, "no memory for a panel of %u columns", padded);
+        result = llm__fail(w->error, LLM_ERROR_MEMORY, "no memory for a panel of %u columns",
+                           padded);
     for (i = 0; i < rows && result == LLM_OK; i += 16) {
         memset(sixteen, 0, 16 * (size_t)padded * sizeof *sixteen);
         for (r = 0; r < 16 && i + r < rows; r++)
@@ -386,7 +390,8 @@ static llm_result adapter_data(const adapter *a, const llm_model *model, writer 
 }
 
 /* Places of sections and pairs; the file's size. */
-static void adapter_layout(writer *w, const size_t *sizes, llm__file_pair *directory, size_t count) {
+static void adapter_layout(writer *w, const size_t *sizes, llm__file_pair *directory,
+                           size_t count) {
     static const uint32_t kinds[] = {LLM__SECTION_LORA, LLM__SECTION_PAIR, LLM__SECTION_META,
                                      LLM__SECTION_DATA};
     uint64_t at = sizeof(llm__file_header) + 4 * sizeof(llm__file_section), both;
@@ -454,7 +459,8 @@ static LLM__UNUSED llm_result adapter_write(const adapter *a, const llm_model *m
     writer w;
     llm_result result;
     if (!directory)
-        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for a directory of %zu tensors", a->count);
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for a directory of %zu tensors",
+                         a->count);
     memset(&w, 0, sizeof w);
     memset(&head, 0, sizeof head);
     sizes[2] = meta.size;

@@ -340,15 +340,15 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     static const uint8_t numbered[] = {0x32, 0x34, 0x6b, 0x61}; /* LLAMA2C_MAGIC */
     map_file map;
     llm_result result;
-    bool adapter;
+    bool is_adapter;
     uint8_t start[4] = {0};
     if (o->random && !o->tokenizer) return random_open(s, o->random, error);
     if (o->random) return refuse_tokenizer(o, error);
     if (!platform_exists(o->input)) return input_missing(o->input, error);
     if (platform_is_folder(o->input) && !o->tokenizer) {
-        result = adapter_is_folder(o->input, o->base != NULL, &adapter, error);
+        result = adapter_is_folder(o->input, o->base != NULL, &is_adapter, error);
         if (result != LLM_OK) return result;
-        return adapter ? peft_open(s, o->input, error) : huggingface_open(s, o->input, error);
+        return is_adapter ? peft_open(s, o->input, error) : huggingface_open(s, o->input, error);
     }
     if (platform_is_folder(o->input)) return refuse_tokenizer(o, error);
     result = map_open(&map, o->input, error);
@@ -397,7 +397,8 @@ static llm_result merge_all(const options *o, const plan *p, merge_list *m, llm_
         if (!path) return llm__fail(error, LLM_ERROR_MEMORY, "no memory for a path");
         result = merge_add(m, path, weight, &shape, &why);
         if (result == LLM_ERROR_IO) *error = why;
-        else if (result != LLM_OK) (void)llm__fail(error, result, "adapter %s cannot be merged: %s", path, why.text);
+        else if (result != LLM_OK)
+            (void)llm__fail(error, result, "adapter %s cannot be merged: %s", path, why.text);
         free(path);
     }
     return result;

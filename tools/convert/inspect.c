@@ -151,8 +151,8 @@ static void print_tokenizer(const llm_model *f) {
 static void print_pairs(const llm_adapter *a) {
     double weights = 0.0, bytes = 0.0;
     uint32_t i;
-    printf("\n%5s %-15s %-5s %5s %17s %4s %10s %14s %12s\n", "layer", "matrix", "type", "rank", "shape",
-           "rows", "scale", "offset", "bytes");
+    printf("\n%5s %-15s %-5s %5s %17s %4s %10s %14s %12s\n", "layer", "matrix", "type", "rank",
+           "shape", "rows", "scale", "offset", "bytes");
     for (i = 0; i < a->pairs; i++) {
         const llm__file_pair *t = &a->pair[i];
         const char *name = t->role < LLM__ROLE_COUNT ? llm__role_names[t->role] : "?";
@@ -164,8 +164,8 @@ static void print_pairs(const llm_adapter *a) {
         weights += (double)t->rank * ((double)t->rows + (double)t->cols);
         bytes += (double)t->size;
     }
-    printf("%5s %-15s %-5s %5s %17.0f %4s %10s %14s %12.0f\n", "all", "", "", "", weights, "", "", "",
-           bytes);
+    printf("%5s %-15s %-5s %5s %17.0f %4s %10s %14s %12.0f\n", "all", "", "", "", weights, "", "",
+           "", bytes);
 }
 
 /* The tables of an adapter that no model is at hand for. */
@@ -188,12 +188,13 @@ static llm_result open_alone(llm_adapter *a, bool verify, llm_error *error) {
     return result;
 }
 
-static void print_adapter(const char *path, const llm_adapter *a, bool tensors, bool verify, bool held) {
+static void print_adapter(const char *path, const llm_adapter *a, bool tensors, bool verify,
+                          bool held) {
     llm__file_lora head;
     llm_text name;
     memcpy(&head, a->file.file + llm__section(&a->file, LLM__SECTION_LORA).offset, sizeof head);
     name.data = head.family;
-    for (name.size = 0; name.size < sizeof head.family && head.family[name.size]; name.size++) continue;
+    for (name.size = 0; name.size < sizeof head.family && head.family[name.size];) name.size++;
     printf("file             %s, %zu bytes\n", path, a->file.size);
     printf("adapter          for %s, %u layers of width %u%s, %s\n", show(name).text, head.layers,
            head.width, head.smoothing ? " with smoothed inputs" : "",
