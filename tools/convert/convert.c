@@ -69,6 +69,7 @@ typedef struct options {
     const char *input, *output, *tokenizer, *base;
     const char *merge[MOST_MERGES]; /* PATH or PATH=WEIGHT */
     unsigned merges;
+    const merge_list *merged; /* all of them; NULL: none */
     const random_shape *random; /* NULL: there is an input */
     uint32_t type, embedding;
     bool embedding_given, quiet;
@@ -271,8 +272,7 @@ static void report(const plan *p, uint64_t file_size) {
 
 /* ---- the program ------------------------------------------------------- */
 
-static llm_result convert_write(const options *o, const source_file *s, plan *p, const merge_list *m,
-                                llm_error *error) {
+static llm_result convert_write(const options *o, const source_file *s, plan *p, llm_error *error) {
     quantizer *tables = quantize_create();
     buffer meta = {NULL, 0, 0, false};
     source_value template_value = s->value(s, "tokenizer.chat_template");
@@ -292,7 +292,7 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     bar.last = -1;
     w.from = s;
     w.plan = p;
-    if (m->count) w.add = merge_row, w.add_user = m;
+    if (o->merged) w.add = merge_row, w.add_user = o->merged;
     w.tables = tables;
     w.threads = o->threads;
     w.progress = progress_show;
@@ -465,6 +465,7 @@ static llm_result convert(const options *o, llm_error *error) {
     source_file s;
     plan p;
     merge_list m = {NULL, 0, 0};
+    options with = *o;
     llm_result result = open_input(o, &s, error);
     if (result != LLM_OK) return result;
     if (adapter_is(&s)) return convert_adapter(o, &s, error);
@@ -476,7 +477,8 @@ static llm_result convert(const options *o, llm_error *error) {
     if (result == LLM_OK) {
         choose(o, &p);
         result = merge_all(o, &p, &m, error);
-        if (result == LLM_OK) result = convert_write(o, &s, &p, &m, error);
+        if (m.count) with.merged = &m;
+        if (result == LLM_OK) result = convert_write(&with, &s, &p, error);
         merge_close(&m);
         plan_close(&p);
     }
