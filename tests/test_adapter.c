@@ -570,7 +570,7 @@ static void test_cut_and_changed(void) {
     for (n = 0; n < image_size[0]; n += step) {
         const bool looked_at = n < 32 || (n >= 64 && n < 160) || (n >= 4096 && n < 4160) || (n >= 8192 && n < 8192 + 14 * 64) ||
                                n >= data;
-        step = n < 200 || (n > 4090 && n < 4200) || (n > 8190 && n < 9600) ? 1 : 509;
+        step = n < 200 || (n > 4000 && n < 4200) || (n > 8100 && n < 9600) ? 1 : 97;
         memcpy(copy, image[0], image_size[0]);
         copy[n] ^= 0x10;
         CHECK(open_copy(copy, image_size[0], true, &opened, &block, &error) == LLM_OK ? !looked_at : looked_at, "byte %zu: %s", n,
@@ -582,6 +582,19 @@ static void test_cut_and_changed(void) {
     copy[image_size[0] - 1] ^= 1;
     CHECK(open_copy(copy, image_size[0], true, &opened, &block, &error) == LLM_ERROR_CHECKSUM &&
               !strncmp(error.text, "pair blk.1.ffn_down: its bytes sum to ", 38), "%s", error.text);
+    free(block);
+    ((llm__file_section *)(void *)(copy + 64))[1].size -= 64; /* now the byte belongs to no pair */
+    ((llm__file_section *)(void *)(copy + 64))[1].checksum = llm__xxh64(copy + 8192, 13 * 64);
+    ((llm__file_header *)(void *)copy)->checksum = llm__xxh64(copy + 64, 96);
+    CHECK(open_copy(copy, image_size[0], true, &opened, &block, &error) == LLM_ERROR_CHECKSUM &&
+              !strncmp(error.text, "section DATA: its bytes sum to ", 31), "%s", error.text);
+    free(block);
+    memcpy(copy, image[0], image_size[0]); /* a section that nobody knows, with another checksum */
+    memcpy(copy + 160, copy + 128, 32), memset(copy + 128, 'X', 4), memset(copy + 152, 0, 8);
+    ((llm__file_header *)(void *)copy)->section_count = 4;
+    ((llm__file_header *)(void *)copy)->checksum = llm__xxh64(copy + 64, 128);
+    CHECK(open_copy(copy, image_size[0], true, &opened, &block, &error) == LLM_ERROR_CHECKSUM &&
+              !strncmp(error.text, "section XXXX: its bytes sum to ", 31), "%s", error.text);
     free(block), free(copy);
 }
 
