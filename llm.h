@@ -43,6 +43,7 @@
        >>configuration   macros, results, errors, memory
        >>tokenizer       text to ids and back
        >>model           an opened file, shared by everyone
+       >>adapter         low-rank changes to its matrices, for any session
        >>pool            threads, or the host's own job system
        >>session         a timeline: tokens, their keys and values
        >>batch           several sessions in one evaluation
@@ -102,7 +103,8 @@
 
    llm_model    immutable; any number of sessions and threads share it
    llm_session  one timeline of tokens with its cache; one thread at a time. A fork costs a page
-                table, not a copy: pages of 64 positions are reference-counted, copied on write
+                table, not a copy: pages of 64 positions are reference-counted, copied on write.
+                It may use llm_adapters: low-rank changes to the model, switched at any token
    llm_batch    rows of several sessions in one evaluation: the weights are read once for all
    llm_pool     threads; or the host's parallel_for; or none
 
@@ -421,6 +423,47 @@ LLM_API const llm_tokenizer *llm_model_tokenizer(const llm_model *model); /* NUL
 LLM_API llm_text llm_model_template(const llm_model *model);              /* Jinja source */
 LLM_API llm_text llm_model_meta(const llm_model *model);                  /* "key=value\n" lines */
 
+/* ---- >>adapter ----------------------------------------------------------- */
+
+/* Low-rank changes to a model's matrices (LoRA: Hu et al., arXiv 2106.09685): where the model has
+   y = W x, a session that uses the adapter has y = W x + weight scale B (A x), with A of `rank` rows
+   and B of `rank` columns. llm-convert makes such a file from an adapter and the model. It changes
+   queries, keys, values, the attention's output, gate, up and down in any layer; not the embedding
+   and the head. x is the input before it is quantised, and the products are float, in an order that
+   is the same everywhere: bits do not depend on the batch, the threads or the instruction set.
+   Immutable: any number of sessions and threads share one. */
+typedef struct llm_adapter llm_adapter;
+
+/* Where the file is: exactly one of `path` and `data`. */
+typedef struct llm_adapter_desc {
+    const llm_model *model; /* that it was made for, which must outlive it */
+    const char *path;       /* as in llm_model_desc */
+    const void *data;       /* the bytes, 64-byte aligned, used until the adapter is closed */
+    size_t size;            /* of `data` */
+    bool verify;            /* check every section's checksum now: reads the whole file */
+    llm_allocator allocator; /* a few KB for the directory */
+    llm_error *error;        /* says why opening failed; may be NULL */
+} llm_adapter_desc;
+
+/* Opens an adapter. *adapter is NULL unless the result is LLM_OK. What is said of a model's file
+   and its checks holds for this one as well; also every shape is held against the model.
+   LLM_ERROR_IO, _FORMAT, _VERSION, _UNSUPPORTED, _CHECKSUM, _MEMORY, _ARGUMENT. */
+LLM_API llm_result llm_adapter_open(llm_adapter **adapter, const llm_adapter_desc *desc);
+
+/* Close it after the last session that uses it was destroyed or uses others. NULL is allowed. */
+LLM_API void llm_adapter_close(llm_adapter *adapter);
+
+typedef struct llm_adapter_info {
+    uint32_t matrices; /* that it changes; gate and up are two */
+    uint32_t rank;     /* the largest, rounded up to a multiple of 16 */
+    uint64_t weights;  /* in A and B together */
+    uint64_t file_size; /* bytes */
+    llm_text meta;      /* "key=value\n" lines, a view into the file */
+} llm_adapter_info;
+
+/* Without an adapter: all 0 and empty. */
+LLM_API void llm_adapter_get_info(const llm_adapter *adapter, llm_adapter_info *info);
+
 /* ---- >>pool -------------------------------------------------------------- */
 
 /* Threads that evaluate. A pool serves one evaluation at a time; a session that finds it busy
@@ -492,6 +535,9 @@ typedef struct llm_session_desc {
     llm_kv kv;
     bool batch_only; /* no evaluator of its own: it is only fed through an llm_batch */
     uint32_t spare;  /* further positions in its page store, for forks that diverge */
+    uint32_t adapter_rank; /* room for adapters: the most that the ranks of those that are used at
+                              once sum up to (llm_adapter_info.rank), 0 .. 8192; is rounded up to
+                              a multiple of 16. 0: none can be used */
     const char *isa; /* force an instruction set by name; NULL = the best (llm_isa_name) */
     llm_allocator allocator;
     llm_error *error;
@@ -511,6 +557,21 @@ LLM_API void llm_session_destroy(llm_session *session);
    in it; with no page left, feeding says LLM_ERROR_CONTEXT_FULL. The child has no logits before its
    first evaluation. LLM_ERROR_BUSY: the parent was fed tokens that are not evaluated. */
 LLM_API llm_result llm_session_fork(llm_session **child, llm_session *parent);
+
+#define LLM_ADAPTERS_MOST 8u /* that a session uses at once */
+
+/* From now on the session evaluates with these adapters, each with its weight, in this order, and
+   with no others; `count` 0 (the arrays may be NULL): with none. A weight is any finite number; one
+   of 0 is as good as no adapter, and no adapter gives the bits of a session that never had any.
+   A fork begins with its parent's. Other sessions are not affected, also in the same batch.
+   Tokens that were evaluated keep the keys and values, and the logits, that they had: only what is
+   fed from now on is computed with these. To have all of a text so, rewind to 0 and feed it again.
+   LLM_ERROR_ARGUMENT: more than LLM_ADAPTERS_MOST, an adapter of another model; LLM_ERROR_LIMIT:
+   their ranks pass adapter_rank; LLM_ERROR_BUSY: the session was fed tokens that are not evaluated,
+   or takes part in a batch. Then it uses what it used before. Costs no allocation. */
+LLM_API llm_result llm_session_set_adapters(llm_session *session,
+                                            const llm_adapter *const *adapters,
+                                            const float *weights, size_t count);
 
 /* Appends tokens to be evaluated; nothing is computed yet. All or nothing: LLM_ERROR_CONTEXT_FULL
    when they do not fit, LLM_ERROR_ARGUMENT for an id outside the vocabulary. */
@@ -557,6 +618,7 @@ typedef struct llm_batch_desc {
     uint32_t rows;   /* tokens in one evaluation, 1 .. 1024; 0 = 128 */
     uint32_t logits; /* rows of logits, 1 .. rows; 0 = min(rows, 16) */
     llm_kv kv;       /* of the sessions that take part */
+    uint32_t adapter_rank; /* as in llm_session_desc, of any one of them */
     const char *isa;
     llm_allocator allocator;
     llm_error *error;
@@ -568,7 +630,7 @@ LLM_API llm_result llm_batch_create(llm_batch **batch, const llm_batch_desc *des
 LLM_API void llm_batch_destroy(llm_batch *batch); /* its sessions first finish or are dropped */
 
 /* Adds tokens of a session to the evaluation that comes; logits are kept for the last `logits` of
-   them. All or nothing: LLM_ERROR_LIMIT when rows or logits do not suffice,
+   them. All or nothing: LLM_ERROR_LIMIT when rows, logits or adapter_rank do not suffice,
    LLM_ERROR_CONTEXT_FULL, LLM_ERROR_BUSY when the session already takes part in one. */
 LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const int32_t *tokens,
                                  size_t count, uint32_t logits);
@@ -1281,8 +1343,32 @@ LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0
    V, ATTN_OUT, FFN_NORM, GATE_UP and DOWN. Of Q, K and V in a layer, those that are neither f32
    nor bf16 have the same rotation. Without HEAD the embedding is the head.
 
-   TOKN, if there is one, is as >>tokenizer-section says. TMPL and META are not looked at. With
-   `verify` the checksums of all sections (of a size above 0) must be right. */
+   TOKN, if there is one, is as >>tokenizer-section says. TMPL, META and SMTH are not looked at.
+   With `verify` the checksums of all sections (of a size above 0) must be right.
+
+   SMTH says where the writer has divided the input of a matmul by a number per channel and
+   multiplied the columns of its matrix by the same: what the model computes is as before, but
+   whoever adds to the matrices has to follow. It is a sequence of llm__file_smooth, each followed by
+   its f32 scales [cols] and by zeros up to a multiple of 16 bytes; no input stands twice. Role Q is
+   the input of Q, K and V, ATTN_OUT, GATE_UP and DOWN are their own; where nothing is said, all are
+   1. The division is done by norm gains for Q and GATE_UP, by V's rows for ATTN_OUT (so the scales of
+   query heads with the same kv head are equal; before the rows are rotated), by up's rows for DOWN.
+
+   An adapter's file has the same header and table, and is of its own kind: it has LORA, PAIR and
+   DATA, perhaps META, and no DESC. It is opened with a model. A reader takes it if the header and
+   table are as above, LORA and PAIR have their checksums, and all of this holds:
+   LORA has at least 64 bytes; layers and width are the model's, smoothing is the checksum of the
+   model's SMTH in its table, 0 if it has none.
+   PAIR has at most 2^24 bytes, a multiple of 64. Of every pair:
+   - role is Q, K, V, ATTN_OUT, GATE_UP or DOWN; half is 1 or, as for all others, 0; layer is below
+     `layers`; none stands twice
+   - rows and cols are those that the role has in the model, rows of GATE_UP (a half): ffn
+   - type is f32 or bf16; rank is 1 .. 1024; scale is finite
+   - row_rotation is that of the model's V of the layer, and 0 for all but V
+   - offset is a multiple of 64; offset and offset + size lie within DATA; size is that of the panels:
+     A [rank][cols], then B [rows][rank], whose K is padded to 16 and not to 64.
+   A is meant for the input before a rotation, so an adapter fits all types and rotations of a
+   model, V's rows excepted. */
 
 #define LLM__MAGIC "llm.h\r\n\x1a" /* 8 bytes; survives no text-mode transfer unnoticed */
 #define LLM__VERSION 1u
@@ -1297,6 +1383,9 @@ enum {
     LLM__SECTION_TOKN = 0x4e4b4f54, /* "TOKN" tokenizer tables, see >>tokenizer */
     LLM__SECTION_TMPL = 0x4c504d54, /* "TMPL" chat template, UTF-8 */
     LLM__SECTION_META = 0x4154454d, /* "META" "key=value\n" lines for people, UTF-8 */
+    LLM__SECTION_SMTH = 0x48544d53, /* "SMTH" llm__file_smooth with scales, for whoever adds to W */
+    LLM__SECTION_LORA = 0x41524f4c, /* "LORA" llm__file_lora: the file is an adapter */
+    LLM__SECTION_PAIR = 0x52494150, /* "PAIR" llm__file_pair[], its directory */
     LLM__SECTION_DATA = 0x41544144  /* "DATA" tensors, in order of execution */
 };
 
@@ -1432,6 +1521,32 @@ typedef struct llm__file_tensor { /* 64 bytes */
     uint64_t zero;
 } llm__file_tensor;
 
+typedef struct llm__file_smooth { /* 16 bytes, then the scales */
+    uint32_t role; /* LLM__Q, LLM__ATTN_OUT, LLM__GATE_UP or LLM__DOWN: whose input */
+    uint32_t layer;
+    uint32_t cols; /* of the matrix */
+    uint32_t zero;
+} llm__file_smooth;
+
+typedef struct llm__file_lora { /* 64 bytes */
+    char family[16];    /* as in llm__file_desc */
+    uint32_t layers;    /* of the model */
+    uint32_t width;     /* of the model */
+    uint64_t smoothing; /* checksum of its SMTH */
+    uint8_t zero[32];
+} llm__file_lora;
+
+typedef struct llm__file_pair { /* 64 bytes */
+    uint32_t role, layer;
+    uint32_t half; /* GATE_UP: 0 gate, 1 up; else 0 */
+    uint32_t type; /* LLM_F32 or LLM_BF16 */
+    uint32_t rank, rows, cols; /* A [rank][cols], B [rows][rank] */
+    uint32_t row_rotation;     /* V: block by which B's outputs of each head are rotated */
+    float scale;               /* y += weight * scale * B (A x) */
+    uint32_t zero;
+    uint64_t offset, size, checksum; /* of A's panels and behind them B's */
+} llm__file_pair;
+
 /* ======================================================================== */
 /* >>formats: how weights are stored                                         */
 /* ========================================================================
@@ -1502,6 +1617,10 @@ static const char llm__type_names[LLM_TYPE_COUNT][8] = {"f32", "bf16", "q8", "q6
 LLM__INLINE uint32_t llm__padded(uint32_t cols) { return (cols + 63u) / 64u * 64u; }
 LLM__INLINE uint32_t llm__super_block(uint32_t padded) {
     return padded % 256 == 0 ? 256u : padded % 192 == 0 ? 192u : padded % 128 == 0 ? 128u : 64u;
+}
+/* Of f32 and bf16: B of an adapter has a K that is padded to 16 only. */
+LLM__INLINE uint32_t llm__float_block(uint32_t padded) {
+    return padded % 64 ? 16u : llm__super_block(padded);
 }
 
 /* Bytes of a panel before its codes; of a record; of a panel. K is at most 2^20: no overflow. */
@@ -3642,14 +3761,21 @@ static llm_result llm__blame_tensor(const llm_model *m, llm_error *error) {
     return r ? r : LLM_ERROR_CHECKSUM;
 }
 
-static llm_result llm__verify(const llm_model *m, llm_error *error) {
+/* Until one is damaged, whose kind it tells. */
+static llm_result llm__verify_sections(const llm_model *m, uint32_t *kind, llm_error *error) {
     const uint32_t sections = llm__u32(m->file + offsetof(llm__file_header, section_count));
     llm_result r = LLM_OK;
-    uint32_t i, kind = 0;
+    uint32_t i;
     for (i = 0; i < sections && !r; i++) {
-        kind = llm__u32(m->file + sizeof(llm__file_header) + i * sizeof(llm__file_section));
-        r = llm__check_sum(m, kind, error);
+        *kind = llm__u32(m->file + sizeof(llm__file_header) + i * sizeof(llm__file_section));
+        r = llm__check_sum(m, *kind, error);
     }
+    return r;
+}
+
+static llm_result llm__verify(const llm_model *m, llm_error *error) {
+    uint32_t kind = 0;
+    const llm_result r = llm__verify_sections(m, &kind, error);
     return r == LLM_ERROR_CHECKSUM && kind == LLM__SECTION_DATA ? llm__blame_tensor(m, error) : r;
 }
 
@@ -3668,6 +3794,8 @@ static llm_result llm__load(llm_model **model, bool verify, llm_error *error) {
     llm_result r;
     size_t size;
     if ((r = llm__check_header(m, error)) != LLM_OK) return r;
+    if (llm__section(m, LLM__SECTION_LORA).size)
+        LLM__REFUSE("header: the file is an adapter (section LORA), not a model");
     if ((r = llm__check_sum(m, LLM__SECTION_DESC, error)) != LLM_OK) return r;
     if ((r = llm__check_sum(m, LLM__SECTION_LAYR, error)) != LLM_OK) return r;
     if ((r = llm__check_sum(m, LLM__SECTION_TDIR, error)) != LLM_OK) return r;
@@ -3803,6 +3931,261 @@ LLM_API llm_text llm_model_template(const llm_model *model) {
 LLM_API llm_text llm_model_meta(const llm_model *model) {
     const llm_text none = {"", 0};
     return model ? model->meta : none;
+}
+
+/* ---- >>adapter: a model's checks of a file, and every shape against the model's ---- */
+
+/* The matrices of a layer that an adapter can change, in the order of the plan. */
+enum {
+    LLM__LOW_Q,
+    LLM__LOW_K,
+    LLM__LOW_V,
+    LLM__LOW_OUT,
+    LLM__LOW_GATE,
+    LLM__LOW_UP,
+    LLM__LOW_DOWN,
+    LLM__LOW_COUNT
+};
+
+typedef struct llm__low {
+    const uint8_t *a, *b; /* panels */
+    uint32_t type;
+    uint32_t rank; /* rounded up to 16; 0: there is none */
+    float scale;
+} llm__low;
+
+struct llm_adapter {
+    llm_model file; /* no model: only its bytes, allocator and size of this block count */
+    const llm_model *model;
+    const llm__file_pair *pair; /* [pairs] */
+    uint32_t pairs, rank;
+    uint64_t weights;
+    llm_text meta;
+    llm__low *low; /* [layers][LLM__LOW_COUNT] */
+};
+
+/* Bytes of a panel of so many columns. */
+LLM__INLINE size_t llm__low_panel(uint32_t type, uint32_t padded) {
+    return (size_t)padded * 16 * llm__formats[type].size;
+}
+
+LLM__INLINE const llm__low *llm__low_at(const llm_adapter *a, uint32_t layer, uint32_t which) {
+    return &a->low[(size_t)layer * LLM__LOW_COUNT + which];
+}
+
+/* Which matrix of its layer a role is; LLM__LOW_COUNT: none that can be changed. */
+static uint32_t llm__low_of(uint32_t role, uint32_t half) {
+    switch (role) {
+    case LLM__Q: return LLM__LOW_Q;
+    case LLM__K: return LLM__LOW_K;
+    case LLM__V: return LLM__LOW_V;
+    case LLM__ATTN_OUT: return LLM__LOW_OUT;
+    case LLM__GATE_UP: return half ? LLM__LOW_UP : LLM__LOW_GATE;
+    case LLM__DOWN: return LLM__LOW_DOWN;
+    default: return LLM__LOW_COUNT;
+    }
+}
+
+static const char *llm__pair_name(char text[64], const llm__file_pair *t) {
+    if (t->role != LLM__GATE_UP) return llm__tensor_name(text, t->role, t->layer);
+    (void)snprintf(text, 64, "blk.%u.ffn_%s", (unsigned)t->layer, t->half ? "up" : "gate");
+    return text;
+}
+
+/* Bytes of A's panels, and of A's and B's. */
+static uint64_t llm__low_size(const llm__file_pair *t, uint64_t *both) {
+    const uint32_t rank = (t->rank + 15) / 16 * 16;
+    const uint64_t a = (uint64_t)(rank / 16) * llm__low_panel(t->type, llm__padded(t->cols));
+    *both = a + ((uint64_t)t->rows + 15) / 16 * llm__low_panel(t->type, rank);
+    return a;
+}
+
+static llm_result llm__check_pair_place(const llm_adapter *a, const llm__file_pair *t,
+                                        const char *name, llm_error *error) {
+    const llm__file_section data = llm__section(&a->file, LLM__SECTION_DATA);
+    uint64_t size;
+    (void)llm__low_size(t, &size);
+    if (t->offset % 64)
+        LLM__REFUSE("pair %s: offset 0x%llx is not a multiple of 64", name,
+                    (unsigned long long)t->offset);
+    if (t->offset < data.offset || t->offset - data.offset > data.size ||
+        t->size > data.size - (t->offset - data.offset))
+        LLM__REFUSE("pair %s: offset 0x%llx + %llu bytes is outside section DATA, 0x%llx + %llu",
+                    name, (unsigned long long)t->offset, (unsigned long long)t->size,
+                    (unsigned long long)data.offset, (unsigned long long)data.size);
+    if (t->size != size)
+        LLM__REFUSE("pair %s: %llu bytes, its shape asks for %llu", name,
+                    (unsigned long long)t->size, (unsigned long long)size);
+    return LLM_OK;
+}
+
+static llm_result llm__check_pair(const llm_adapter *a, const llm__file_pair *t, llm_error *error) {
+    const llm__file_desc *d = a->model->desc;
+    uint32_t rows, cols, rotation;
+    char name[64];
+    if (llm__low_of(t->role, 0) == LLM__LOW_COUNT)
+        return llm__fail(error, LLM_ERROR_UNSUPPORTED,
+                         "section PAIR: role %u, expected one of attn_q, attn_k, attn_v, attn_out, "
+                         "ffn_gate_up and ffn_down", (unsigned)t->role);
+    llm__pair_name(name, t);
+    if (t->half > (t->role == LLM__GATE_UP) || t->layer >= d->layers)
+        LLM__REFUSE("pair %s: half %u has no place among %u layers", name, (unsigned)t->half,
+                    (unsigned)d->layers);
+    if (t->type > LLM_BF16)
+        LLM__REFUSE("pair %s: type is %u, not in 0 .. 1", name, (unsigned)t->type);
+    if (t->rank < 1 || t->rank > 1024)
+        LLM__REFUSE("pair %s: rank is %u, not in 1 .. 1024", name, (unsigned)t->rank);
+    llm__role_shape(d, t->role, &rows, &cols);
+    if (t->role == LLM__GATE_UP) rows = d->ffn;
+    if (t->rows != rows || t->cols != cols)
+        LLM__REFUSE("pair %s: shape %u x %u, the model's matrix has %u x %u", name,
+                    (unsigned)t->rows, (unsigned)t->cols, (unsigned)rows, (unsigned)cols);
+    rotation = llm__tensor_at(a->model, t->layer, t->role)->row_rotation;
+    if (t->row_rotation != rotation)
+        LLM__REFUSE("pair %s: row_rotation is %u, that of the model %u; convert the adapter for it",
+                    name, (unsigned)t->row_rotation, (unsigned)rotation);
+    if (!llm__finite(t->scale))
+        LLM__REFUSE("pair %s: scale is %g, not a finite number", name, (double)t->scale);
+    return llm__check_pair_place(a, t, name, error);
+}
+
+static llm_result llm__load_pairs(llm_adapter *a, llm_error *error) {
+    uint32_t i;
+    char name[64];
+    for (i = 0; i < a->pairs; i++) {
+        const llm__file_pair *t = &a->pair[i];
+        llm__low *to;
+        uint64_t size;
+        const llm_result r = llm__check_pair(a, t, error);
+        if (r) return r;
+        to = &a->low[(size_t)t->layer * LLM__LOW_COUNT + llm__low_of(t->role, t->half)];
+        if (to->rank) LLM__REFUSE("pair %s: stands twice", llm__pair_name(name, t));
+        to->a = a->file.file + t->offset;
+        to->b = to->a + llm__low_size(t, &size);
+        to->type = t->type, to->scale = t->scale;
+        to->rank = (t->rank + 15) / 16 * 16;
+        if (to->rank > a->rank) a->rank = to->rank;
+        a->weights += (uint64_t)t->rank * ((uint64_t)t->rows + t->cols);
+    }
+    return LLM_OK;
+}
+
+static llm_result llm__verify_adapter(const llm_adapter *a, llm_error *error) {
+    uint32_t kind = 0, i;
+    char name[64];
+    const llm_result why = llm__verify_sections(&a->file, &kind, error);
+    llm_result r = LLM_OK;
+    if (why != LLM_ERROR_CHECKSUM || kind != LLM__SECTION_DATA) return why;
+    for (i = 0; i < a->pairs && !r; i++)
+        r = llm__compare_sum(&a->file, a->file.file + a->pair[i].offset, (size_t)a->pair[i].size,
+                             a->pair[i].checksum, "pair ", llm__pair_name(name, &a->pair[i]),
+                             error);
+    return r ? r : why;
+}
+
+/* Was it made for this model? */
+static llm_result llm__check_lora(const llm_adapter *a, llm__file_section lora, llm_error *error) {
+    const llm__file_section smoothing = llm__section(a->model, LLM__SECTION_SMTH);
+    const uint64_t sum = smoothing.size ? smoothing.checksum : 0;
+    llm__file_lora head;
+    if (!lora.size)
+        LLM__REFUSE("header: the file is no adapter: it has no section LORA");
+    if (lora.size < sizeof head)
+        LLM__REFUSE("section LORA: %llu bytes, not %zu or more", (unsigned long long)lora.size,
+                    sizeof head);
+    memcpy(&head, a->file.file + lora.offset, sizeof head);
+    if (head.layers != a->model->desc->layers || head.width != a->model->desc->width)
+        LLM__REFUSE("section LORA: it is for %u layers of width %u, the model has %u of %u",
+                    (unsigned)head.layers, (unsigned)head.width, (unsigned)a->model->desc->layers,
+                    (unsigned)a->model->desc->width);
+    if (head.smoothing != sum)
+        LLM__REFUSE("section LORA: smoothing is %016llx, that of the model %016llx; convert the "
+                    "adapter for it", (unsigned long long)head.smoothing, (unsigned long long)sum);
+    return LLM_OK;
+}
+
+/* The table of matrices is allocated behind the adapter. */
+static llm_result llm__load_adapter(llm_adapter **adapter, bool verify, llm_error *error) {
+    llm_adapter *a = *adapter, *whole;
+    llm__file_section pairs, meta;
+    llm_result r;
+    size_t size;
+    if ((r = llm__check_header(&a->file, error)) != LLM_OK) return r;
+    if ((r = llm__check_sum(&a->file, LLM__SECTION_LORA, error)) != LLM_OK) return r;
+    if ((r = llm__check_sum(&a->file, LLM__SECTION_PAIR, error)) != LLM_OK) return r;
+    r = llm__check_lora(a, llm__section(&a->file, LLM__SECTION_LORA), error);
+    if (r) return r;
+    pairs = llm__section(&a->file, LLM__SECTION_PAIR);
+    if (pairs.size % sizeof *a->pair || pairs.size > 1u << 24)
+        LLM__REFUSE("section PAIR: %llu bytes, not a multiple of 64 up to 16777216",
+                    (unsigned long long)pairs.size);
+    a->pair = (const llm__file_pair *)(const void *)(a->file.file + pairs.offset);
+    a->pairs = (uint32_t)(pairs.size / sizeof *a->pair);
+    meta = llm__section(&a->file, LLM__SECTION_META);
+    a->meta.data = (const char *)a->file.file + meta.offset, a->meta.size = (size_t)meta.size;
+
+    size = sizeof *a + (size_t)a->model->desc->layers * LLM__LOW_COUNT * sizeof(llm__low);
+    whole = LLM__CAST(llm_adapter *, llm__allocate(&a->file.allocator, size));
+    if (!whole)
+        return llm__fail(error, LLM_ERROR_MEMORY, "adapter: no memory for a directory of %zu bytes",
+                         size);
+    memset(whole, 0, size);
+    *whole = *a;
+    *adapter = a = whole;
+    a->file.memory = size;
+    a->low = (llm__low *)(void *)(a + 1);
+    if ((r = llm__load_pairs(a, error)) != LLM_OK) return r;
+    return verify ? llm__verify_adapter(a, error) : LLM_OK;
+}
+
+LLM_API llm_result llm_adapter_open(llm_adapter **adapter, const llm_adapter_desc *desc) {
+    llm_adapter start, *a = &start;
+    llm_model_desc file;
+    llm_result r;
+    if (!adapter) return LLM_ERROR_ARGUMENT;
+    *adapter = NULL;
+    if (!desc) return LLM_ERROR_ARGUMENT;
+    if (!desc->model) return llm__fail(desc->error, LLM_ERROR_ARGUMENT, "adapter: model is NULL");
+    if (!desc->path == !desc->data)
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
+                         "adapter: %d of path and data are given, want exactly one",
+                         desc->path ? 2 : 0);
+    if (desc->data && (uintptr_t)desc->data % 64)
+        return llm__fail(desc->error, LLM_ERROR_ARGUMENT,
+                         "adapter: data is %u bytes past a multiple of 64, must be at one",
+                         (unsigned)((uintptr_t)desc->data % 64));
+    memset(&start, 0, sizeof start);
+    memset(&file, 0, sizeof file);
+    file.path = desc->path, file.data = desc->data, file.size = desc->size;
+    file.allocator = desc->allocator, file.error = desc->error;
+    if ((r = llm__find_file(&start.file, &file)) != LLM_OK) return r;
+    start.model = desc->model;
+    r = llm__load_adapter(&a, desc->verify, desc->error);
+    if (r != LLM_OK) {
+        llm__drop_file(&start.file);
+        if (a != &start) llm__release(&start.file.allocator, a, a->file.memory);
+        return r;
+    }
+    *adapter = a;
+    return LLM_OK;
+}
+
+LLM_API void llm_adapter_close(llm_adapter *adapter) {
+    llm_allocator allocator;
+    if (!adapter) return;
+    allocator = adapter->file.allocator;
+    llm__drop_file(&adapter->file);
+    llm__release(&allocator, adapter, adapter->file.memory);
+}
+
+LLM_API void llm_adapter_get_info(const llm_adapter *adapter, llm_adapter_info *info) {
+    if (!info) return;
+    memset(info, 0, sizeof *info);
+    info->meta.data = "";
+    if (!adapter) return;
+    info->matrices = adapter->pairs, info->rank = adapter->rank;
+    info->weights = adapter->weights, info->file_size = adapter->file.size;
+    info->meta = adapter->meta;
 }
 
 LLM__SMALL_END
@@ -4022,6 +4405,7 @@ typedef struct llm__kernels {
 } llm__kernels;
 
 #define LLM__ROWS_AT_ONCE 256u
+#define LLM__LOW_INPUTS   3u /* matrices of a matmul that adapters may change */
 #define LLM__QUERIES      16u /* that go through a page of the cache together */
 #define LLM__MASKED       -1e30f /* finite: fast-math may assume that there are no infinities */
 #define LLM__INT8_MOST    127.0f
@@ -4452,9 +4836,20 @@ static void llm__run_lane(void *context, uint32_t lane) {
 
    "input" makes what a matmul eats: it finishes the residual stream where the model norms a
    block's output (post_gain), norms, rotates, quantises. Where there is a single row it is part of
-   the matmul, and where each session has one, "heads" is part of "attend": five steps a layer. */
+   the matmul, and where each session has one, "heads" is part of "attend": five steps a layer.
 
-enum { LLM__OP_EMBED, LLM__OP_INPUT, LLM__OP_MATMUL, LLM__OP_HEADS, LLM__OP_ATTEND, LLM__OP_CAP };
+   Where rows have adapters, a step "low" between input and matmul makes A x for all of them, and
+   the matmul's items add B of that to the panels that they have made. */
+
+enum {
+    LLM__OP_EMBED,
+    LLM__OP_INPUT,
+    LLM__OP_LOW,
+    LLM__OP_MATMUL,
+    LLM__OP_HEADS,
+    LLM__OP_ATTEND,
+    LLM__OP_CAP
+};
 enum { LLM__FROM_STREAM, LLM__FROM_ATTENTION, LLM__FROM_HIDDEN };
 enum { LLM__TO_STORE, LLM__TO_ADD, LLM__TO_GATE };
 
@@ -4480,6 +4875,8 @@ typedef struct llm__step {
     uint32_t parts, panels; /* matmul: panels in all, */
     uint32_t planned;       /* per item of few rows, */
     uint32_t per_item;      /* and as the rows at hand want it */
+    uint32_t input;         /* low and matmul: the number of the step that makes their input, */
+    uint32_t low, lows;     /* and the matrices that adapters may change: LLM__LOW_…, how many */
     float *out;
     uint32_t out_stride;
 } llm__step;
@@ -4495,6 +4892,12 @@ typedef struct llm__entry { /* a session's share of an evaluation */
     uint32_t first, count;         /* rows */
     uint32_t first_logits, logits; /* rows of logits, of its last tokens */
 } llm__entry;
+
+/* Rows side by side with the same adapters and weights, at most LLM__ROWS_AT_ONCE. */
+typedef struct llm__adapted {
+    const llm_session *session; /* one of theirs */
+    uint32_t first, count;
+} llm__adapted;
 
 /* Sizes that follow from the description. */
 typedef struct llm__shape {
@@ -4532,7 +4935,7 @@ typedef struct llm__running {
 /* What a lane has for itself. Nothing here has to last when an evaluation stops. */
 typedef struct llm__own {
     llm__input in;     /* of a single row, */
-    uint32_t made;     /* for this step; 0 = none */
+    uint32_t made;     /* by this step; 0 = none */
     float *stream;     /* that row of the stream as `in` was made from it */
     float *scratch;    /* for what an item needs */
     LLM__PROFILED(llm_profile profile[LLM_PROFILE_STEPS];)
@@ -4546,6 +4949,7 @@ struct llm_batch {
     llm_pool *pool;
     llm__kernels kernels;
     uint32_t rows, most_logits, lanes;
+    uint32_t adapter_rank; /* columns of `low` for each matrix of a matmul; 0: no adapters */
     llm_kv kv;
     llm__shape shape;
     llm_error error;
@@ -4560,6 +4964,8 @@ struct llm_batch {
     llm__step *step; /* [steps] */
     uint32_t *count; /* [steps] items */
     uint32_t steps;
+    llm__adapted *adapted; /* [rows] of which there are */
+    uint32_t adapteds, low_panels; /* the most panels of A that one has for a matrix */
     /* activations */
     float *x, *x_too; /* the stream; where blocks have a norm of their own, in turn */
     float *stream;    /* the one of them that the plan has come to */
@@ -4567,6 +4973,7 @@ struct llm_batch {
     int16_t *q16;   /* [kv heads][rows][group][head] queries of the int8 cache, */
     float *q_scale; /* [kv heads][rows][group] with their scales, */
     float *q32;     /* or those of the f16 cache */
+    float *low;     /* [rows][LLM__LOW_INPUTS][adapter_rank] A x */
     llm__input in;
     llm__split split;
     uint32_t most_parts;    /* rows times chunks of positions that may be items of their own */
@@ -4638,6 +5045,9 @@ struct llm_session {
     int32_t *token; /* [context] */
     bool has_logits;
     uint32_t cancel;
+    const llm_adapter *adapter[LLM_ADAPTERS_MOST];
+    float weight[LLM_ADAPTERS_MOST]; /* of each, not 0 */
+    uint32_t adapters, adapter_rank; /* how many; the sum of their ranks */
     llm_error error;
 };
 
@@ -4792,7 +5202,10 @@ static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t 
     if (padded > step->width)
         memset(buffer + step->width, 0, (padded - step->width) * sizeof(float));
     if (step->unrotate && !same) kernels->rotate(buffer, padded, step->unrotate);
-    if (step->want_float) memcpy(in->x + at, buffer, padded * sizeof(float));
+    if (step->want_float || b->row[row].session->adapters) {
+        memcpy(in->x + at, buffer, padded * sizeof(float));
+        if (same && step->unrotate) kernels->rotate(in->x + at, padded, step->unrotate);
+    }
     if (step->want_int) {
         if (step->rotate && !same) kernels->rotate(buffer, padded, step->rotate);
         kernels->quantize(buffer, padded, llm__super_block(padded), in->q + at, in->wide + at,
@@ -4827,9 +5240,10 @@ static llm_profile *llm__profile_of(const llm_batch *b, uint32_t number, uint32_
         at = step->last                           ? LLM__PROFILE_HEAD
              : step->out == b->qkv                ? LLM__PROFILE_QKV
              : step->to == LLM__TO_GATE           ? LLM__PROFILE_GATE_UP
-             : step[-1].from == LLM__FROM_ATTENTION ? LLM__PROFILE_OUT
-                                                  : LLM__PROFILE_DOWN;
+             : b->step[step->input].from == LLM__FROM_ATTENTION ? LLM__PROFILE_OUT
+                                                                : LLM__PROFILE_DOWN;
         break;
+    case LLM__OP_LOW: return llm__profile_of(b, number + 1, lane); /* part of its matmul */
     default: break;
     }
     return &b->own[lane].profile[at];
@@ -4844,7 +5258,7 @@ static void llm__spent(void *user, uint32_t number, uint32_t lane, uint32_t item
 
 /* Part of what the matmul takes was making its input. */
 static void llm__profile_moved(const llm_batch *b, uint32_t number, uint32_t lane, uint64_t ns) {
-    llm_profile *input = llm__profile_of(b, number - 1, lane);
+    llm_profile *input = llm__profile_of(b, b->step[number].input, lane);
     llm__profile_of(b, number, lane)->work_ns -= ns;
     input->work_ns += ns;
     input->items++;
@@ -4870,16 +5284,17 @@ LLM__INLINE bool llm__makes_own(const llm_batch *b, const llm__step *step) {
 
 static const llm__input *llm__own_input(const llm_batch *b, uint32_t number, uint32_t item,
                                         uint32_t lane) {
-    const llm__step *step = &b->step[number - 1];
+    const uint32_t input = b->step[number].input;
+    const llm__step *step = &b->step[input];
     const size_t row = llm__stream_row(b, step, 0);
     llm__own *own = &b->own[lane];
-    if (own->made != number) {
+    if (own->made != input) {
         LLM__PROFILED(const uint64_t start = llm__now_ns();)
         llm__make_input(b, step, 0, &own->in, 0, own->stream, own->scratch);
-        own->made = number;
+        own->made = input;
         LLM__PROFILED(llm__profile_moved(b, number, lane, llm__now_ns() - start);)
     }
-    if (item == 0) { /* what the lanes share is written once */
+    if (item == 0 && b->step[number].op == LLM__OP_MATMUL) { /* what the lanes share: once */
         if (step->begins) llm__begin_page(b, step->layer, (uint32_t)row);
         if (step->post_gain)
             memcpy(step->next + row * b->shape.stream, own->stream,
@@ -4929,6 +5344,62 @@ static void llm__put(const llm_batch *b, const llm__step *step, const llm__part 
     }
 }
 
+/* ---- adapters: y += weight * scale * B (A x) ---- */
+
+/* An item: a panel of A against rows with the same adapters. Those of a matrix lie one behind the
+   other; where some rows have fewer panels than others, there is nothing to do. */
+LLM__NOINLINE static void llm__low_item(const llm_batch *b, const llm__step *step,
+                                        const llm__input *in, uint32_t item, uint32_t lane) {
+    const uint32_t padded = llm__padded(b->step[step->input].width);
+    const uint32_t which = item / b->low_panels % step->lows, number = item % b->low_panels;
+    const llm__adapted *rows = &b->adapted[item / (step->lows * b->low_panels)];
+    float *out = b->own[lane].scratch;
+    float *to = b->low + ((size_t)rows->first * LLM__LOW_INPUTS + which) * b->adapter_rank;
+    uint32_t panel = number, i, r;
+    for (i = 0; i < rows->session->adapters; i++) {
+        const llm_adapter *adapter = rows->session->adapter[i];
+        const llm__low *low = llm__low_at(adapter, step->layer, step->low + which);
+        if (panel >= low->rank / 16) {
+            panel -= low->rank / 16;
+            continue;
+        }
+        b->kernels.panel[low->type](out, low->a + panel * llm__low_panel(low->type, padded), padded,
+                                    in, rows->first, rows->count);
+        for (r = 0; r < rows->count; r++)
+            memcpy(to + (size_t)r * LLM__LOW_INPUTS * b->adapter_rank + 16 * number, out + 16 * r,
+                   16 * sizeof(float));
+        return;
+    }
+}
+
+/* Adds B's share to a panel [rows][16] of matrix `which` of the step; `product` is as large. */
+LLM__NOINLINE static void llm__add_low(const llm_batch *b, const llm__step *step, uint32_t which,
+                                       uint32_t panel, uint32_t row, uint32_t rows, float *out,
+                                       float *product) {
+    const uint8_t *w;
+    llm__input in;
+    uint32_t i, k;
+    memset(&in, 0, sizeof in);
+    in.stride = LLM__LOW_INPUTS * b->adapter_rank;
+    for (k = 0; k < b->adapteds; k++) {
+        const llm__adapted *of = &b->adapted[k];
+        const llm_session *s = of->session;
+        const uint32_t first = of->first > row ? of->first : row;
+        const uint32_t end = llm__least(of->first + of->count, row + rows);
+        if (first >= end) continue;
+        in.x = b->low + (size_t)which * b->adapter_rank;
+        for (i = 0; i < s->adapters; i++) {
+            const llm__low *low = llm__low_at(s->adapter[i], step->layer, step->low + which);
+            if (!low->rank) continue;
+            w = low->b + panel * llm__low_panel(low->type, low->rank);
+            b->kernels.panel[low->type](product, w, low->rank, &in, first, end - first);
+            b->kernels.add(out + 16 * (first - row), product, llm__mulf(s->weight[i], low->scale),
+                           16 * (end - first));
+            in.x += low->rank;
+        }
+    }
+}
+
 /* A few panels against up to 256 rows. Gate and up lie in turn: an odd panel ends a pair. */
 static void llm__matmul(const llm_batch *b, const llm__step *step, const llm__input *in,
                         uint32_t item, uint32_t all_rows, uint32_t lane) {
@@ -4951,6 +5422,9 @@ static void llm__matmul(const llm_batch *b, const llm__step *step, const llm__in
                 for (r = 0; r < rows; r++)
                     b->kernels.add(to + 16 * r, part->bias + 16 * p, 1.0f, 16);
             }
+            if (b->adapteds && step->lows)
+                llm__add_low(b, step, step->to == LLM__TO_GATE ? p % 2 : i,
+                             step->to == LLM__TO_GATE ? p / 2 : p, row, rows, to, out + 32 * rows);
             if (to == gate) continue;
             if (step->to == LLM__TO_GATE)
                 b->kernels.gate(out, gate, out, 16 * rows, b->model->desc->activation);
@@ -5393,9 +5867,11 @@ static llm_result llm__need_item(const llm_batch *b, const llm__step *step, uint
                 return LLM_ERROR_IO;
         return llm__need(m, t->data + (uint32_t)b->row[item].token / 16 * size, size, error);
     case LLM__OP_INPUT: return llm__need_gains(b, step, error);
-    case LLM__OP_MATMUL: /* which may make the input of the step before */
-        if (llm__makes_own(b, step) && llm__need_gains(b, step - 1, error)) return LLM_ERROR_IO;
-        return llm__need_panels(b, step, item, error);
+    case LLM__OP_LOW:
+    case LLM__OP_MATMUL: /* which may make the input of a step before */
+        if (llm__makes_own(b, step) && llm__need_gains(b, &b->step[step->input], error))
+            return LLM_ERROR_IO;
+        return step->op == LLM__OP_LOW ? LLM_OK : llm__need_panels(b, step, item, error);
     case LLM__OP_HEADS:
     case LLM__OP_ATTEND:
         for (i = LLM__Q_NORM; i <= LLM__K_NORM; i++)
@@ -5422,6 +5898,11 @@ static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t l
     switch (step->op) {
     case LLM__OP_EMBED: llm__embed(b, item); break;
     case LLM__OP_INPUT: llm__shared_input(b, step, item, lane); break;
+    case LLM__OP_LOW:
+        llm__low_item(b, step,
+                      llm__makes_own(b, step) ? llm__own_input(b, number, item, lane) : &b->in,
+                      item, lane);
+        break;
     case LLM__OP_MATMUL:
         llm__matmul(b, step,
                     llm__makes_own(b, step) ? llm__own_input(b, number, item, lane) : &b->in, item,
@@ -5463,6 +5944,7 @@ static void llm__fetch_ahead(void *user, uint32_t number, uint32_t item) {
 LLM__SMALL
 
 #define LLM__STEPS_PER_LAYER 10u
+#define LLM__LOW_STEPS       4u /* more where there may be adapters */
 #define LLM__ITEM_BYTES      8192u  /* least weight bytes of a matmul item for several lanes, */
 #define LLM__MANY_ROWS       16u    /* with fewer rows than this */
 
@@ -5493,9 +5975,22 @@ static void llm__plan_post_norm(llm_batch *b, llm__step *input, const float *gai
     input->next = b->stream;
 }
 
+/* Between an input and its matmul, which has `lows` matrices that adapters may change. */
+static void llm__plan_low(llm_batch *b, uint32_t low, uint32_t lows) {
+    const uint32_t input = b->steps - 1;
+    llm__step *step;
+    if (!b->adapter_rank) return;
+    step = llm__new_step(b, LLM__OP_LOW, b->step[input].layer);
+    step->input = input;
+    step->low = low, step->lows = lows;
+}
+
 static llm__step *llm__plan_matmul(llm_batch *b, uint32_t layer, uint32_t to, float *out,
                                    uint32_t stride) {
+    const llm__step *before = &b->step[b->steps - 1];
     llm__step *step = llm__new_step(b, LLM__OP_MATMUL, layer);
+    step->input = before->op == LLM__OP_LOW ? before->input : b->steps - 2;
+    step->low = before->low, step->lows = before->lows;
     step->to = (uint8_t)to;
     step->out = out;
     step->out_stride = stride;
@@ -5534,6 +6029,7 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     input->gain = llm__vector(m, layer, LLM__ATTN_NORM);
     input->begins = true;
     if (layer) llm__plan_post_norm(b, input, llm__vector(m, layer - 1, LLM__FFN_POST_NORM));
+    llm__plan_low(b, LLM__LOW_Q, 3);
     step = llm__plan_matmul(b, layer, LLM__TO_STORE, b->qkv, b->shape.qkv);
     llm__plan_part(b, input, step, &t[LLM__Q], llm__vector(m, layer, LLM__Q_BIAS), 0);
     llm__plan_part(b, input, step, &t[LLM__K], llm__vector(m, layer, LLM__K_BIAS), b->shape.k_at);
@@ -5542,6 +6038,7 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     llm__new_step(b, LLM__OP_ATTEND, layer);
 
     input = llm__plan_input(b, layer, LLM__FROM_ATTENTION, d->heads * d->value_size, basis);
+    llm__plan_low(b, LLM__LOW_OUT, 1);
     step = t[LLM__ATTN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
                : llm__plan_matmul(b, layer, LLM__TO_ADD, b->stream, b->shape.stream);
@@ -5550,11 +6047,13 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
     input->gain = llm__vector(m, layer, LLM__FFN_NORM);
     llm__plan_post_norm(b, input, llm__vector(m, layer, LLM__ATTN_POST_NORM));
+    llm__plan_low(b, LLM__LOW_GATE, 2);
     step = llm__plan_matmul(b, layer, LLM__TO_GATE, b->hidden, b->shape.hidden);
     llm__plan_part(b, input, step, &t[LLM__GATE_UP], llm__vector(m, layer, LLM__GATE_UP_BIAS), 0);
     step->planned = llm__up(step->planned, 2);
 
     input = llm__plan_input(b, layer, LLM__FROM_HIDDEN, d->ffn, 0);
+    llm__plan_low(b, LLM__LOW_DOWN, 1);
     step = t[LLM__FFN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
                : llm__plan_matmul(b, layer, LLM__TO_ADD, b->stream, b->shape.stream);
@@ -5614,10 +6113,38 @@ static void llm__split_attention(llm_batch *b) {
     memset(b->arrived, 0, (size_t)b->most_parts * b->model->desc->heads * sizeof *b->arrived);
 }
 
+static bool llm__same_adapters(const llm_session *s, const llm_session *t) {
+    return s->adapters == t->adapters &&
+           !memcmp(s->adapter, t->adapter, s->adapters * sizeof *s->adapter) &&
+           !memcmp(s->weight, t->weight, s->adapters * sizeof *s->weight);
+}
+
+/* Which rows have adapters. Neighbours with the same ones go together: B and A are read once. */
+static void llm__find_adapted(llm_batch *b) {
+    uint32_t i, row, now;
+    b->adapteds = b->low_panels = 0;
+    for (i = 0; i < b->entries && b->adapter_rank; i++) {
+        const llm__entry *e = &b->entry[i];
+        const llm_session *s = e->session;
+        if (s->adapter_rank / 16 > b->low_panels) b->low_panels = s->adapter_rank / 16;
+        for (row = e->first; row < e->first + e->count && s->adapters; row += now) {
+            llm__adapted *to = &b->adapted[b->adapteds - (b->adapteds > 0)];
+            if (!b->adapteds || to->first + to->count < row || to->count == LLM__ROWS_AT_ONCE ||
+                !llm__same_adapters(to->session, s)) {
+                to = &b->adapted[b->adapteds++];
+                to->session = s, to->first = row, to->count = 0;
+            }
+            now = llm__least(e->first + e->count - row, LLM__ROWS_AT_ONCE - to->count);
+            to->count += now;
+        }
+    }
+}
+
 /* Items of every step for the rows at hand. */
 static void llm__count_items(llm_batch *b) {
     uint32_t i;
     llm__split_attention(b);
+    llm__find_adapted(b);
     for (i = 0; i < b->steps; i++) {
         llm__step *step = &b->step[i];
         const uint32_t rows = step->last ? b->used_logits : b->used_rows;
@@ -5637,6 +6164,7 @@ static void llm__count_items(llm_batch *b) {
                           b->split.shares;
             break;
         case LLM__OP_INPUT: b->count[i] = llm__makes_own(b, step) ? 0 : rows; break;
+        case LLM__OP_LOW: b->count[i] = b->adapteds * step->lows * b->low_panels; break;
         default: b->count[i] = rows; break;
         }
     }
@@ -5680,7 +6208,7 @@ static void llm__lay_out_input(const llm__shape *s, llm__input *in, size_t rows,
 
 static void llm__lay_out_own(const llm_batch *b, llm__own *own, llm__arena *arena) {
     const llm__shape *s = &b->shape;
-    size_t scratch = 2 * 16 * (size_t)llm__least(b->rows, LLM__ROWS_AT_ONCE);
+    size_t scratch = (b->adapter_rank ? 48u : 32u) * (size_t)llm__least(b->rows, LLM__ROWS_AT_ONCE);
     if (scratch < s->input) scratch = s->input;
     if (scratch < 2 * LLM__QUERIES * (size_t)s->value) scratch = 2 * LLM__QUERIES * (size_t)s->value; /* sums of a tile */
     llm__lay_out_input(s, &own->in, 1, arena);
@@ -5691,7 +6219,9 @@ static void llm__lay_out_own(const llm_batch *b, llm__own *own, llm__arena *aren
 static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     const llm__file_desc *d = b->model->desc;
     const llm__shape *s = &b->shape;
-    const size_t rows = b->rows, steps = 4 + (size_t)d->layers * LLM__STEPS_PER_LAYER;
+    const size_t rows = b->rows, low = LLM__LOW_INPUTS * (size_t)b->adapter_rank;
+    const size_t steps =
+        4 + (size_t)d->layers * (LLM__STEPS_PER_LAYER + (low ? LLM__LOW_STEPS : 0));
     size_t parts;
     llm__own measured;
     uint32_t i;
@@ -5700,6 +6230,8 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->wanted = LLM__TAKE(uint32_t, b->most_logits);
     b->step = LLM__TAKE(llm__step, steps);
     b->count = LLM__TAKE(uint32_t, steps);
+    b->adapted = LLM__TAKE(llm__adapted, low ? rows : 0);
+    b->low = LLM__TAKE(float, rows * low);
     b->x = LLM__TAKE(float, rows * s->stream);
     b->x_too = LLM__TAKE(float, rows * s->stream);
     b->y = LLM__TAKE(float, rows * s->stream);
@@ -5745,6 +6277,10 @@ static llm_result llm__resolve_batch(llm_batch_desc *d, const char *what) {
     if ((unsigned)d->kv >= LLM_KV_COUNT)
         return llm__fail(error, LLM_ERROR_ARGUMENT, "%s: kv is %d, not in 0 .. %d", what,
                          (int)d->kv, LLM_KV_COUNT - 1);
+    if (d->adapter_rank > LLM_ADAPTERS_MOST * 1024)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "%s: adapter_rank is %u, not in 0 .. %u", what,
+                         (unsigned)d->adapter_rank, LLM_ADAPTERS_MOST * 1024);
+    d->adapter_rank = llm__up(d->adapter_rank, 16);
     if (!llm__kernels_by_name(d->isa, &kernels, error)) return LLM_ERROR_UNSUPPORTED;
     d->isa = kernels.name; /* the host's string need not outlive the call */
     return LLM_OK;
@@ -5760,6 +6296,7 @@ static void llm__set_batch(llm_batch *b, const llm_batch_desc *d) {
     b->rows = d->rows;
     b->most_logits = d->logits;
     b->kv = d->kv;
+    b->adapter_rank = d->adapter_rank;
     b->lanes = llm_pool_threads(d->pool);
     b->shape = llm__shape_of(d->model->desc);
 }
@@ -5908,6 +6445,11 @@ LLM_API llm_result llm_batch_add(llm_batch *batch, llm_session *session, const i
                          "add: %zu rows and %u logits do not fit; %u and %u are free", count,
                          (unsigned)logits, (unsigned)(b->rows - b->used_rows),
                          (unsigned)(b->most_logits - b->used_logits));
+    if (session->adapter_rank > b->adapter_rank)
+        return llm__fail(&b->error, LLM_ERROR_LIMIT,
+                         "add: the ranks of the session's adapters sum up to %u, the batch's "
+                         "adapter_rank is %u",
+                         (unsigned)session->adapter_rank, (unsigned)b->adapter_rank);
     if ((r = llm__extend(session, tokens, count, &b->error)) != LLM_OK) return r;
     session->has_logits = false;
     llm__add_rows(b, session, (uint32_t)count, logits);
@@ -6011,6 +6553,7 @@ static void llm__own_batch_desc(const llm_session_desc *s, llm_batch_desc *b) {
     memset(b, 0, sizeof *b);
     b->model = s->model, b->pool = s->pool, b->rows = s->rows, b->logits = s->logits;
     b->kv = s->kv, b->isa = s->isa, b->allocator = s->allocator, b->error = s->error;
+    b->adapter_rank = s->adapter_rank;
 }
 
 static llm_result llm__resolve_session(llm_session_desc *d) {
@@ -6029,6 +6572,7 @@ static llm_result llm__resolve_session(llm_session_desc *d) {
     llm__own_batch_desc(d, &b);
     if ((r = llm__resolve_batch(&b, "session")) != LLM_OK) return r;
     d->isa = b.isa;
+    d->adapter_rank = b.adapter_rank;
     return LLM_OK;
 }
 
@@ -6201,6 +6745,9 @@ LLM_API llm_result llm_session_fork(llm_session **child, llm_session *parent) {
     if ((r = llm__new_session(&c, &d, parent->store)) != LLM_OK) return r;
     memcpy(c->token, parent->token, parent->position * sizeof *c->token);
     c->position = c->fed = parent->position;
+    memcpy(c->adapter, parent->adapter, sizeof c->adapter);
+    memcpy(c->weight, parent->weight, sizeof c->weight);
+    c->adapters = parent->adapters, c->adapter_rank = parent->adapter_rank;
     llm__store_lock(c->store);
     c->pages = llm__least(parent->pages, llm__pages_for(c->position));
     for (i = 0; i < c->pages; i++) {
@@ -6209,6 +6756,53 @@ LLM_API llm_result llm_session_fork(llm_session **child, llm_session *parent) {
     }
     llm__store_unlock(c->store);
     *child = c;
+    return LLM_OK;
+}
+
+static llm_result llm__check_adapter(const llm_session *s, const llm_adapter *adapter, float weight,
+                                     size_t number, llm_error *error) {
+    if (!adapter)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "adapters: number %zu is NULL", number);
+    if (adapter->model != s->model)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "adapters: number %zu is of another model",
+                         number);
+    if (!llm__finite(weight))
+        return llm__fail(error, LLM_ERROR_ARGUMENT,
+                         "adapters: weight %zu is %g, not a finite number", number, (double)weight);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_session_set_adapters(llm_session *session,
+                                            const llm_adapter *const *adapters,
+                                            const float *weights, size_t count) {
+    llm_session *s = session;
+    llm_result r;
+    uint32_t rank = 0;
+    size_t i;
+    if (!s) return LLM_ERROR_ARGUMENT;
+    if (count > LLM_ADAPTERS_MOST)
+        return llm__fail(&s->error, LLM_ERROR_ARGUMENT, "adapters: count is %zu, not in 0 .. %u",
+                         count, LLM_ADAPTERS_MOST);
+    if (count && (!adapters || !weights))
+        return llm__fail(&s->error, LLM_ERROR_ARGUMENT, "adapters: %s is NULL",
+                         adapters ? "weights" : "adapters");
+    if (s->busy || s->fed > s->position)
+        return llm__fail(&s->error, LLM_ERROR_BUSY,
+                         "adapters: the session has an evaluation that is not done");
+    for (i = 0; i < count; i++) {
+        r = llm__check_adapter(s, adapters[i], weights[i], i, &s->error);
+        if (r) return r;
+        if (llm__bits(weights[i]) & 0x7fffffffu) rank += adapters[i]->rank;
+    }
+    if (s->own && rank > s->own->adapter_rank)
+        return llm__fail(&s->error, LLM_ERROR_LIMIT,
+                         "adapters: their ranks sum up to %u, adapter_rank is %u", (unsigned)rank,
+                         (unsigned)s->own->adapter_rank);
+    for (i = 0, s->adapters = 0, s->adapter_rank = rank; i < count; i++) {
+        if (!(llm__bits(weights[i]) & 0x7fffffffu)) continue;
+        s->adapter[s->adapters] = adapters[i];
+        s->weight[s->adapters++] = weights[i];
+    }
     return LLM_OK;
 }
 
@@ -13686,7 +14280,7 @@ static void llm__values_f16_scalar(float *out, const float *keep, const float *t
 LLM__INLINE void llm__panel_float_scalar(uint32_t type, float *out, const uint8_t *panel,
                                          uint32_t padded, const llm__input *in, uint32_t row,
                                          uint32_t rows) {
-    uint32_t m, k, r, s = llm__super_block(padded);
+    uint32_t m, k, r, s = llm__float_block(padded);
     for (m = 0; m < rows; m++) {
         const float *x = in->x + (size_t)(row + m) * in->stride;
         for (r = 0; r < 16; r++) {
@@ -14348,7 +14942,7 @@ LLM__AVX2_INLINE __m256 llm__weight8(uint32_t type, const uint8_t *p) {
 LLM__AVX2_INLINE void llm__panel_float_avx2(uint32_t type, float *out, const uint8_t *panel,
                                             uint32_t padded, const llm__input *in, uint32_t row,
                                             uint32_t rows) {
-    const uint32_t half = type == LLM_F32 ? 32 : 16, s = llm__super_block(padded);
+    const uint32_t half = type == LLM_F32 ? 32 : 16, s = llm__float_block(padded);
     uint32_t m, k, end;
     for (m = 0; m < rows; m += 2) {
         const float *x = in->x + (size_t)(row + m) * in->stride;
@@ -16527,7 +17121,7 @@ LLM__INLINE llm__f4 llm__weight4(uint32_t type, const uint8_t *p) {
 LLM__INLINE void llm__panel_float_simd128(uint32_t type, float *out, const uint8_t *panel,
                                           uint32_t padded, const llm__input *in, uint32_t row,
                                           uint32_t rows) {
-    const uint32_t size = llm__formats[type].size, s = llm__super_block(padded);
+    const uint32_t size = llm__formats[type].size, s = llm__float_block(padded);
     uint32_t m, k, i, end;
     for (m = 0; m < rows; m++) {
         const float *x = in->x + (size_t)(row + m) * in->stride;

@@ -9,6 +9,7 @@ static bool stats, failed;
 static uint32_t threads, context, most;
 static uint64_t seed = UINT64_MAX;
 static llm_sampler_desc sampling;
+static adapters lora;
 
 static const option options[] = {
     {"MODEL.llm", OPTION_TEXT, &model_path, NULL, "by default models/smollm2-135m-instruct.llm",
@@ -17,6 +18,8 @@ static const option options[] = {
      "what the model is told before the conversation", false},
     {"--template", OPTION_TEXT, &template_path, "FILE",
      "a chat template (Jinja) in place of the model's own", false},
+    {"--lora", OPTION_ADAPTERS, &lora, "FILE[=W]",
+     "use this adapter, W times (default 1); several may be given", false},
     {"--temp", OPTION_FLOAT, &sampling.temperature, "F",
      "temperature (default 0.4); 0 always takes the likeliest token", false},
     {"--top-k", OPTION_COUNT, &sampling.top_k, "N", "only among the N likeliest; 0 (default): all",
@@ -216,8 +219,9 @@ static llm_session *make_session(const llm_model *model, llm_pool *pool) {
     llm_session_desc d;
     memset(&d, 0, sizeof d);
     d.model = model, d.pool = pool, d.context = context, d.isa = isa, d.error = &error;
-    d.kv = parse_kv(&self, kv);
+    d.kv = parse_kv(&self, kv), d.adapter_rank = lora.rank;
     CHECKED(llm_session_create(&session, &d), &error);
+    use_adapters(&lora, session);
     return session;
 }
 
@@ -239,6 +243,7 @@ int main(int argc, char **argv) {
     sampling.seed = seed != UINT64_MAX ? seed : (uint64_t)time(NULL);
     person = isatty(fileno(stdin)) && isatty(fileno(stdout));
     model = open_model(model_path);
+    open_adapters(&lora, model);
     pool = make_pool(threads);
     session = make_session(model, pool);
     chat = make_chat(session);
@@ -255,6 +260,7 @@ int main(int argc, char **argv) {
     llm_chat_destroy(chat);
     llm_session_destroy(session);
     llm_pool_destroy(pool);
+    close_adapters(&lora);
     llm_model_close(model);
     return failed && !person ? EXIT_FAILED : finish(&self);
 }

@@ -5,6 +5,7 @@
 static const char *model_path, *text_path, *logits_path, *against_path, *isa, *kv = "q8";
 static uint32_t context = 512, threads, limit;
 static bool all;
+static adapters lora;
 
 static const option options[] = {
     {"MODEL.llm", OPTION_TEXT, &model_path, NULL, "the model", true},
@@ -16,6 +17,8 @@ static const option options[] = {
      "write the logits of the scored positions, raw f32 [position][vocab]", false},
     {"--against", OPTION_TEXT, &against_path, "OUT",
      "compare with such a file, written with the same text and options", false},
+    {"--lora", OPTION_ADAPTERS, &lora, "FILE[=W]",
+     "use this adapter, W times (default 1); several may be given", false},
     {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
     {"--threads", OPTION_COUNT, &threads, "N", "by default one per core", false},
     {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
@@ -126,8 +129,9 @@ static llm_session *make_session(const llm_model *model, llm_pool *pool) {
     llm_session_desc d;
     memset(&d, 0, sizeof d);
     d.model = model, d.pool = pool, d.isa = isa, d.kv = parse_kv(&self, kv), d.error = &error;
-    d.context = context, d.logits = CHUNK;
+    d.context = context, d.logits = CHUNK, d.adapter_rank = lora.rank;
     CHECKED(llm_session_create(&session, &d), &error);
+    use_adapters(&lora, session);
     return session;
 }
 
@@ -173,6 +177,7 @@ int main(int argc, char **argv) {
     parse_options(&self, argc, argv);
     if (context < 4) fail(EXIT_USAGE, "%s: --ctx is at least 4", self.name);
     model = open_model(model_path);
+    open_adapters(&lora, model);
     llm_model_get_info(model, &info);
     text.data = data = read_all(text_path, &text.size);
     ids = tokenize(model, text, false, 0, -1, &count);
@@ -207,6 +212,7 @@ int main(int argc, char **argv) {
     if (s.against) (void)fclose(s.against);
     llm_session_destroy(session);
     llm_pool_destroy(pool);
+    close_adapters(&lora);
     llm_model_close(model);
     free(s.other);
     free(s.kl);

@@ -5,12 +5,15 @@ static const char *model_path, *prompt, *file, *isa, *kv = "q8";
 static bool as_ids, special;
 static uint32_t most = 128, threads, context;
 static llm_sampler_desc sampling;
+static adapters lora;
 
 static const option options[] = {
     {"MODEL.llm", OPTION_TEXT, &model_path, NULL, "the model", true},
     {"-p", OPTION_TEXT, &prompt, "TEXT", "the text to continue", false},
     {"-f", OPTION_TEXT, &file, "FILE", "or the file that holds it, - for standard input", false},
     {"-n", OPTION_COUNT, &most, "N", "at most this many tokens (default 128)", false},
+    {"--lora", OPTION_ADAPTERS, &lora, "FILE[=W]",
+     "use this adapter, W times (default 1); several may be given", false},
     {"--temp", OPTION_FLOAT, &sampling.temperature, "F",
      "temperature; 0 (default) always takes the likeliest token", false},
     {"--top-k", OPTION_COUNT, &sampling.top_k, "N", "only among the N likeliest; 0 (default): all",
@@ -92,9 +95,11 @@ static llm_session *make_session(const llm_model *model, llm_pool *pool, size_t 
     llm_session_desc d;
     memset(&d, 0, sizeof d);
     d.model = model, d.pool = pool, d.isa = isa, d.kv = parse_kv(&self, kv), d.error = &error;
+    d.adapter_rank = lora.rank;
     d.context =
         context ? context : (uint32_t)(count + most < UINT32_MAX ? count + most : UINT32_MAX);
     CHECKED(llm_session_create(&session, &d), &error);
+    use_adapters(&lora, session);
     return session;
 }
 
@@ -155,6 +160,7 @@ int main(int argc, char **argv) {
     double start, middle, end;
     parse_options(&self, argc, argv);
     model = open_model(model_path);
+    open_adapters(&lora, model);
     llm_model_get_info(model, &info);
     ids = read_prompt(model, &count);
     pool = make_pool(threads);
@@ -174,6 +180,7 @@ int main(int argc, char **argv) {
     llm_sampler_destroy(sampler);
     llm_session_destroy(session);
     llm_pool_destroy(pool);
+    close_adapters(&lora);
     llm_model_close(model);
     return finish(&self);
 }

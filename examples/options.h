@@ -37,14 +37,23 @@ typedef enum option_kind {
     OPTION_TEXT,
     OPTION_COUNT,
     OPTION_SEED,
-    OPTION_FLOAT
+    OPTION_FLOAT,
+    OPTION_ADAPTERS /* may stand several times */
 } option_kind;
+
+/* What --lora FILE or FILE=WEIGHT asks for; see open_adapters. */
+typedef struct adapters {
+    const char *text[LLM_ADAPTERS_MOST];
+    llm_adapter *adapter[LLM_ADAPTERS_MOST];
+    float weight[LLM_ADAPTERS_MOST];
+    uint32_t count, rank; /* what a session needs as adapter_rank */
+} adapters;
 
 /* An option, or, with a name that does not begin with '-', what stands without one, in order. */
 typedef struct option {
     const char *name;
     option_kind kind;
-    void *value;          /* bool, const char *, uint32_t, uint64_t, float */
+    void *value;          /* bool, const char *, uint32_t, uint64_t, float, adapters */
     const char *argument; /* what to call its value in the help; NULL for flags */
     const char *help;
     bool needed;
@@ -97,6 +106,12 @@ static bool set_option(const option *o, const char *text) {
     }
     if (o->kind == OPTION_TEXT) {
         *(const char **)o->value = text;
+        return true;
+    }
+    if (o->kind == OPTION_ADAPTERS) {
+        adapters *a = (adapters *)o->value;
+        if (a->count == LLM_ADAPTERS_MOST) return false;
+        a->text[a->count++] = text;
         return true;
     }
     errno = 0;
@@ -243,6 +258,42 @@ OPTIONS_MAYBE static llm_model *open_model(const char *path) {
     d.path = path, d.error = &error;
     CHECKED(llm_model_open(&model, &d), &error);
     return model;
+}
+
+/* FILE=WEIGHT: the weight is what stands behind the last '=', if that is a number. */
+OPTIONS_MAYBE static void open_adapters(adapters *a, const llm_model *model) {
+    llm_error error;
+    llm_adapter_desc d;
+    llm_adapter_info info;
+    uint32_t i;
+    for (i = 0; i < a->count; i++) {
+        const char *equals = strrchr(a->text[i], '=');
+        char *end = NULL, *path = (char *)malloc(strlen(a->text[i]) + 1);
+        if (!path) fail(EXIT_FAILED, "no memory for a path");
+        memcpy(path, a->text[i], strlen(a->text[i]) + 1);
+        a->weight[i] = equals && equals[1] ? (float)strtod(equals + 1, &end) : 1.0f;
+        if (end && !*end) path[equals - a->text[i]] = 0;
+        else a->weight[i] = 1.0f;
+        memset(&d, 0, sizeof d);
+        d.model = model, d.path = path, d.error = &error;
+        if (llm_adapter_open(&a->adapter[i], &d) != LLM_OK)
+            fail(EXIT_FAILED, "%s%s%s", error.code == LLM_ERROR_IO ? "" : path,
+                 error.code == LLM_ERROR_IO ? "" : ": ", error.text);
+        free(path);
+        llm_adapter_get_info(a->adapter[i], &info);
+        a->rank += info.rank;
+    }
+}
+
+OPTIONS_MAYBE static void use_adapters(const adapters *a, llm_session *session) {
+    CHECKED(llm_session_set_adapters(session, (const llm_adapter *const *)a->adapter, a->weight,
+                                     a->count),
+            llm_session_error(session));
+}
+
+OPTIONS_MAYBE static void close_adapters(const adapters *a) {
+    uint32_t i;
+    for (i = 0; i < a->count; i++) llm_adapter_close(a->adapter[i]);
 }
 
 OPTIONS_MAYBE static llm_pool *make_pool(uint32_t threads) {

@@ -1,8 +1,9 @@
-/* One run through the whole library: model, tokenizer, pool, sessions, forks, batch, sampler, stream,
-   template and chat. The digest of all that came out is the same on every machine. Comes after
+/* One run through the whole library: model, tokenizer, pool, sessions, forks, adapters, batch, sampler,
+   stream, template and chat. The digest of all that came out is the same on every machine. Comes after
    fixture.h. TRY(call, error) makes each call that may be refused; who includes this may define it. */
 #ifndef LLM_TESTS_EVERYTHING_H
 #define LLM_TESTS_EVERYTHING_H
+#include "adapter.h"
 
 #ifndef TRY
 #define TRY(call, why)                                                                               \
@@ -123,6 +124,36 @@ static void everything_sessions(everything *e) {
     TRY(llm_session_rewind(e->session, 40), llm_session_error(e->session));
     TRY(llm_eval(e->session, e->ids + 40, 8), llm_session_error(e->session));
     everything_logits(e, llm_session_logits(e->session, 0));
+}
+
+/* With an adapter, and without it again. */
+static void everything_adapters(everything *e) {
+    static const adapter_spec spec = {12, LLM_BF16, 0, 3, 0.5f};
+    const float weight = 0.75f;
+    llm_adapter_desc a;
+    llm_adapter *adapter;
+    const llm_adapter *list[1];
+    llm_session_desc d;
+    llm_session *s;
+    size_t size;
+    uint8_t *file = adapter_image(e->model, &spec, &size);
+    memset(&a, 0, sizeof a), memset(&d, 0, sizeof d);
+    a.model = e->model, a.data = file, a.size = size, a.verify = true, a.allocator = e->allocator, a.error = &e->error;
+    TRY(llm_adapter_open(&adapter, &a), &e->error);
+    d.model = e->model, d.pool = e->pool, d.context = 64, d.rows = 24, d.adapter_rank = 16;
+    d.isa = e->isa, d.allocator = e->allocator, d.error = &e->error;
+    TRY(llm_session_create(&s, &d), &e->error);
+    list[0] = adapter;
+    TRY(llm_session_set_adapters(s, list, &weight, 1), llm_session_error(s));
+    TRY(llm_eval(s, e->ids, 9), llm_session_error(s));
+    TRY(llm_eval(s, e->ids + 9, 1), llm_session_error(s));
+    everything_logits(e, llm_session_logits(s, 0));
+    TRY(llm_session_set_adapters(s, NULL, NULL, 0), llm_session_error(s));
+    TRY(llm_eval(s, e->ids + 10, 1), llm_session_error(s));
+    everything_logits(e, llm_session_logits(s, 0));
+    llm_session_destroy(s);
+    llm_adapter_close(adapter);
+    free(file);
 }
 
 static void everything_batch(everything *e) {
@@ -265,6 +296,7 @@ static LLM__UNUSED uint64_t everything_run(everything *e) {
     everything_open(e);
     everything_tokenize(e);
     everything_sessions(e);
+    everything_adapters(e);
     everything_batch(e);
     everything_sample(e);
     everything_stream(e);

@@ -72,7 +72,7 @@ C_LIMIT = 300
 EVERY_ISA = ["test_kernels", "test_bits", "test_isa", "test_hostile", "test_forward", "test_session", "test_switches"]
 FEWER_ISA = ["-DLLM_NO_AVX512", "-DLLM_NO_AVX_VNNI"]
 # These run a second time under a thread sanitizer.
-RACES = ["test_session.c", "test_threads.c", "test_jobs.c", "test_read.c"]
+RACES = ["test_session.c", "test_threads.c", "test_jobs.c", "test_read.c", "test_adapter.c"]
 COUNTS = re.compile(r"^(.*): (\d+) passed, (\d+) failed, (\d+) skipped$", re.MULTILINE)
 
 

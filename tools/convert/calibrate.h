@@ -244,6 +244,58 @@ static void calibrate_squares(const float *data, size_t tokens, uint32_t stride,
         }
 }
 
+/* ---- what was evened out, for the section SMTH ---------------------------- */
+
+static size_t calibrate_smooth_size(uint32_t cols) {
+    return sizeof(llm__file_smooth) + ((size_t)cols * sizeof(float) + 15) / 16 * 16;
+}
+
+/* Where the scales of an input are in the section; roles: see llm__file_smooth. */
+static uint8_t *calibrate_smooth_at(const calibration *c, uint32_t role, uint32_t layer) {
+    const llm__file_desc *d = &c->w->plan->desc;
+    const uint32_t cols[4] = {d->width, d->heads * d->value_size, d->width, d->ffn};
+    static const uint32_t roles[4] = {LLM__Q, LLM__ATTN_OUT, LLM__GATE_UP, LLM__DOWN};
+    uint8_t *at = c->w->smooth;
+    size_t all = 0;
+    int i;
+    for (i = 0; i < 4; i++) all += calibrate_smooth_size(cols[i]);
+    at += all * layer;
+    for (i = 0; i < 4 && roles[i] != role; i++) at += calibrate_smooth_size(cols[i]);
+    return at + sizeof(llm__file_smooth);
+}
+
+static void calibrate_smooth(const calibration *c, uint32_t role, const float *scales,
+                             uint32_t cols) {
+    memcpy(calibrate_smooth_at(c, role, c->layer.number), scales, cols * sizeof *scales);
+}
+
+/* The section with nothing evened out. */
+static llm_result calibrate_smooth_open(calibration *c) {
+    const llm__file_desc *d = &c->w->plan->desc;
+    const llm__file_smooth inputs[4] = {{LLM__Q, 0, d->width, 0},
+                                        {LLM__ATTN_OUT, 0, d->heads * d->value_size, 0},
+                                        {LLM__GATE_UP, 0, d->width, 0},
+                                        {LLM__DOWN, 0, d->ffn, 0}};
+    const float one = 1.0f;
+    uint8_t *at;
+    size_t all = 0;
+    uint32_t layer, k;
+    int i;
+    for (i = 0; i < 4; i++) all += calibrate_smooth_size(inputs[i].cols);
+    c->w->smooth_size = all * d->layers;
+    c->w->smooth = at = (uint8_t *)calloc(c->w->smooth_size, 1);
+    if (!at) return calibrate_memory(c, "the scales of all channels");
+    for (layer = 0; layer < d->layers; layer++)
+        for (i = 0; i < 4; at += calibrate_smooth_size(inputs[i++].cols)) {
+            llm__file_smooth head = inputs[i];
+            head.layer = layer;
+            memcpy(at, &head, sizeof head);
+            for (k = 0; k < head.cols; k++)
+                memcpy(at + sizeof head + (size_t)k * sizeof one, &one, sizeof one);
+        }
+    return LLM_OK;
+}
+
 /* Sums of squares of the input of a matrix, for an importance matrix. */
 static llm_result calibrate_note(const calibration *c, plan_tensor *t, const double *squares,
                                  size_t tokens) {
@@ -293,6 +345,7 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     calibrate_squares(c->in, tokens, padded, cols, squares);
     calibrate_scales(squares, tokens, cols, scales);
     for (i = 0; i < cols; i++) gain[i] /= scales[i];
+    calibrate_smooth(c, roles[0], scales, cols);
     for (r = 0; r < count && result == LLM_OK; r++) {
         plan_tensor *t = c->tensor[roles[r]];
         result = calibrate_note(c, t, squares, tokens);
@@ -349,6 +402,7 @@ static llm_result calibrate_even_values(calibration *c, uint32_t padded) {
         all[i] = scales[i / d->value_size / group * d->value_size + i % d->value_size];
     calibrate_scale_columns(c->layer.w[LLM__ATTN_OUT], calibrate_rows(c->tensor[LLM__ATTN_OUT]),
                             padded, n, all);
+    calibrate_smooth(c, LLM__ATTN_OUT, all, n);
     result = calibrate_note(c, c->tensor[LLM__ATTN_OUT], squares, tokens);
     free(squares);
     free(scales);
@@ -417,6 +471,7 @@ static llm_result calibrate_even_hidden(calibration *c, uint32_t padded) {
         }
         calibrate_scale_columns(c->layer.w[LLM__DOWN], calibrate_rows(c->tensor[LLM__DOWN]), padded,
                                 n, scales);
+        calibrate_smooth(c, LLM__DOWN, scales, n);
         result = calibrate_note(c, c->tensor[LLM__DOWN], squares, tokens);
     }
     free(squares);
@@ -600,12 +655,13 @@ static llm_result calibrate_tensor(void *user, plan_tensor *t) {
 }
 
 /* What runs through the model when `w` writes: `ids` [sequences][length], which stay the caller's. */
-static void calibrate_attach(calibration *c, writer *w, const int32_t *ids, uint32_t length,
-                             uint32_t sequences) {
+static llm_result calibrate_attach(calibration *c, writer *w, const int32_t *ids, uint32_t length,
+                                   uint32_t sequences) {
     memset(c, 0, sizeof *c);
     c->w = w, c->ids = ids, c->length = length, c->sequences = sequences;
     w->prepare = calibrate_tensor;
     w->calibration = c;
+    return calibrate_smooth_open(c);
 }
 
 #endif

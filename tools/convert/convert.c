@@ -8,6 +8,7 @@
 #define LLM_IMPLEMENTATION
 #include "../../llm.h"
 #endif
+#include "adapter.h"
 #include "gguf.h"
 #include "huggingface.h"
 #include "llama2c.h"
@@ -22,6 +23,7 @@
 
 static const char usage[] =
     "usage: llm-convert INPUT OUTPUT.llm [options]\n"
+    "       llm-convert ADAPTER OUTPUT.llm --base MODEL.llm [--type bf16|f32] [--quiet]\n"
     "       llm-convert --random SHAPE OUTPUT.llm [options]\n"
     "\n"
     "Converts a checkpoint to a .llm file. INPUT is one of these, of the Llama (and Mistral),\n"
@@ -33,6 +35,14 @@ static const char usage[] =
     "                    model.safetensors.index.json with the files that it names; weights in\n"
     "                    F32, F16, BF16 or 8-bit floats with their scales\n"
     "  a llama2.c .bin   version 0 or 1\n"
+    "\n"
+    "ADAPTER is a low-rank adapter (LoRA) for such a model: a folder as PEFT has it, with\n"
+    "adapter_config.json and adapter_model.safetensors, or a GGUF file of llama.cpp's. It becomes\n"
+    "a file that is used beside the model's (generate --lora), or part of the model:\n"
+    "\n"
+    "  --base MODEL.llm  of an adapter: the model that it is for. The file fits it in all types,\n"
+    "                    if these are rotated, or not, as this one is\n"
+    "  --merge A[=W]     adds adapter A, W times (default 1), to INPUT's weights; up to 16 times\n"
     "\n"
     "  --tokenizer FILE  of a .bin: its tokenizer; by default tokenizer.bin beside it, if that fits\n"
     "  --type TYPE       how to store matrices: auto, q8, q6, q5, q4, q3, bf16 or f32.\n"
@@ -66,8 +76,13 @@ enum { ROTATE_AUTO, ROTATE_YES, ROTATE_NO };
 enum { CALIBRATE_AUTO, CALIBRATE_YES, CALIBRATE_NO };
 #define TYPE_AUTO LLM_TYPE_COUNT
 
+enum { MOST_MERGES = 16 };
+
 typedef struct options {
-    const char *input, *output, *tokenizer;
+    const char *input, *output, *tokenizer, *base;
+    const char *merge[MOST_MERGES]; /* PATH or PATH=WEIGHT */
+    unsigned merges;
+    const merge_list *merged; /* all of them; NULL: none */
     const random_shape *random; /* NULL: there is an input */
     uint32_t type, embedding;
     bool embedding_given, quiet;
@@ -375,6 +390,7 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     bar.last = -1;
     w.from = s;
     w.plan = p;
+    if (o->merged) w.add = merge_row, w.add_user = o->merged;
     w.tables = tables;
     w.threads = o->threads;
     w.progress = progress_show;
@@ -390,7 +406,7 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
                                       error);
         else
             result = llm__fail(error, LLM_ERROR_ARGUMENT, "no tokenizer, expected one to calibrate");
-        calibrate_attach(&seen, &w, ids, length, sequences);
+        if (result == LLM_OK) result = calibrate_attach(&seen, &w, ids, length, sequences);
         seen.bits = o->bits;
         seen.collect = o->write_imatrix != NULL;
         if (o->bits > 0.0) w.arrange = calibration_arrange;
@@ -407,6 +423,7 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
         result = importance_write(o->write_imatrix, p, o, &seen, error);
     if (result == LLM_OK && !o->quiet) report(p, w.size);
     calibrate_close(&seen);
+    free(w.smooth);
     free(ids);
     free(section);
     free(meta.data);
@@ -441,11 +458,16 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     static const uint8_t numbered[] = {0x32, 0x34, 0x6b, 0x61}; /* LLAMA2C_MAGIC */
     map_file map;
     llm_result result;
+    bool is_adapter;
     uint8_t start[4] = {0};
     if (o->random && !o->tokenizer) return random_open(s, o->random, error);
     if (o->random) return refuse_tokenizer(o, error);
     if (!platform_exists(o->input)) return input_missing(o->input, error);
-    if (platform_is_folder(o->input) && !o->tokenizer) return huggingface_open(s, o->input, error);
+    if (platform_is_folder(o->input) && !o->tokenizer) {
+        result = adapter_is_folder(o->input, o->base != NULL, &is_adapter, error);
+        if (result != LLM_OK) return result;
+        return is_adapter ? peft_open(s, o->input, error) : huggingface_open(s, o->input, error);
+    }
     if (platform_is_folder(o->input)) return refuse_tokenizer(o, error);
     result = map_open(&map, o->input, error);
     if (result != LLM_OK) return result;
@@ -464,18 +486,120 @@ static llm_result open_input(const options *o, source_file *s, llm_error *error)
     return gguf_open(s, o->input, error);
 }
 
+/* PATH=WEIGHT, where what stands behind the last '=' is a number; else all of it is a path. */
+static char *split_weight(const char *text, float *weight) {
+    const char *equals = strrchr(text, '=');
+    char *end = NULL, *path = (char *)malloc(strlen(text) + 1);
+    if (!path) return NULL;
+    memcpy(path, text, strlen(text) + 1);
+    *weight = 1.0f;
+    if (!equals || !equals[1]) return path;
+    *weight = strtof(equals + 1, &end);
+    if (*end || !quantize_finite(*weight)) *weight = 1.0f;
+    else path[equals - text] = 0;
+    return path;
+}
+
+static llm_result merge_all(const options *o, const plan *p, merge_list *m, llm_error *error) {
+    llm_result result = LLM_OK;
+    adapter_shape shape;
+    unsigned i;
+    shape.desc = &p->desc;
+    shape.turned = p->desc.head_size;
+    for (i = 0; i < p->count; i++)
+        if (p->tensors[i].file.role == LLM__ROPE) shape.turned = 2 * p->tensors[i].file.cols;
+    for (i = 0; i < o->merges && result == LLM_OK; i++) {
+        float weight;
+        char *path = split_weight(o->merge[i], &weight);
+        llm_error why;
+        if (!path) return llm__fail(error, LLM_ERROR_MEMORY, "no memory for a path");
+        result = merge_add(m, path, weight, &shape, &why);
+        if (result == LLM_ERROR_IO) *error = why;
+        else if (result != LLM_OK)
+            (void)llm__fail(error, result, "adapter %s cannot be merged: %s", path, why.text);
+        free(path);
+    }
+    return result;
+}
+
+/* The model that an adapter is for. */
+static llm_result open_base(const options *o, llm_model **model, llm_error *error) {
+    llm_model_desc desc;
+    llm_error why;
+    llm_result result;
+    if (!o->base)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "an adapter; expected --base with the .llm file "
+                         "of the model that it is for");
+    if (o->merges)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "--merge is %s, expected none: the input is an "
+                         "adapter itself", o->merge[0]);
+    if (o->type != TYPE_AUTO && o->type > LLM_BF16)
+        return llm__fail(error, LLM_ERROR_ARGUMENT, "--type is %s, an adapter takes auto, bf16 or "
+                         "f32", llm__type_names[o->type]);
+    memset(&desc, 0, sizeof desc);
+    desc.path = o->base, desc.error = &why;
+    result = llm_model_open(model, &desc);
+    if (result == LLM_ERROR_IO) *error = why;
+    else if (result != LLM_OK)
+        (void)llm__fail(error, result, "the model %s cannot be the base: %s", o->base,
+                        why.text);
+    return result;
+}
+
+/* Takes over `s`. */
+static llm_result convert_adapter(const options *o, source_file *s, llm_error *error) {
+    llm_model *model = NULL;
+    adapter_shape shape;
+    adapter a;
+    buffer meta = {NULL, 0, 0, false};
+    llm_text text;
+    uint64_t size = 0;
+    llm_result result = open_base(o, &model, error);
+    if (result != LLM_OK) {
+        s->close(s);
+        return result;
+    }
+    shape.desc = model->desc;
+    shape.turned = model->desc->ropes ? 2 * model->rope[0].cols : model->desc->head_size;
+    result = adapter_take(&a, s, &shape, error);
+    if (result == LLM_OK) {
+        collect_meta(&a.from, &meta);
+        text.data = meta.data, text.size = meta.size;
+        if (meta.failed)
+            result = llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu bytes of text", meta.size);
+        else
+            result = adapter_write(&a, model, o->output, o->type == LLM_F32 ? LLM_F32 : LLM_BF16,
+                                   text, &size, error);
+        if (result == LLM_OK && !o->quiet)
+            printf("%zu matrices, %.0f bytes\n", a.count, (double)size);
+        adapter_close(&a);
+    }
+    free(meta.data);
+    llm_model_close(model);
+    return result;
+}
+
 static llm_result convert(options *o, llm_error *error) {
     source_file s;
     plan p;
+    merge_list m = {NULL, 0, 0};
     llm_result result = open_input(o, &s, error);
     if (result != LLM_OK) return result;
+    if (adapter_is(&s)) return convert_adapter(o, &s, error);
     if (s.note[0] && !o->quiet) fprintf(stderr, "llm-convert: %s: %s\n", o->input, s.note);
-    result = plan_open(&p, &s, error);
+    if (o->base)
+        result = llm__fail(error, LLM_ERROR_ARGUMENT, "--base is %s, expected none: only an adapter "
+                           "takes one", o->base);
+    if (result == LLM_OK) result = plan_open(&p, &s, error);
     if (result == LLM_OK) {
         o->calibrate = choose_calibration(o, &s, &p) ? CALIBRATE_YES : CALIBRATE_NO;
         choose(o, &p);
         if (o->imatrix) result = importance_read(o->imatrix, &p, error);
+        if (result == LLM_OK) result = merge_all(o, &p, &m, error);
+        if (m.count) o->merged = &m;
         if (result == LLM_OK) result = convert_write(o, &s, &p, error);
+        o->merged = NULL;
+        merge_close(&m);
         plan_close(&p);
     }
     s.close(&s);
@@ -528,6 +652,12 @@ static int parse_option(options *o, const char *name, const char *value) {
         o->type = o->embedding = LLM_Q8; /* until they are chosen */
     } else if (strcmp(name, "--tokenizer") == 0) {
         o->tokenizer = value;
+    } else if (strcmp(name, "--base") == 0) {
+        o->base = value;
+    } else if (strcmp(name, "--merge") == 0) {
+        if (o->merges == MOST_MERGES)
+            return usage_error("--merge stands over %d times", MOST_MERGES);
+        o->merge[o->merges++] = value;
     } else if (strcmp(name, "--random") == 0) {
         o->random = random_find(value);
         if (!o->random)
@@ -584,6 +714,7 @@ int main(int count, char **arguments) {
         return usage_error("--fast excludes %s", o.bits > 0.0 ? "--bits" : "--write-imatrix");
     if (!o.output)
         return usage_error("%s is missing", o.input || o.random ? "OUTPUT.llm" : "INPUT");
+    if (o.random && o.merges) return usage_error("--merge wants an INPUT with weights");
     if (convert(&o, &error) == LLM_OK) return !output_written("llm-convert");
     if (error.code == LLM_ERROR_IO) fprintf(stderr, "llm-convert: %s\n", error.text);
     else fprintf(stderr, "llm-convert: %s: %s\n", o.input, error.text);

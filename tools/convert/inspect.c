@@ -12,13 +12,15 @@
 #include "source.h"
 
 static const char usage[] =
-    "usage: llm-inspect FILE.llm [--tensors] [--verify]\n"
+    "usage: llm-inspect FILE.llm [--tensors] [--verify] [--base MODEL.llm]\n"
     "\n"
     "Says what a .llm file holds: description, sections, tensors by kind with their sizes,\n"
-    "tokenizer, chat template. The file is sound if the library opens it.\n"
+    "tokenizer, chat template. The file is sound if the library opens it. Of an adapter: the\n"
+    "matrices that it changes; without --base it is not held against the model that it is for.\n"
     "\n"
     "  --tensors  list every tensor\n"
     "  --verify   compute every checksum, which reads the whole file\n"
+    "  --base M   of an adapter: the model that it is for\n"
     "  --help     this text\n"
     "\n"
     "Exit status: 0 the file is sound, 1 it is not or cannot be read, 2 the command line is\n"
@@ -69,6 +71,7 @@ static void print_meta(llm_text meta) {
     }
 }
 
+/* `f` has a header that is in order, and need be no model. */
 static void print_sections(const llm_model *f) {
     llm__file_header header;
     uint32_t i;
@@ -143,14 +146,113 @@ static void print_tokenizer(const llm_model *f) {
            info.add_eos ? " (added)" : "", info.end_count);
 }
 
-static llm_result inspect(const char *path, bool tensors, bool verify, llm_error *error) {
+/* ---- adapters ---------------------------------------------------------- */
+
+static void print_pairs(const llm_adapter *a) {
+    double weights = 0.0, bytes = 0.0;
+    uint32_t i;
+    printf("\n%5s %-15s %-5s %5s %17s %4s %10s %14s %12s\n", "layer", "matrix", "type", "rank",
+           "shape", "rows", "scale", "offset", "bytes");
+    for (i = 0; i < a->pairs; i++) {
+        const llm__file_pair *t = &a->pair[i];
+        const char *name = t->role < LLM__ROLE_COUNT ? llm__role_names[t->role] : "?";
+        if (t->role == LLM__GATE_UP) name = t->half ? "ffn_up" : "ffn_gate";
+        printf("%5u %-15s %-5s %5u %8u x %6u %4u %10g %14llu %12llu\n", t->layer, name,
+               t->type < LLM_TYPE_COUNT ? llm__type_names[t->type] : "?", t->rank, t->rows, t->cols,
+               t->row_rotation, (double)t->scale, (unsigned long long)t->offset,
+               (unsigned long long)t->size);
+        weights += (double)t->rank * ((double)t->rows + (double)t->cols);
+        bytes += (double)t->size;
+    }
+    printf("%5s %-15s %-5s %5s %17.0f %4s %10s %14s %12.0f\n", "all", "", "", "", weights, "", "",
+           "", bytes);
+}
+
+/* The tables of an adapter that no model is at hand for. */
+static llm_result open_alone(llm_adapter *a, bool verify, llm_error *error) {
+    const llm__file_section lora = llm__section(&a->file, LLM__SECTION_LORA);
+    const llm__file_section pairs = llm__section(&a->file, LLM__SECTION_PAIR);
+    const llm__file_section meta = llm__section(&a->file, LLM__SECTION_META);
+    uint32_t kind;
+    llm_result result = llm__check_sum(&a->file, LLM__SECTION_LORA, error);
+    if (result == LLM_OK) result = llm__check_sum(&a->file, LLM__SECTION_PAIR, error);
+    if (result == LLM_OK && (lora.size < sizeof(llm__file_lora) || pairs.size % sizeof *a->pair))
+        result = llm__fail(error, LLM_ERROR_FORMAT, "sections LORA and PAIR of %llu and %llu bytes, "
+                           "not 64 or more and a multiple of 64", (unsigned long long)lora.size,
+                           (unsigned long long)pairs.size);
+    if (result == LLM_OK && verify) result = llm__verify_sections(&a->file, &kind, error);
+    a->pair = (const llm__file_pair *)(const void *)(a->file.file + pairs.offset);
+    a->pairs = (uint32_t)(pairs.size / sizeof *a->pair);
+    a->meta.data = (const char *)a->file.file + meta.offset;
+    a->meta.size = (size_t)meta.size;
+    return result;
+}
+
+static void print_adapter(const char *path, const llm_adapter *a, bool tensors, bool verify,
+                          bool held) {
+    llm__file_lora head;
+    llm_text name;
+    memcpy(&head, a->file.file + llm__section(&a->file, LLM__SECTION_LORA).offset, sizeof head);
+    name.data = head.family;
+    for (name.size = 0; name.size < sizeof head.family && head.family[name.size];) name.size++;
+    printf("file             %s, %zu bytes\n", path, a->file.size);
+    printf("adapter          for %s, %u layers of width %u%s, %s\n", show(name).text, head.layers,
+           head.width, head.smoothing ? " with smoothed inputs" : "",
+           held ? "fits the model" : "not held against a model (--base)");
+    printf("matrices         %u\n", a->pairs);
+    print_meta(a->meta);
+    print_sections(&a->file);
+    if (tensors) print_pairs(a);
+    printf("checksums        %s\n", verify ? "all match" : "tables match (--verify: all)");
+}
+
+/* Takes over the open file in `found`. */
+static llm_result inspect_adapter(const char *path, const llm_model *found, const char *base,
+                                  bool tensors, bool verify, llm_error *error) {
+    llm_adapter_desc desc;
+    llm_adapter alone, *a = NULL;
+    llm_model_desc model;
+    llm_model *m = NULL;
+    llm_error why;
+    llm_result result = LLM_OK;
+    memset(&alone, 0, sizeof alone);
+    memset(&desc, 0, sizeof desc);
+    memset(&model, 0, sizeof model);
+    alone.file = *found;
+    if (!base) {
+        result = open_alone(&alone, verify, error);
+        if (result == LLM_OK) print_adapter(path, &alone, tensors, verify, false);
+        llm__drop_file(&alone.file);
+        return result;
+    }
+    llm__drop_file(&alone.file);
+    model.path = base, model.error = &why;
+    result = llm_model_open(&m, &model);
+    if (result == LLM_ERROR_IO) *error = why;
+    else if (result != LLM_OK)
+        (void)llm__fail(error, result, "the model %s cannot be the base: %s", base, why.text);
+    desc.model = m, desc.path = path, desc.verify = verify, desc.error = error;
+    if (result == LLM_OK) result = llm_adapter_open(&a, &desc);
+    if (result == LLM_OK) print_adapter(path, a, tensors, verify, true);
+    llm_adapter_close(a);
+    llm_model_close(m);
+    return result;
+}
+
+static llm_result inspect(const char *path, const char *base, bool tensors, bool verify,
+                          llm_error *error) {
     llm_model_desc desc;
-    llm_model *f;
+    llm_model *f, file;
     llm_result result;
     memset(&desc, 0, sizeof desc);
     desc.path = path;
-    desc.verify = verify;
     desc.error = error;
+    result = llm__find_file(&file, &desc);
+    if (result != LLM_OK) return result;
+    if (llm__check_header(&file, error) == LLM_OK && llm__section(&file, LLM__SECTION_LORA).size)
+        return inspect_adapter(path, &file, base, tensors, verify, error);
+    llm__drop_file(&file);
+    desc.verify = verify;
     result = llm_model_open(&f, &desc);
     if (result != LLM_OK) return result;
     printf("file             %s, %zu bytes\n", path, f->size);
@@ -178,7 +280,7 @@ static int usage_error(const char *format, ...) {
 }
 
 int main(int count, char **arguments) {
-    const char *path = NULL;
+    const char *path = NULL, *base = NULL;
     bool tensors = false, verify = false;
     llm_error error;
     int i;
@@ -189,6 +291,9 @@ int main(int count, char **arguments) {
             tensors = true;
         } else if (strcmp(arguments[i], "--verify") == 0) {
             verify = true;
+        } else if (strcmp(arguments[i], "--base") == 0) {
+            if (i + 1 == count) return usage_error("no value after %s", arguments[i]);
+            base = arguments[++i];
         } else if (arguments[i][0] == '-') {
             return usage_error("%s is not an option", arguments[i]);
         } else if (path) {
@@ -198,7 +303,7 @@ int main(int count, char **arguments) {
         }
     }
     if (!path) return usage_error("%s is missing", "FILE.llm");
-    if (inspect(path, tensors, verify, &error) == LLM_OK) return !output_written("llm-inspect");
+    if (inspect(path, base, tensors, verify, &error) == LLM_OK) return !output_written("llm-inspect");
     (void)fflush(stdout);
     if (error.code == LLM_ERROR_IO) fprintf(stderr, "llm-inspect: %s\n", error.text);
     else fprintf(stderr, "llm-inspect: %s: %s\n", path, error.text);

@@ -6,10 +6,10 @@
    file and goes on behind it; anything else, or a damaged file, begins anew. Written whole under
    another name and renamed, as every file here.
 
-       +-------+-----+------+----+----------+-------+------------------+-------------+--------+
-       | magic | key | done | at | checksum | names | done x (tensor,  | stream f32  | XXH64  |
-       |       |     |      |    | of DATA  |       | norm, error)     | [tokens][w] | of all |
-       +-------+-----+------+----+----------+-------+------------------+-------------+--------+ */
+       +-------+-----+------+----+----------+------+------------------+------+-------------+--------+
+       | magic | key | done | at | checksum | name | done x (checksum | SMTH | stream f32  | XXH64  |
+       |       |     |      |    | of DATA  |      | norm, error)     |      | [tokens][w] | of all |
+       +-------+-----+------+----+----------+------+------------------+------+-------------+--------+ */
 #ifndef CONVERT_RESUME_H
 #define CONVERT_RESUME_H
 
@@ -106,9 +106,11 @@ static void resume_save(void *user, size_t done) {
         checksum_add(&sum, &r, sizeof r);
         good = new_file_write(&file, &r, sizeof r, &error) == LLM_OK;
     }
+    checksum_add(&sum, w->smooth, w->smooth_size);
     checksum_add(&sum, c->x, floats * sizeof *c->x);
     end = checksum_end(&sum);
-    good = good && new_file_write(&file, c->x, floats * sizeof *c->x, &error) == LLM_OK &&
+    good = good && new_file_write(&file, w->smooth, w->smooth_size, &error) == LLM_OK &&
+           new_file_write(&file, c->x, floats * sizeof *c->x, &error) == LLM_OK &&
            new_file_write(&file, &end, sizeof end, &error) == LLM_OK;
     if (good) (void)new_file_commit(&file, &error);
     else new_file_abandon(&file);
@@ -125,7 +127,7 @@ static bool resume_fits(const calibration *c, map_file map, resume_head *head) {
     return memcmp(head->magic, "llmresum", 8) == 0 && head->key == c->key &&
            head->floats == floats && head->done <= c->w->plan->count &&
            map.size == sizeof *head + head->done * sizeof(resume_tensor) +
-                           floats * sizeof(float) + sizeof end &&
+                           c->w->smooth_size + floats * sizeof(float) + sizeof end &&
            memchr(head->temporary, 0, sizeof head->temporary) &&
            !strpbrk(head->temporary, "/\\") &&
            llm__xxh64(map.data, map.size - sizeof end) == end;
@@ -153,6 +155,8 @@ static bool resume_load(void *user, uint64_t sections) {
             memcpy(&r, at, sizeof r);
             t->file.checksum = r.checksum, t->norm = r.norm, t->error = r.error;
         }
+        memcpy(w->smooth, at, w->smooth_size);
+        at += w->smooth_size;
         memcpy(c->x, at, (size_t)head.floats * sizeof *c->x);
         w->at = head.at;
         w->data = head.data;

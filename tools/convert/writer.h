@@ -76,7 +76,7 @@ static uint64_t checksum_end(const checksum *c) {
 
 /* ---- the file ---------------------------------------------------------- */
 
-#define WRITER_SECTIONS 7
+#define WRITER_SECTIONS 8
 #define WRITER_UNIT 64u /* rows that one thread takes at a time: a multiple of every rotation */
 
 typedef struct writer_section {
@@ -92,6 +92,9 @@ typedef struct writer {
     unsigned threads;
     void (*progress)(void *user, uint64_t done, uint64_t total);
     void *user;
+    /* Adds to a row of a matrix of the result as it comes from the source; NULL: nothing. */
+    void (*add)(const void *user, const plan_tensor *t, uint32_t row, float *x);
+    const void *add_user;
     new_file file;
     llm__file_section sections[WRITER_SECTIONS];
     uint32_t section_count;
@@ -108,6 +111,8 @@ typedef struct writer {
     bool (*load)(void *calibration, uint64_t sections);
     void (*save)(void *calibration, size_t done);
     size_t first; /* tensors that are there already */
+    uint8_t *smooth;    /* the section SMTH, final when all tensors are written, or NULL */
+    size_t smooth_size;
     void *calibration;
     const feedback *feedback; /* of the tensor at hand; NULL: columns are quantised by themselves */
     float *space;             /* [threads][feedback_floats(widest)] */
@@ -229,6 +234,7 @@ static void writer_gather(const writer *w, const plan_tensor *t, uint32_t first,
         const source_tensor *tensor = writer_source_row(t, first + i, &from);
         if (!tensor) continue;
         w->from->row(w->from, tensor, from, row);
+        if (w->add) w->add(w->add_user, t, first + i, row);
         writer_check(row, cols, first + i, unit);
         memcpy(rows + (size_t)i * padded, row, cols * sizeof *row);
     }
@@ -457,11 +463,13 @@ static llm_result writer_tables(writer *w, const llm__file_tensor *directory) {
     header.file_size = w->size;
     for (i = 0; i < w->section_count && result == LLM_OK; i++) {
         llm__file_section *s = &w->sections[i];
-        if (s->kind != LLM__SECTION_TDIR) continue;
-        s->checksum = llm__xxh64(directory, (size_t)s->size);
+        const void *data = s->kind == LLM__SECTION_TDIR   ? (const void *)directory
+                           : s->kind == LLM__SECTION_SMTH ? (const void *)w->smooth : NULL;
+        if (!data) continue;
+        s->checksum = llm__xxh64(data, (size_t)s->size);
         result = new_file_seek(&w->file, s->offset, w->error);
         if (result != LLM_OK) return result;
-        result = new_file_write(&w->file, directory, (size_t)s->size, w->error);
+        result = new_file_write(&w->file, data, (size_t)s->size, w->error);
     }
     header.checksum = llm__xxh64(w->sections, w->section_count * sizeof *w->sections);
     if (result == LLM_OK) result = new_file_seek(&w->file, 0, w->error);
@@ -515,6 +523,7 @@ static llm_result writer_run(writer *w, const char *path, llm_text meta, llm_tex
     WRITER_ADD(DESC, &p->desc, sizeof p->desc);
     WRITER_ADD(LAYR, p->layers, p->desc.layers * sizeof *p->layers);
     WRITER_ADD(TDIR, directory, p->count * sizeof *directory);
+    if (w->smooth) WRITER_ADD(SMTH, w->smooth, w->smooth_size);
     if (meta.size) WRITER_ADD(META, meta.data, meta.size);
     if (chat_template.size) WRITER_ADD(TMPL, chat_template.data, chat_template.size);
     if (tokenizer.size) WRITER_ADD(TOKN, tokenizer.data, tokenizer.size);
