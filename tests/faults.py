@@ -107,17 +107,17 @@ def check_disk(report, folder):
     """A conversion to a disk that is full from some byte on: nothing is left. An old file stays as it is."""
     output, size = os.path.join(folder, "out.llm"), os.path.getsize(MODEL)
     for limit in [0, 1, 4095, 4096, 5000, 65536, size // 2, size - 4096, size - 1]:
-        result = start("llm-convert", [SOURCE, output, "--type", "q8", "--quiet"], FSIZE=limit)
+        result = start("llm-convert", [SOURCE, output, "--type", "q8", "--fast", "--quiet"], FSIZE=limit)
         refused(report, f"llm-convert with room for {limit} bytes", result, word="cannot be written")
         report.check(not os.listdir(folder), f"room for {limit} bytes: {os.listdir(folder)} is left")
-    status, _, said = start("llm-convert", [SOURCE, output, "--type", "q8", "--quiet"], FSIZE=size)
+    status, _, said = start("llm-convert", [SOURCE, output, "--type", "q8", "--fast", "--quiet"], FSIZE=size)
     report.check(status == 0 and os.path.getsize(output) == size, f"room for all {size} bytes: {said}")
     with open(output, "rb") as f:
         before = f.read()
     refused(report, "over an old file", start("llm-convert", [SOURCE, output, "--quiet"], FSIZE=5000))
     with open(output, "rb") as f:
         report.check(f.read() == before and os.listdir(folder) == ["out.llm"], "the old file has changed")
-    status, _, said = start("llm-convert", [SOURCE, output, "--type", "q8"], "/dev/full")
+    status, _, said = start("llm-convert", [SOURCE, output, "--type", "q8", "--fast"], "/dev/full")
     report.check(status == 1 and os.listdir(folder) == ["out.llm"], f"a report to a full disk: {status} {said}")
     os.unlink(output)
     logits = os.path.join(folder, "logits")

@@ -184,8 +184,8 @@ def test_same_as_gguf(t, name):
     path = t.path(name + ".gguf")
     write_gguf(path, folder)
     for kind in ("f32", "auto", "q4"):
-        theirs = sections(t.convert(folder, name, "--type", kind))
-        ours = sections(t.convert(path, name + "-gguf", "--type", kind))
+        theirs = sections(t.convert(folder, name, "--type", kind, "--fast"))
+        ours = sections(t.convert(path, name + "-gguf", "--type", kind, "--fast"))
         for section in ("DESC", "LAYR", "TMPL", "DATA"):
             t.check(theirs[section] == ours[section], f"{name} as {kind}: {section} is not that of the GGUF file")
         plain = [struct.unpack_from("<8I", s["TDIR"], 64 * i) for s in (theirs, ours) for i in
@@ -270,7 +270,7 @@ def test_eight(t, dtype, values, kind, block):
         config["quantization_config"]["weight_block_size"] = list(block)
     save_eight(t.path("eight"), eight, config)
     for stored in ("f32", "q8"):
-        ours, right = (sections(t.convert(t.path(n), n, "--type", stored)) for n in ("eight", "plain"))
+        ours, right = (sections(t.convert(t.path(n), n, "--type", stored, "--fast")) for n in ("eight", "plain"))
         t.check(ours["DATA"] == right["DATA"], f"{dtype}, scales for a {kind} {block}, as {stored}: other weights")
 
 

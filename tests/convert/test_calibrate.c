@@ -423,6 +423,8 @@ static void test_refusals(void) {
     refused(source_of("gemma"), "--bits 2", 2, "--bits is \"2\", expected 3.4 .. 8");
     refused(source_of("gemma"), "--bits x", 2, "--bits is \"x\", expected 3.4 .. 8");
     refused(source_of("gemma"), "--calibrate --imatrix x.gguf", 2, "--imatrix and --calibrate exclude each other");
+    refused(source_of("gemma"), "--non-finite bf16 --bits 5", 2, "--non-finite bf16 excludes --bits");
+    refused(source_of("gemma"), "--non-finite q8", 2, "--non-finite is \"q8\", expected stop or bf16");
     refused(source_of("gemma"), "--fast --bits 4", 2, "--fast excludes --bits");
     refused(source_of("gemma"), "--fast --write-imatrix x", 2, "--fast excludes --write-imatrix");
 }

@@ -162,15 +162,15 @@ static void test_mutated(void) {
 #endif
 
 static int run(const char *input, const char *output, const char *option, const char *value) {
-    char *arguments[7], program[] = "llm-convert", quiet[] = "--quiet", in[256], out[256], o[64],
+    char *arguments[8], program[] = "llm-convert", quiet[] = "--quiet", fast[] = "--fast", in[256], out[256], o[64],
     v[64];
     (void)snprintf(in, sizeof in, "%s", input);
     (void)snprintf(out, sizeof out, "%s", output);
     (void)snprintf(o, sizeof o, "%s", option ? option : "");
     (void)snprintf(v, sizeof v, "%s", value ? value : "");
-    arguments[0] = program, arguments[1] = in, arguments[2] = out, arguments[3] = quiet;
-    arguments[4] = o, arguments[5] = v, arguments[6] = NULL;
-    return llm_convert_main(option ? 6 : 4, arguments);
+    arguments[0] = program, arguments[1] = in, arguments[2] = out, arguments[3] = quiet, arguments[4] = fast;
+    arguments[5] = o, arguments[6] = v, arguments[7] = NULL;
+    return llm_convert_main(option ? 7 : 5, arguments);
 }
 
 /* The file opens and every checksum matches. */

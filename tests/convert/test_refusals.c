@@ -432,12 +432,86 @@ static void test_weights(void) {
 #define WEIGHT(name, row, col, weight, message) \
     refuse_weight(name, row, col, weight, false, LLM_ERROR_NUMERIC, message, __LINE__)
     WEIGHT("blk.1.ffn_down.weight", 5, 7, INFINITY,
-           "tensor blk.1.ffn_down.weight: row 5, column 7 is inf, expected a finite number");
+           "tensor blk.1.ffn_down.weight: row 5, column 7 is inf, expected a finite number; "
+           "--non-finite bf16 keeps such a matrix in 16 bits");
     WEIGHT("blk.0.ffn_up.weight", 40, 0, -INFINITY,
-           "tensor blk.0.ffn_up.weight: row 40, column 0 is -inf, expected a finite number");
-    WEIGHT("output_norm.weight", 0, 63, NAN, "tensor output_norm.weight: row 0, column 63 is nan, expected a finite number");
+           "tensor blk.0.ffn_up.weight: row 40, column 0 is -inf, expected a finite number; "
+           "--non-finite bf16 keeps such a matrix in 16 bits");
+    WEIGHT("output_norm.weight", 0, 63, NAN, "tensor output_norm.weight: row 0, column 63 is nan, expected a finite number; "
+           "--non-finite bf16 keeps such a matrix in 16 bits");
     refuse_weight("output_norm.weight", 0, 2, 0, true, LLM_ERROR_FORMAT,
                   "tensor output_norm.weight: element 2 is 0, expected 0.001 .. 1e9", __LINE__);
+}
+
+/* A norm's gain that is a number, but too large for its layer to be looked at. */
+static void test_activations(void) {
+    source_file s = open_fixture("llama-untied");
+    options o;
+    llm_error error;
+    llm_result result;
+    plan p;
+    memset(&o, 0, sizeof o);
+    o.type = o.embedding = LLM_Q4, o.quiet = true, o.threads = 2, o.output = in_folder("bad.llm");
+    o.calibrate = CALIBRATE_YES;
+    true_row = s.row, s.row = spoiled;
+    bad_tensor = source_find(&s, "blk.0.attn_norm.weight"), bad_row = 0, bad_col = 3, bad_weight = 3e38f;
+    if (!bad_tensor || plan_open(&p, &s, &error)) exit(2);
+    choose(&o, &p);
+    result = convert_write(&o, &s, &p, &error);
+    expect(result, &error, LLM_ERROR_NUMERIC, "layer 0: the activations are not finite; --fast does not look at them",
+           __LINE__);
+    CHECK(access(o.output, F_OK), "a file is left");
+    plan_close(&p);
+    s.close(&s);
+}
+
+/* A matrix with an infinity is kept in 16 bits, as it is; the others are not. */
+static void test_kept(void) {
+    source_file s = open_fixture("llama-untied");
+    options o;
+    llm_error error;
+    llm_model_desc desc;
+    llm_model *m = NULL;
+    const llm__tensor *t;
+    plan p;
+    memset(&o, 0, sizeof o);
+    memset(&desc, 0, sizeof desc);
+    o.type = LLM_Q8, o.quiet = true, o.threads = 2, o.output = in_folder("kept.llm"), o.calibrate = CALIBRATE_NO;
+    true_row = s.row, s.row = spoiled;
+    bad_tensor = source_find(&s, "blk.1.ffn_down.weight"), bad_row = 5, bad_col = 7, bad_weight = -INFINITY;
+    if (!bad_tensor || plan_open(&p, &s, &error)) exit(2);
+    CHECK(choose_odd(&s, &p), "no matrix is odd");
+    choose(&o, &p);
+    desc.path = o.output, desc.error = &error;
+    if (convert_write(&o, &s, &p, &error) || llm_model_open(&m, &desc)) {
+        CHECK(false, "%s", error.text);
+    } else {
+        t = llm__tensor_at(m, 1, LLM__DOWN);
+        CHECK(t->type == LLM_BF16 && llm__tensor_at(m, 0, LLM__DOWN)->type == LLM_Q8, "type %u", t->type);
+        CHECK(llm__u16(t->data + (7 * 16 + 5) * 2) == 0xff80, "it became %04x", llm__u16(t->data + (7 * 16 + 5) * 2));
+    }
+    llm_model_close(m);
+    (void)unlink(o.output);
+    plan_close(&p);
+    s.close(&s);
+}
+
+/* An importance matrix of another model. */
+static void test_importance(void) {
+    source_file s = open_fixture("llama-untied");
+    const double sums[3] = {1.0, 2.0, 3.0};
+    const char *const path = in_folder("other.gguf");
+    char message[400];
+    imatrix_entry entry;
+    llm_error error;
+    plan p;
+    entry.name = "blk.0.another.weight", entry.sums = sums, entry.cols = 3, entry.count = 5;
+    if (imatrix_write(path, &entry, 1, "text", 1, 512, &error) || plan_open(&p, &s, &error)) exit(2);
+    (void)snprintf(message, sizeof message, "importance matrix %s: none of this model's matrices is in it", path);
+    expect(importance_read(path, &p, &error), &error, LLM_ERROR_FORMAT, message, __LINE__);
+    (void)unlink(path);
+    plan_close(&p);
+    s.close(&s);
 }
 
 /* ---- memory, disks ------------------------------------------------------ */
@@ -446,7 +520,7 @@ static options quiet_options(const char *output) {
     options o;
     memset(&o, 0, sizeof o);
     o.input = FIXTURES "llama-odd.gguf", o.output = output;
-    o.type = LLM_Q8, o.quiet = true, o.threads = 1;
+    o.type = LLM_Q8, o.quiet = true, o.threads = 1, o.calibrate = CALIBRATE_NO;
     return o;
 }
 
@@ -460,7 +534,7 @@ static void test_memory(void) {
         "%s: no memory for a name of %zu bytes", "no memory for %zu units of rows", "no memory for %u frequencies",
         "tensor %s: no memory for %u elements", "no memory for a directory of %zu tensors"};
     const size_t count = sizeof formats / sizeof *formats;
-    const options o = quiet_options(in_folder("memory.llm"));
+    options o = quiet_options(in_folder("memory.llm"));
     bool seen[sizeof formats / sizeof *formats] = {false};
     llm_result result = LLM_ERROR_MEMORY;
     size_t i, n;
@@ -581,6 +655,9 @@ int main(void) {
     test_unknown_tensor();
     test_vocabularies();
     test_weights();
+    test_activations();
+    test_kept();
+    test_importance();
     test_memory();
     test_random_memory();
     test_disk();

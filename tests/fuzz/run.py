@@ -83,7 +83,7 @@ def models():
             return said
     os.makedirs(folder, exist_ok=True)
     for source, kind, to in wanted:
-        status, said = run([program, source, to, "--type", kind, "--quiet"])
+        status, said = run([program, source, to, "--type", kind, "--fast", "--quiet"])
         if status:
             return said
     return ""

@@ -61,6 +61,8 @@ static const char usage[] =
     "                    matrix by matrix by what they cost the model\n"
     "  --imatrix FILE    weigh errors by an importance matrix (llama-imatrix, GGUF) instead\n"
     "  --write-imatrix FILE  keep what was seen as an importance matrix\n"
+    "  --non-finite WHAT  a matrix with NaN or infinities: stop (default), or bf16: store it in 16\n"
+    "                    bits as it is, and calibrate nothing\n"
     "  --random SHAPE    no INPUT: random weights, always the same, and no tokenizer, to measure\n"
     "                    speed; SHAPE is tiny, smollm2-135m, qwen3-0.6b or llama-3.2-1b\n"
     "  --threads N       1 .. 256; by default as many as there are cores\n"
@@ -85,7 +87,7 @@ typedef struct options {
     const merge_list *merged; /* all of them; NULL: none */
     const random_shape *random; /* NULL: there is an input */
     uint32_t type, embedding;
-    bool embedding_given, quiet;
+    bool embedding_given, quiet, keep_odd;
     int rotate, calibrate;
     const char *text; /* to calibrate on; NULL: the built-in one */
     double bits;      /* of a weight; 0: by type */
@@ -106,6 +108,7 @@ static uint32_t choose_auto(const plan_tensor *t) {
 static uint32_t choose_type(const options *o, const plan_tensor *t) {
     uint32_t role = t->file.role, type = o->type;
     if (!family_is_matrix(role)) return LLM_F32;
+    if (t->odd) return LLM_BF16;
     if (role == LLM__EMBEDDING || role == LLM__HEAD) {
         if (o->embedding_given) type = o->embedding;
         else if (type == LLM_Q6) type = LLM_Q8;
@@ -148,6 +151,43 @@ static void choose(const options *o, plan *p) {
     for (layer = 0; layer < p->desc.layers; layer++) choose_attention(o, p, layer);
 }
 
+/* Marks matrices with weights that are not finite; true if there are any. */
+static bool choose_odd(const source_file *s, plan *p) {
+    bool any = false;
+    float *row = NULL;
+    size_t i;
+    int k;
+    for (i = 0; i < p->count; i++) {
+        plan_tensor *t = &p->tensors[i];
+        for (k = 0; k < 2 && t->from[k] && family_is_matrix(t->file.role) && !t->odd; k++) {
+            const uint64_t cols = t->from[k]->shape[0];
+            float *larger = (float *)realloc(row, (size_t)cols * sizeof *row);
+            uint64_t r, c;
+            if (!larger) break; /* the writer finds them, and stops */
+            row = larger;
+            for (r = 0; r < t->from[k]->shape[1] && !t->odd; r++) {
+                s->row(s, t->from[k], r, row);
+                for (c = 0; c < cols; c++) t->odd = t->odd || !quantize_finite(row[c]);
+            }
+        }
+        any = any || t->odd;
+    }
+    free(row);
+    return any;
+}
+
+/* Bytes that a calibration works in, about: a layer in float, activations, second moments. */
+static double choose_memory(const plan *p) {
+    const llm__file_desc *d = &p->desc;
+    const double tokens = 5120.0, widest = d->ffn > d->width ? d->ffn : d->width;
+    double layer = 0.0;
+    size_t i;
+    for (i = 0; i < p->count; i++)
+        if (p->tensors[i].file.layer == 0 && p->tensors[i].file.role != LLM__ROPE)
+            layer += (double)p->tensors[i].file.rows * p->tensors[i].file.cols;
+    return 4.0 * (1.5 * layer + tokens * (2.0 * d->width + widest) + widest * widest);
+}
+
 /* By default where something can be learnt: what was 16 bits wide becomes narrower, and there is a
    vocabulary to say a text with. */
 static bool choose_calibration(const options *o, const source_file *s, const plan *p) {
@@ -155,6 +195,7 @@ static bool choose_calibration(const options *o, const source_file *s, const pla
     bool narrower = false;
     if (o->calibrate != CALIBRATE_AUTO) return o->calibrate == CALIBRATE_YES;
     if (o->write_imatrix) return true;
+    if (platform_memory() && choose_memory(p) > 0.7 * (double)platform_memory()) return false;
     if (o->imatrix || s->panel || (s->value(s, "tokenizer.json").kind == SOURCE_NONE &&
                      s->value(s, "tokenizer.ggml.model").kind == SOURCE_NONE))
         return false;
@@ -592,6 +633,7 @@ static llm_result convert(options *o, llm_error *error) {
                            "takes one", o->base);
     if (result == LLM_OK) result = plan_open(&p, &s, error);
     if (result == LLM_OK) {
+        if (o->keep_odd && choose_odd(&s, &p)) o->calibrate = CALIBRATE_NO;
         o->calibrate = choose_calibration(o, &s, &p) ? CALIBRATE_YES : CALIBRATE_NO;
         choose(o, &p);
         if (o->imatrix) result = importance_read(o->imatrix, &p, error);
@@ -639,6 +681,10 @@ static int parse_option(options *o, const char *name, const char *value) {
         else if (strcmp(value, "yes") == 0) o->rotate = ROTATE_YES;
         else if (strcmp(value, "no") == 0) o->rotate = ROTATE_NO;
         else return usage_error("--rotate is \"%s\", expected auto, yes or no", value);
+    } else if (strcmp(name, "--non-finite") == 0) {
+        o->keep_odd = strcmp(value, "bf16") == 0;
+        if (!o->keep_odd && strcmp(value, "stop") != 0)
+            return usage_error("--non-finite is \"%s\", expected stop or bf16", value);
     } else if (strcmp(name, "--imatrix") == 0) {
         o->imatrix = value;
     } else if (strcmp(name, "--write-imatrix") == 0) {
@@ -710,6 +756,8 @@ int main(int count, char **arguments) {
     if (o.random && o.input) o.output = o.input, o.input = o.random->name;
     if (o.calibrate == CALIBRATE_YES && o.imatrix)
         return usage_error("--imatrix and --calibrate exclude each other");
+    if (o.keep_odd && (o.bits > 0.0 || o.write_imatrix))
+        return usage_error("--non-finite bf16 excludes %s", o.bits > 0.0 ? "--bits" : "--write-imatrix");
     if (o.calibrate == CALIBRATE_NO && (o.bits > 0.0 || o.write_imatrix))
         return usage_error("--fast excludes %s", o.bits > 0.0 ? "--bits" : "--write-imatrix");
     if (!o.output)

@@ -163,6 +163,20 @@ static LLM__UNUSED llm_result map_open(map_file *map, const char *path, llm_erro
     return map->data ? LLM_OK : error->code;
 }
 
+/* Bytes of memory that the machine has; 0: not known. */
+static LLM__UNUSED uint64_t platform_memory(void) {
+#if defined(_WIN32)
+    MEMORYSTATUSEX status;
+    status.dwLength = sizeof status;
+    return GlobalMemoryStatusEx(&status) ? status.ullTotalPhys : 0;
+#elif defined(_SC_PHYS_PAGES) && defined(_SC_PAGESIZE)
+    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+#else
+    return 0;
+#endif
+}
+
 /* ---- threads ------------------------------------------------------------ */
 
 static LLM__UNUSED unsigned core_count(void) { return llm__cores(); }

@@ -64,9 +64,10 @@ static float quantize_float(uint32_t bits) {
 }
 static bool quantize_finite(float x) { return (quantize_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
-/* To nearest, ties to even; finite stays finite. */
+/* To nearest, ties to even; finite stays finite, and what is not stays what it is. */
 static uint16_t quantize_bf16(float x) {
     uint32_t bits = quantize_bits(x), rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+    if (!quantize_finite(x)) return (uint16_t)(bits >> 16 | (bits & 0x7fffffu ? 0x40u : 0u));
     if ((rounded & 0x7f800000u) == 0x7f800000u) rounded = (bits & 0x80000000u) | 0x7f7f0000u;
     return (uint16_t)(rounded >> 16);
 }
