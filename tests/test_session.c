@@ -44,6 +44,7 @@ static int limited_thread(pthread_t *thread, const pthread_attr_t *attributes, v
 static llm_model *model;      /* llama-tied, q8 */
 static uint32_t vocab;
 static int32_t ids[TOKENS];
+static llm_kv cache; /* of plain sessions */
 static float *want; /* [TOKENS][vocab] the right logits */
 
 /* ---- an allocator that counts ---- */
@@ -86,7 +87,7 @@ static llm_allocator counting(counter *c) {
 static llm_session_desc plain(void) {
     llm_session_desc d;
     memset(&d, 0, sizeof d);
-    d.model = model, d.context = TOKENS, d.rows = 32, d.logits = 32;
+    d.model = model, d.context = TOKENS, d.rows = 32, d.logits = 32, d.kv = cache;
     return d;
 }
 
@@ -195,7 +196,7 @@ static void test_no_allocation(void) {
     p.threads = 2, p.allocator = counting(&pc);
     CHECK(!llm_pool_create(&pool, &p), "a pool");
     d.context = 1000, d.allocator = counting(&c), d.pool = pool;
-    bd.model = model, bd.pool = pool, bd.allocator = counting(&bc);
+    bd.model = model, bd.pool = pool, bd.kv = cache, bd.allocator = counting(&bc);
     CHECK(!llm_session_create(&s, &d) && !llm_batch_create(&batch, &bd), "a session and a batch");
     before = mallocs;
     for (i = 0; i < 500; i += n) {
@@ -858,6 +859,13 @@ int main(int count, char **arguments) {
     test_cancel();
     test_cancel_from_outside();
     test_shared_pool();
+    free(want);
+    cache = LLM_KV_Q4;
+    prepare();
+    test_no_allocation();
+    test_budget();
+    test_forks();
+    test_fork_without_pages();
     free(want);
     llm_model_close(model);
     return check_report("session");
