@@ -5482,51 +5482,58 @@ static void llm__turn_head(const llm_batch *b, float *head, const llm__tensor *n
                         b->model->rope[rope].cols);
 }
 
-/* 4 bits: int8 values are m * llm__kv_book[code], where 16 channels of a position share m, 1 .. 7.
-   The book fits what a rotation makes of a head, nearly a normal distribution. */
-static const int8_t llm__kv_book[16] = {1,  3,  5,  7,  9,  12,  15,  18,
-                                        -1, -3, -5, -7, -9, -12, -15, -18};
-#define LLM__KV_UNIT 129 /* LLM__INT16_MOST / (7 * 18), what is left of it is nothing */
+/* 4 bits: int8 values are m * llm__kv_book[code], where 16 channels of a position share m, -7 .. 7.
+   The book fits what a rotation makes of a head, nearly a normal distribution; m has the sign of the
+   largest channel, so that it falls to the side that reaches further. */
+static const int8_t llm__kv_book[16] = {-16, -13, -10, -8, -6, -4, -2, 0,
+                                        2,   4,   6,   8,  10, 12, 15, 18};
+#define LLM__KV_UNIT 129 /* LLM__INT16_MOST / (7 * 18), and next to nothing is left over */
 
 /* 16 channels to codes with multiplier m; the sum of the squared errors. */
 static uint32_t llm__code_group(const int16_t *q, int32_t m, uint8_t *code) {
-    const int32_t unit = m * LLM__KV_UNIT;
+    const int32_t unit = m * LLM__KV_UNIT, sign = m < 0 ? -1 : 1;
+    int32_t edge[15]; /* between a code and the next, twice */
     uint32_t i, error = 0;
+    for (i = 0; i < 15; i++) edge[i] = sign * unit * (llm__kv_book[i] + llm__kv_book[i + 1]);
     for (i = 0; i < 16; i++) {
-        const int32_t x = q[i] < 0 ? -q[i] : q[i], twice = 2 * x;
-        const int32_t at = (twice > 4 * unit) + (twice > 8 * unit) + (twice > 12 * unit) +
-                           (twice > 16 * unit) + (twice > 21 * unit) + (twice > 27 * unit) +
-                           (twice > 33 * unit);
-        const int32_t off = x - unit * llm__kv_book[at];
-        code[i] = (uint8_t)(q[i] < 0 ? at + 8 : at);
+        const int32_t twice = 2 * sign * q[i];
+        uint32_t at = twice > edge[7] ? 8 : 0;
+        int32_t off;
+        at += twice > edge[at + 3] ? 4 : 0;
+        at += twice > edge[at + 1] ? 2 : 0;
+        at += twice > edge[at] ? 1 : 0;
+        off = q[i] - unit * llm__kv_book[at];
+        code[i] = (uint8_t)at;
         error += (uint32_t)(off * off);
     }
     return error;
 }
 
-/* A head to codes [n] and multipliers [n / 16]; the scale, which is a bf16. */
+/* The better of two multipliers: with one nothing is cut off; the other may, and is finer. */
+static int32_t llm__code_best(const int16_t *q, uint8_t *code) {
+    uint8_t finer[16];
+    uint32_t i, error;
+    int32_t most = 0, m, step;
+    for (i = 0; i < 16; i++)
+        if ((q[i] < 0 ? -q[i] : q[i]) > (most < 0 ? -most : most)) most = q[i];
+    step = most < 0 ? -1 : 1;
+    m = (most * step + 18 * LLM__KV_UNIT - 1) / (18 * LLM__KV_UNIT);
+    m = step * (m > 7 ? 7 : m);
+    error = llm__code_group(q, m, code);
+    if (m * step < 2 || llm__code_group(q, m - step, finer) >= error) return m;
+    memcpy(code, finer, sizeof finer);
+    return m - step;
+}
+
+/* A head to codes [n] and multipliers [n / 16], 4 bits with their sign; the scale, a bf16. */
 static uint16_t llm__code_head(const llm_batch *b, const float *head, uint32_t n, uint8_t *code,
                                uint8_t *times) {
     int16_t q[512];
     const float scale = b->kernels.quantize_head(head, n, LLM__INT16_MOST, q);
     const uint32_t bits = llm__bits(llm__mulf(scale, (float)LLM__KV_UNIT));
-    uint8_t other[16];
-    uint32_t g, i;
-    for (g = 0; g < n / 16; g++, code += 16) {
-        int32_t most = 1, m;
-        for (i = 0; i < 16; i++) {
-            const int32_t x = q[16 * g + i] < 0 ? -q[16 * g + i] : q[16 * g + i];
-            if (x > most) most = x;
-        }
-        m = (most - 1) / (18 * LLM__KV_UNIT) + 1; /* nothing is cut off; or something, but finer */
-        if (m > 7) m = 7;
-        times[g] = (uint8_t)m;
-        if (llm__code_group(q + 16 * g, m, code) >
-            (m > 1 ? llm__code_group(q + 16 * g, m - 1, other) : 0xffffffffu)) {
-            times[g] = (uint8_t)(m - 1);
-            memcpy(code, other, 16);
-        }
-    }
+    uint32_t g;
+    for (g = 0; g < n / 16; g++)
+        times[g] = (uint8_t)(llm__code_best(q + 16 * g, code + 16 * g) & 15);
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
@@ -14404,8 +14411,8 @@ static void llm__scores_f16_scalar(float *dot, const float *q, const uint16_t *k
    Multipliers: [n / 32][64 positions], those of the first 16 channels in the low halves. */
 LLM__INLINE int8_t llm__kv_value(uint8_t codes, const uint8_t *times, uint32_t t, uint32_t c,
                                  uint32_t high) {
-    const uint32_t m = (uint32_t)times[c / 32 * 64 + t] >> 4 * (c / 16 % 2) & 15u;
-    return (int8_t)((int32_t)m * llm__kv_book[codes >> 4 * high & 15]);
+    const int32_t m = ((times[c / 32 * 64 + t] >> 4 * (c / 16 % 2) & 15) ^ 8) - 8;
+    return (int8_t)(m * llm__kv_book[codes >> 4 * high & 15]);
 }
 static void llm__unpack_keys_scalar(int8_t *k, const uint8_t *codes, const uint8_t *times,
                                     uint32_t n, ptrdiff_t ahead) {
@@ -15071,6 +15078,12 @@ LLM__AVX2_INLINE void llm__unpack32_avx2(int8_t *to, __m256i codes, __m256i book
     const __m256i odd = _mm256_mullo_epi16(_mm256_andnot_si256(low, u), _mm256_srli_epi16(m, 8));
     _mm256_storeu_si256((__m256i *)(void *)to, _mm256_or_si256(even, odd));
 }
+/* Multipliers in the low halves of bytes, with their sign. */
+LLM__AVX2_INLINE __m256i llm__times_avx2(__m256i m) {
+    const __m256i eight = _mm256_set1_epi8(8);
+    m = _mm256_and_si256(m, _mm256_set1_epi8(15));
+    return _mm256_sub_epi8(_mm256_xor_si256(m, eight), eight);
+}
 LLM__AVX2_INLINE __m256i llm__kv_book_avx2(void) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)llm__kv_book));
 }
@@ -15087,7 +15100,7 @@ LLM__AVX2 static void llm__unpack_keys_avx2(int8_t *k, const uint8_t *codes, con
             __m256i m = _mm256_broadcastsi128_si256(_mm_loadu_si128(
                 (const __m128i *)(const void *)(times + c / 32 * 64 + block)));
             __m256i m0, m1;
-            m = _mm256_and_si256(c % 32 ? _mm256_srli_epi16(m, 4) : m, _mm256_set1_epi8(15));
+            m = llm__times_avx2(c % 32 ? _mm256_srli_epi16(m, 4) : m);
             m0 = _mm256_shuffle_epi8(m, first), m1 = _mm256_shuffle_epi8(m, second);
             for (i = 0; i < 2; i++, codes += 64, k += 128) {
                 const __m256i x0 = llm__load256(codes), x1 = llm__load256(codes + 32);
@@ -15108,7 +15121,7 @@ LLM__AVX2 static void llm__unpack_values_avx2(int8_t *v, const uint8_t *codes, c
             const uint32_t four = llm__u32(times + c / 32 * 64 + t);
             const __m256i x = llm__load256(codes);
             const __m256i m =
-                _mm256_set1_epi32((int32_t)((c % 32 ? four >> 4 : four) & 0x0f0f0f0fu));
+                llm__times_avx2(_mm256_set1_epi32((int32_t)(c % 32 ? four >> 4 : four)));
             if (t % 8 == 0) LLM__PREFETCH(codes + ahead);
             llm__unpack32_avx2(v, x, book, m);
             llm__unpack32_avx2(v + 32, _mm256_srli_epi16(x, 4), book, m);
