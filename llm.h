@@ -5492,18 +5492,16 @@ static const int8_t llm__kv_book[16] = {-16, -13, -10, -8, -6, -4, -2, 0,
 /* 16 channels to codes with multiplier m; the sum of the squared errors. */
 static uint32_t llm__code_group(const int16_t *q, int32_t m, uint8_t *code) {
     const int32_t unit = m * LLM__KV_UNIT, sign = m < 0 ? -1 : 1;
-    int32_t edge[15]; /* between a code and the next, twice */
-    uint32_t i, error = 0;
-    for (i = 0; i < 15; i++) edge[i] = sign * unit * (llm__kv_book[i] + llm__kv_book[i + 1]);
+    int16_t twice[16], at[16];
+    uint32_t i, k, error = 0;
+    for (i = 0; i < 16; i++) twice[i] = (int16_t)(2 * sign * q[i]), at[i] = 0;
+    for (k = 0; k < 15; k++) { /* past which edges between codes; as compilers make vectors of it */
+        const int16_t edge = (int16_t)(sign * unit * (llm__kv_book[k] + llm__kv_book[k + 1]));
+        for (i = 0; i < 16; i++) at[i] = (int16_t)(at[i] + (twice[i] > edge));
+    }
     for (i = 0; i < 16; i++) {
-        const int32_t twice = 2 * sign * q[i];
-        uint32_t at = twice > edge[7] ? 8 : 0;
-        int32_t off;
-        at += twice > edge[at + 3] ? 4 : 0;
-        at += twice > edge[at + 1] ? 2 : 0;
-        at += twice > edge[at] ? 1 : 0;
-        off = q[i] - unit * llm__kv_book[at];
-        code[i] = (uint8_t)at;
+        const int32_t off = q[i] - unit * llm__kv_book[at[i]];
+        code[i] = (uint8_t)at[i];
         error += (uint32_t)(off * off);
     }
     return error;
@@ -16823,6 +16821,8 @@ LLM__INLINE llm__b16 llm__b16_left(llm__b16 a, unsigned n) {
 LLM__INLINE llm__b16 llm__b16_value(llm__b16 u, llm__b16 m, llm__b16 b) {
     return vsubq_u8(vmulq_u8(u, m), b);
 }
+/* Low bytes of the products of bytes. */
+LLM__INLINE llm__b16 llm__b16_times(llm__b16 a, llm__b16 b) { return vmulq_u8(a, b); }
 /* Eight bytes: low nibbles, then high nibbles. */
 LLM__INLINE llm__b16 llm__b16_nibbles(const uint8_t *p) {
     uint8x8_t x = vld1_u8(p);
@@ -16951,6 +16951,12 @@ LLM__INLINE llm__b16 llm__b16_value(llm__b16 u, llm__b16 m, llm__b16 b) {
     v128_t product =
         wasm_u8x16_narrow_i16x8(wasm_u16x8_extmul_low_u8x16(u, m), wasm_u16x8_extmul_high_u8x16(u, m));
     return wasm_i8x16_sub(product, b);
+}
+/* Low bytes of the products of bytes. */
+LLM__INLINE llm__b16 llm__b16_times(llm__b16 a, llm__b16 b) {
+    v128_t even = wasm_v128_and(wasm_i16x8_mul(a, b), wasm_i16x8_splat(255));
+    v128_t odd = wasm_i16x8_mul(wasm_u16x8_shr(a, 8), wasm_u16x8_shr(b, 8));
+    return wasm_v128_or(even, wasm_i16x8_shl(odd, 8));
 }
 /* Eight bytes: low nibbles, then high nibbles. */
 LLM__INLINE llm__b16 llm__b16_nibbles(const uint8_t *p) {
@@ -17350,6 +17356,48 @@ LLM__INLINE void llm__values4_f16_simd128(uint32_t count, float *out, const floa
         for (i = 0; i < count; i++) llm__keep_simd128(out + i * n + c, keep[i], take[i], a[i]);
     }
 }
+/* Two vectors of values of 4 bits, those of the low and of the high halves, times m. */
+LLM__INLINE void llm__unpack_pair_simd128(int8_t *low, int8_t *high, const uint8_t *codes,
+                                          llm__b16 m) {
+    const llm__b16 book = llm__b16_load(llm__kv_book), x = llm__b16_load(codes);
+    const llm__b16 u = llm__b16_look(book, llm__b16_and(x, llm__b16_all(15)));
+    llm__b16_store(low, llm__b16_times(u, m));
+    llm__b16_store(high, llm__b16_times(llm__b16_look(book, llm__b16_right(x, 4)), m));
+}
+/* Multipliers in the low or the high halves of bytes, with their sign. */
+LLM__INLINE llm__b16 llm__times_simd128(llm__b16 m, uint32_t high) {
+    static const int8_t signed4[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
+    m = high ? llm__b16_right(m, 4) : llm__b16_and(m, llm__b16_all(15));
+    return llm__b16_look(llm__b16_load(signed4), m);
+}
+static void llm__unpack_keys_simd128(int8_t *k, const uint8_t *codes, const uint8_t *times,
+                                     uint32_t n, ptrdiff_t ahead) {
+    static const uint8_t each[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    uint32_t block, c, q;
+    (void)ahead;
+    for (block = 0; block < 64; block += 16)
+        for (c = 0; c < n; c += 16, codes += 128, k += 256)
+            for (q = 0; q < 4; q++) { /* four positions, of four lines */
+                const uint8_t *at = times + c / 32 * 64 + block + 4 * q;
+                const llm__b16 four = llm__times_simd128(llm__b16_four(at), c / 16 % 2);
+                const llm__b16 m = llm__b16_look(four, llm__b16_load(each));
+                llm__unpack_pair_simd128(k + 16 * q, k + 64 + 16 * q, codes + 16 * q, m);
+                llm__unpack_pair_simd128(k + 128 + 16 * q, k + 192 + 16 * q, codes + 64 + 16 * q, m);
+            }
+}
+static void llm__unpack_values_simd128(int8_t *v, const uint8_t *codes, const uint8_t *times,
+                                       uint32_t n, ptrdiff_t ahead) {
+    uint32_t t, c;
+    (void)ahead;
+    for (c = 0; c < n; c += 16)
+        for (t = 0; t < 64; t += 4, codes += 32, v += 64) {
+            const llm__b16 m =
+                llm__times_simd128(llm__b16_four(times + c / 32 * 64 + t), c / 16 % 2);
+            llm__unpack_pair_simd128(v, v + 32, codes, m);
+            llm__unpack_pair_simd128(v + 16, v + 48, codes + 16, m);
+        }
+}
+
 static void llm__scores_f16_simd128(float *out, const float *q, const uint16_t *k, uint32_t n,
                                     uint32_t count) {
     for (; count >= 4; count -= 4, out += 4 * 64, q += 4 * n)
@@ -17647,8 +17695,8 @@ static void llm__kernels_simd128(llm__kernels *k) {
     k->mask = llm__mask_simd128;
     k->weigh = llm__weigh_simd128;
     k->scores_f16 = llm__scores_f16_simd128;
-    k->unpack_keys = llm__unpack_keys_scalar;
-    k->unpack_values = llm__unpack_values_scalar;
+    k->unpack_keys = llm__unpack_keys_simd128;
+    k->unpack_values = llm__unpack_values_simd128;
     k->values_f16 = llm__values_f16_simd128;
     k->panel[LLM_F32] = llm__panel_f32_simd128;
     k->panel[LLM_BF16] = llm__panel_bf16_simd128;
