@@ -126,7 +126,8 @@
    divergence to float activations: unrotated 2.3e-2, rotated 2.1e-3.
 
    The cache of keys and values is int8, rotated, with a scale per position and head, in the layout
-   of the weights: scores and sums of values are integer dots as well.
+   of the weights: scores and sums of values are integer dots as well. Its choice of 4 bits is made
+   int8 by the page, for all queries that go through it together.
 
    LICENCE: MIT or public domain, your choice; see the end of this file. */
 
@@ -520,9 +521,12 @@ LLM_API const char *llm_isa_name(uint32_t index);
 typedef struct llm_session llm_session;
 
 typedef enum llm_kv {
-    LLM_KV_Q8,  /* int8, rotated, a scale per position and head */
+    LLM_KV_Q8,  /* int8, rotated, a scale per position and head: 8.5 bits a value with heads of 64 */
     LLM_KV_F16, /* 16-bit float */
-    LLM_KV_Q4,  /* 4 bits, rotated, a multiplier of 16 channels and a scale per position and head */
+    LLM_KV_Q4,  /* 4 bits, rotated, a multiplier per 16 channels and a scale per position and head: 4.5
+                   bits a value with heads of 64, 4.375 of 128. For a long context in little memory:
+                   it costs quality. SmolLM2-135M, KL divergence to LLM_KV_F16 over windows of 512:
+                   5.1e-2, int8 3.3e-3; perplexity 4.8 and 0.1 % up */
     LLM_KV_COUNT
 } llm_kv;
 
