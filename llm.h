@@ -126,7 +126,8 @@
    divergence to float activations: unrotated 2.3e-2, rotated 2.1e-3.
 
    The cache of keys and values is int8, rotated, with a scale per position and head, in the layout
-   of the weights: scores and sums of values are integer dots as well.
+   of the weights: scores and sums of values are integer dots as well. Its choice of 4 bits is made
+   int8 by the page, for all queries that go through it together.
 
    LICENCE: MIT or public domain, your choice; see the end of this file. */
 
@@ -520,8 +521,12 @@ LLM_API const char *llm_isa_name(uint32_t index);
 typedef struct llm_session llm_session;
 
 typedef enum llm_kv {
-    LLM_KV_Q8,  /* int8, rotated, a scale per position and head */
+    LLM_KV_Q8,  /* int8, rotated, a scale per position and head: 8.5 bits a value with heads of 64 */
     LLM_KV_F16, /* 16-bit float */
+    LLM_KV_Q4,  /* 4 bits, rotated, a multiplier per 16 channels and a scale per position and head: 4.5
+                   bits a value with heads of 64, 4.375 of 128. For a long context in little memory:
+                   it costs quality. SmolLM2-135M, KL divergence to LLM_KV_F16 over windows of 512:
+                   5.1e-2, int8 3.3e-3; perplexity 4.8 and 0.1 % up */
     LLM_KV_COUNT
 } llm_kv;
 
@@ -4393,6 +4398,11 @@ typedef struct llm__kernels {
     void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n, uint32_t count,
                       ptrdiff_t ahead);
     void (*scores_f16)(float *dot, const float *q, const uint16_t *k, uint32_t n, uint32_t count);
+    /* A page's keys, or values, of 4 bits to int8; the next page's lie `ahead` bytes further */
+    void (*unpack_keys)(int8_t *k, const uint8_t *codes, const uint8_t *times, uint32_t n,
+                        ptrdiff_t ahead);
+    void (*unpack_values)(int8_t *v, const uint8_t *codes, const uint8_t *times, uint32_t n,
+                          ptrdiff_t ahead);
     /* out [count][n] = out * keep [count] + (sum of p [count][64] v over the positions) * take [count];
        for f16 over first .. last, so that what was never written is not read */
     void (*values_q8)(float *out, const float *keep, const float *take, const int16_t *p,
@@ -4938,6 +4948,8 @@ typedef struct llm__own {
     uint32_t made;     /* by this step; 0 = none */
     float *stream;     /* that row of the stream as `in` was made from it */
     float *scratch;    /* for what an item needs */
+    int8_t *unpacked;  /* keys or values of a page that are stored in 4 bits, */
+    float *unpacked_scale; /* [2][positions of a page] and scales of both */
     LLM__PROFILED(llm_profile profile[LLM_PROFILE_STEPS];)
     uint8_t line[LLM__LINE];
 } llm__own;
@@ -4970,7 +4982,7 @@ struct llm_batch {
     float *x, *x_too; /* the stream; where blocks have a norm of their own, in turn */
     float *stream;    /* the one of them that the plan has come to */
     float *y, *qkv, *attention, *hidden, *turns, *logits;
-    int16_t *q16;   /* [kv heads][rows][group][head] queries of the int8 cache, */
+    int16_t *q16;   /* [kv heads][rows][group][head] queries of an integer cache, */
     float *q_scale; /* [kv heads][rows][group] with their scales, */
     float *q32;     /* or those of the f16 cache */
     float *low;     /* [rows][LLM__LOW_INPUTS][adapter_rank] A x */
@@ -5051,27 +5063,49 @@ struct llm_session {
     llm_error error;
 };
 
-/* Bytes of one kv head of one layer in a page: keys, values, and for int8 their scales. */
+/* Integers with scales, of 8 or 4 bits? */
+LLM__INLINE bool llm__integer_kv(llm_kv kv) { return kv != LLM_KV_F16; }
+
+/* Bytes of the keys or values of a page, `n` channels of one kv head of one layer; and, for 4 bits,
+   of their multipliers. */
+LLM__INLINE size_t llm__codes_size(uint32_t n, llm_kv kv) {
+    const size_t values = (size_t)LLM__PAGE_POSITIONS * n;
+    return kv == LLM_KV_F16 ? values * 2 : kv == LLM_KV_Q8 ? values : values / 2;
+}
+LLM__INLINE size_t llm__times_size(uint32_t n) {
+    return (size_t)LLM__PAGE_POSITIONS * ((n + 31) / 32);
+}
+
+/* Bytes of one kv head of one layer in a page: keys, values, and for integers their scales. */
 static size_t llm__unit_size(const llm__shape *s, llm_kv kv) {
-    size_t values = (size_t)LLM__PAGE_POSITIONS * (s->head + s->value);
-    return kv == LLM_KV_Q8 ? values + 2 * LLM__PAGE_POSITIONS * sizeof(float) : values * 2;
+    const size_t codes = llm__codes_size(s->head, kv) + llm__codes_size(s->value, kv);
+    if (kv == LLM_KV_Q4)
+        return codes + llm__times_size(s->head) + llm__times_size(s->value) +
+               2 * LLM__PAGE_POSITIONS * sizeof(uint16_t);
+    return kv == LLM_KV_Q8 ? codes + 2 * LLM__PAGE_POSITIONS * sizeof(float) : codes;
 }
 
 typedef struct llm__unit {
     uint8_t *k, *v;
-    float *k_scale, *v_scale;
+    float *k_scale, *v_scale;     /* of int8, or what the following were unpacked to */
+    uint8_t *k_times, *v_times;   /* of 4 bits: multipliers, */
+    uint16_t *k_short, *v_short;  /* and scales, bf16 */
 } llm__unit;
 
 static llm__unit llm__unit_at(const llm_session *s, uint32_t page, uint32_t layer,
                               uint32_t kv_head) {
-    const size_t size = llm__unit_size(&s->shape, s->desc.kv);
-    const size_t bytes = s->desc.kv == LLM_KV_Q8 ? 1 : 2;
+    const llm_kv kv = s->desc.kv;
+    const size_t size = llm__unit_size(&s->shape, kv);
     llm__unit u;
     u.k = s->store->data + s->page[page] * s->store->page_size +
           ((size_t)layer * s->model->desc->kv_heads + kv_head) * size;
-    u.v = u.k + bytes * LLM__PAGE_POSITIONS * s->shape.head;
-    u.k_scale = (float *)(void *)(u.v + bytes * LLM__PAGE_POSITIONS * s->shape.value);
+    u.v = u.k + llm__codes_size(s->shape.head, kv);
+    u.k_times = u.v + llm__codes_size(s->shape.value, kv);
+    u.k_scale = (float *)(void *)u.k_times;
     u.v_scale = u.k_scale + LLM__PAGE_POSITIONS;
+    u.v_times = u.k_times + llm__times_size(s->shape.head);
+    u.k_short = (uint16_t *)(void *)(u.v_times + llm__times_size(s->shape.value));
+    u.v_short = u.k_short + LLM__PAGE_POSITIONS;
     return u;
 }
 
@@ -5452,14 +5486,101 @@ static void llm__turn_head(const llm_batch *b, float *head, const llm__tensor *n
                         b->model->rope[rope].cols);
 }
 
+/* 4 bits: int8 values are m * llm__kv_book[code], where 16 channels of a position share m, -7 .. 7.
+   The book fits what a rotation makes of a head, nearly a normal distribution; m has the sign of the
+   largest channel, so that it falls to the side that reaches further. */
+static const int8_t llm__kv_book[16] = {-16, -13, -10, -8, -6, -4, -2, 0,
+                                        2,   4,   6,   8,  10, 12, 15, 18};
+#define LLM__KV_UNIT 129 /* LLM__INT16_MOST / (7 * 18), and next to nothing is left over */
+
+/* 16 channels to codes with multiplier m; the sum of the squared errors. */
+static uint32_t llm__code_group(const int16_t *q, int32_t m, uint8_t *code) {
+    const int32_t unit = m * LLM__KV_UNIT, sign = m < 0 ? -1 : 1;
+    int16_t twice[16], at[16];
+    uint32_t i, k, error = 0;
+    for (i = 0; i < 16; i++) twice[i] = (int16_t)(2 * sign * q[i]), at[i] = 0;
+    for (k = 0; k < 15; k++) { /* past which edges between codes; as compilers make vectors of it */
+        const int16_t edge = (int16_t)(sign * unit * (llm__kv_book[k] + llm__kv_book[k + 1]));
+        for (i = 0; i < 16; i++) at[i] = (int16_t)(at[i] + (twice[i] > edge));
+    }
+    for (i = 0; i < 16; i++) {
+        const int32_t off = q[i] - unit * llm__kv_book[at[i]];
+        code[i] = (uint8_t)at[i];
+        error += (uint32_t)(off * off);
+    }
+    return error;
+}
+
+/* The better of two multipliers: with one nothing is cut off; the other may, and is finer. */
+static int32_t llm__code_best(const int16_t *q, uint8_t *code) {
+    uint8_t finer[16];
+    uint32_t i, error;
+    int32_t most = 0, m, step;
+    for (i = 0; i < 16; i++)
+        if ((q[i] < 0 ? -q[i] : q[i]) > (most < 0 ? -most : most)) most = q[i];
+    step = most < 0 ? -1 : 1;
+    m = (most * step + 18 * LLM__KV_UNIT - 1) / (18 * LLM__KV_UNIT);
+    m = step * (m > 7 ? 7 : m);
+    error = llm__code_group(q, m, code);
+    if (m * step < 2 || llm__code_group(q, m - step, finer) >= error) return m;
+    memcpy(code, finer, sizeof finer);
+    return m - step;
+}
+
+/* A head to codes [n] and multipliers [n / 16], 4 bits with their sign; the scale, a bf16. */
+static uint16_t llm__code_head(const llm_batch *b, const float *head, uint32_t n, uint8_t *code,
+                               uint8_t *times) {
+    int16_t q[512];
+    const float scale = b->kernels.quantize_head(head, n, LLM__INT16_MOST, q);
+    const uint32_t bits = llm__bits(llm__mulf(scale, (float)LLM__KV_UNIT));
+    uint32_t g;
+    for (g = 0; g < n / 16; g++)
+        times[g] = (uint8_t)(llm__code_best(q + 16 * g, code + 16 * g) & 15);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+/* The multipliers of position t, those of 32 channels in a byte. */
+static void llm__put_times(uint8_t *to, const uint8_t *times, uint32_t n, uint32_t t) {
+    uint32_t g;
+    for (g = 0; g < n / 16; g += 2)
+        to[g / 2 * LLM__PAGE_POSITIONS + t] =
+            (uint8_t)(times[g] | (g + 1 < n / 16 ? times[g + 1] << 4 : 0));
+}
+
+/* A position's codes: two share a byte, never those of two positions, which other lanes may write. */
+static void llm__put_key_codes(const llm_batch *b, llm__unit u, uint32_t t, const float *head) {
+    const uint32_t n = b->shape.head;
+    uint8_t code[512], times[32];
+    uint32_t c, i;
+    u.k_short[t] = llm__code_head(b, head, n, code, times);
+    llm__put_times(u.k_times, times, n, t);
+    for (c = 0; c < n; c += 8)
+        for (i = 0; i < 4; i++)
+            u.k[t / 16 * 8 * n + c * 8 + 4 * (t % 16) + i] =
+                (uint8_t)(code[c + i] | code[c + 4 + i] << 4);
+}
+static void llm__put_value_codes(const llm_batch *b, llm__unit u, uint32_t t, const float *head) {
+    const uint32_t n = b->shape.value;
+    uint8_t code[512], times[32];
+    uint32_t c, i;
+    u.v_short[t] = llm__code_head(b, head, n, code, times);
+    llm__put_times(u.v_times, times, n, t);
+    for (c = 0; c < n; c += 16)
+        for (i = 0; i < 8; i++)
+            u.v[c * 32 + t / 4 * 32 + 4 * i + t % 4] =
+                (uint8_t)(code[c + i] | code[c + 8 + i] << 4);
+}
+
 /* Writes a key (channels in fours, by position) or value (positions in fours, by channel). */
 static void llm__append_key(const llm_batch *b, llm__unit u, llm_kv kv, uint32_t t, float *head) {
     const uint32_t n = b->shape.head;
     uint32_t c;
-    if (kv == LLM_KV_Q8) {
+    if (llm__integer_kv(kv) && b->shape.q_rotation)
+        b->kernels.rotate(head, b->model->desc->head_size, b->shape.q_rotation);
+    if (kv == LLM_KV_Q4) {
+        llm__put_key_codes(b, u, t, head);
+    } else if (kv == LLM_KV_Q8) {
         int16_t q[512];
-        if (b->shape.q_rotation)
-            b->kernels.rotate(head, b->model->desc->head_size, b->shape.q_rotation);
         u.k_scale[t] = b->kernels.quantize_head(head, n, LLM__INT8_MOST, q);
         for (c = 0; c < n; c++)
             u.k[t / 16 * 16 * n + c / 4 * 64 + 4 * (t % 16) + c % 4] = (uint8_t)q[c];
@@ -5472,10 +5593,12 @@ static void llm__append_value(const llm_batch *b, llm__unit u, llm_kv kv, uint32
                               bool rotated) {
     const uint32_t n = b->shape.value;
     uint32_t c;
-    if (kv == LLM_KV_Q8) {
+    if (llm__integer_kv(kv) && b->shape.v_rotation && !rotated)
+        b->kernels.rotate(head, b->model->desc->value_size, b->shape.v_rotation);
+    if (kv == LLM_KV_Q4) {
+        llm__put_value_codes(b, u, t, head);
+    } else if (kv == LLM_KV_Q8) {
         int16_t q[512];
-        if (b->shape.v_rotation && !rotated)
-            b->kernels.rotate(head, b->model->desc->value_size, b->shape.v_rotation);
         u.v_scale[t] = b->kernels.quantize_head(head, n, LLM__INT8_MOST, q);
         for (c = 0; c < n; c++)
             u.v[c / 16 * 1024 + t / 4 * 64 + 4 * (c % 16) + t % 4] = (uint8_t)q[c];
@@ -5500,10 +5623,10 @@ static void llm__queries(const llm_batch *b, uint32_t layer, uint32_t row, uint3
     float head[512];
     for (; i < end; i++) {
         const size_t at = llm__query_at(b, kv_head, row * group + i);
-        float *to = b->kv == LLM_KV_Q8 ? head : b->q32 + at * n;
+        float *to = llm__integer_kv(b->kv) ? head : b->q32 + at * n;
         llm__load_head(to, qkv + ((size_t)kv_head * group + i) * d->head_size, d->head_size, n);
         llm__turn_head(b, to, llm__tensor_at(m, layer, LLM__Q_NORM), layer, row);
-        if (b->kv == LLM_KV_Q8) {
+        if (llm__integer_kv(b->kv)) {
             if (b->shape.q_rotation) b->kernels.rotate(head, d->head_size, b->shape.q_rotation);
             b->q_scale[at] = b->kernels.quantize_head(head, n, LLM__INT16_MOST, b->q16 + at * n);
         }
@@ -5548,7 +5671,7 @@ typedef struct llm__tile {
 /* What a tile does with a page. */
 typedef struct llm__weights {
     float score[LLM__QUERIES][LLM__PAGE_POSITIONS]; /* scores, then e^(score - most) */
-    int16_t p[LLM__QUERIES][LLM__PAGE_POSITIONS];   /* the same as integers, for the int8 cache */
+    int16_t p[LLM__QUERIES][LLM__PAGE_POSITIONS];   /* the same as integers, for an integer cache */
     float keep[LLM__QUERIES], take[LLM__QUERIES];   /* factors of the sum so far, and of the page's */
     uint32_t first[LLM__QUERIES], last[LLM__QUERIES]; /* positions that a query sees */
 } llm__weights;
@@ -5607,16 +5730,16 @@ static void llm__soft_cap(const llm_batch *b, float *score, uint32_t first, uint
 static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm__unit *u,
                             uint32_t start, uint32_t i, llm__weights *w, llm__running *run) {
     const llm__kernels *kernels = &b->kernels;
-    const bool q8 = b->kv == LLM_KV_Q8;
+    const bool integer = llm__integer_kv(b->kv);
     const uint32_t least = llm__first_seen(b, tile, i);
     const uint32_t first = least > start ? least - start : 0;
     const uint32_t last = llm__least(llm__last_seen(b, tile, i) - start, LLM__PAGE_POSITIONS - 1);
     float *score = w->score[i], factor = b->model->desc->query_scale, most, weight;
     w->first[i] = first, w->last[i] = last;
-    if (q8)
+    if (integer)
         factor =
             llm__mulf(factor, b->q_scale[llm__query_at(b, tile->kv_head, tile->first + i)]);
-    if (!kernels->mask(score, q8 ? u->k_scale : NULL, factor, first, last, &most)) {
+    if (!kernels->mask(score, integer ? u->k_scale : NULL, factor, first, last, &most)) {
         memset(score, 0, sizeof w->score[i]), memset(w->p[i], 0, sizeof w->p[i]);
         llm__merge(run, LLM__MASKED, 0.0f, &w->keep[i], &w->take[i]);
         memset(&w->take[i], 0xff, sizeof w->take[i]); /* NaN: a comparison would lose it in one
@@ -5626,21 +5749,51 @@ static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm
     if (b->model->desc->attention_softcap > 0) llm__soft_cap(b, score, first, last, &most);
     weight = kernels->softmax(score, most);
     llm__merge(run, most, weight, &w->keep[i], &w->take[i]);
-    if (q8) {
+    if (integer) {
         kernels->weigh(score, score, u->v_scale);
         factor = kernels->quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, w->p[i]);
         w->take[i] = llm__mulf(w->take[i], factor);
     }
 }
 
+/* Keys or values as the kernels want them: those of 4 bits as int8, for all queries of a tile. The
+   next page has been asked for then. */
+static const int8_t *llm__page_keys(const llm_batch *b, const llm__unit *u, uint32_t lane,
+                                    ptrdiff_t *ahead) {
+    int8_t *to = b->own[lane].unpacked;
+    if (b->kv != LLM_KV_Q4) return (const int8_t *)u->k;
+    b->kernels.unpack_keys(to, u->k, u->k_times, b->shape.head, *ahead);
+    *ahead = 0;
+    return to;
+}
+static const int8_t *llm__page_values(const llm_batch *b, const llm__unit *u, uint32_t lane,
+                                      ptrdiff_t *ahead) {
+    int8_t *to = b->own[lane].unpacked;
+    if (b->kv != LLM_KV_Q4) return (const int8_t *)u->v;
+    b->kernels.unpack_values(to, u->v, u->v_times, b->shape.value, *ahead);
+    *ahead = 0;
+    return to;
+}
+static void llm__unpack_scales(const llm_batch *b, llm__unit *u, uint32_t lane) {
+    uint32_t t;
+    u->k_scale = b->own[lane].unpacked_scale;
+    u->v_scale = u->k_scale + LLM__PAGE_POSITIONS;
+    for (t = 0; t < LLM__PAGE_POSITIONS; t++) {
+        u->k_scale[t] = llm__bf16(u->k_short[t]);
+        u->v_scale[t] = llm__bf16(u->v_short[t]);
+    }
+}
+
 /* Weighted values of a page into the sums of queries i .. end - 1. */
 static void llm__add_values(const llm_batch *b, const llm__unit *u, const llm__weights *w,
-                            uint32_t i, uint32_t end, float *sums, ptrdiff_t ahead) {
+                            uint32_t i, uint32_t end, float *sums, ptrdiff_t ahead,
+                            uint32_t lane) {
     const uint32_t n = b->shape.value;
     uint32_t next;
-    if (b->kv == LLM_KV_Q8) {
-        b->kernels.values_q8(sums + (size_t)i * n, w->keep + i, w->take + i, w->p[i],
-                             (const int8_t *)u->v, n, end - i, ahead);
+    if (llm__integer_kv(b->kv)) {
+        const int8_t *v = llm__page_values(b, u, lane, &ahead);
+        b->kernels.values_q8(sums + (size_t)i * n, w->keep + i, w->take + i, w->p[i], v, n, end - i,
+                             ahead);
         return;
     }
     for (; i < end; i = next) {
@@ -5654,9 +5807,9 @@ static void llm__add_values(const llm_batch *b, const llm__unit *u, const llm__w
 
 /* One page into the running sums of a tile, [count][value], of those that see it; `next` follows. */
 static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t page, uint32_t next,
-                             float *sums, llm__running *run) {
+                             float *sums, llm__running *run, uint32_t lane) {
     const uint32_t start = page * LLM__PAGE_POSITIONS, n = b->shape.head;
-    const llm__unit u = llm__unit_at(tile->session, page, tile->layer, tile->kv_head);
+    llm__unit u = llm__unit_at(tile->session, page, tile->layer, tile->kv_head);
     const ptrdiff_t ahead =
         llm__unit_at(tile->session, next, tile->layer, tile->kv_head).k - u.k;
     uint32_t first = 0, end = tile->count, i;
@@ -5665,26 +5818,29 @@ static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t
     while (llm__last_seen(b, tile, first) < start) first++;
     while (llm__first_seen(b, tile, end - 1) >= start + LLM__PAGE_POSITIONS) end--;
     at = llm__query_at(b, tile->kv_head, tile->first + first) * n;
-    if (b->kv == LLM_KV_Q8)
-        b->kernels.scores_q8(w.score[first], b->q16 + at, (const int8_t *)u.k, n, end - first,
-                             ahead);
-    else
+    if (b->kv == LLM_KV_Q4) llm__unpack_scales(b, &u, lane);
+    if (llm__integer_kv(b->kv)) {
+        ptrdiff_t next_keys = ahead;
+        const int8_t *k = llm__page_keys(b, &u, lane, &next_keys);
+        b->kernels.scores_q8(w.score[first], b->q16 + at, k, n, end - first, next_keys);
+    } else {
         b->kernels.scores_f16(w.score[first], b->q32 + at, (const uint16_t *)(const void *)u.k, n,
                               end - first);
+    }
     for (i = first; i < end; i++) llm__weigh_page(b, tile, &u, start, i, &w, &run[i]);
-    llm__add_values(b, &u, &w, first, end, sums, ahead);
+    llm__add_values(b, &u, &w, first, end, sums, ahead, lane);
 }
 
 /* A chunk of pages into sums that begin with it. */
 static void llm__attend_chunk(const llm_batch *b, const llm__tile *tile, uint32_t chunk, float *sums,
-                              llm__running *run) {
+                              llm__running *run, uint32_t lane) {
     const uint32_t end = llm__least((chunk + 1) * LLM__CHUNK_PAGES, tile->last_page + 1);
     uint32_t page = chunk * LLM__CHUNK_PAGES;
     if (page < tile->first_page) page = tile->first_page;
     memset(sums, 0, (size_t)tile->count * b->shape.value * sizeof *sums);
     memset(run, 0, tile->count * sizeof *run);
     for (; page < end; page++)
-        llm__attend_page(b, tile, page, llm__least(page + 1, end - 1), sums, run);
+        llm__attend_page(b, tile, page, llm__least(page + 1, end - 1), sums, run, lane);
 }
 
 /* A chunk's sums into those of all chunks before it. */
@@ -5719,7 +5875,7 @@ static void llm__attend_tile(const llm_batch *b, const llm__tile *tile, bool par
     for (chunk = tile->first_page / LLM__CHUNK_PAGES; chunk <= tile->last_page / LLM__CHUNK_PAGES;
          chunk++) {
         const size_t part = llm__part_at(b, tile, chunk);
-        if (!parts) llm__attend_chunk(b, tile, chunk, sums, run);
+        if (!parts) llm__attend_chunk(b, tile, chunk, sums, run, lane);
         llm__add_chunk(b, tile, total, total_run, parts ? b->part + part * n : sums,
                        parts ? b->part_run + part : run);
     }
@@ -5746,10 +5902,11 @@ static void llm__fetch_page(const llm_batch *b, uint32_t layer, uint32_t row, ui
     const uint32_t group = b->shape.group;
     const llm__tile tile = llm__tile_at(b, layer, kv_head, row * group, row * group + group);
     const llm__unit u = llm__unit_at(tile.session, tile.first_page, layer, kv_head);
-    const size_t size = LLM__PAGE_POSITIONS * (size_t)(b->kv == LLM_KV_Q8 ? 1 : 2);
+    const size_t keys = llm__codes_size(b->shape.head, b->kv);
+    const size_t values = llm__codes_size(b->shape.value, b->kv);
     size_t at;
-    for (at = 0; at < size * b->shape.head; at += LLM__LINE) llm__prefetch(u.k + at);
-    for (at = 0; at < size * b->shape.value; at += LLM__LINE) llm__prefetch(u.v + at);
+    for (at = 0; at < keys; at += LLM__LINE) llm__prefetch(u.k + at);
+    for (at = 0; at < values; at += LLM__LINE) llm__prefetch(u.v + at);
 }
 
 /* A share of a row's queries of a kv head. The first makes key and value, which the others need:
@@ -5798,7 +5955,7 @@ static void llm__attend(const llm_batch *b, const llm__step *step, uint32_t item
                 chunk <= tile.last_page / LLM__CHUNK_PAGES) {
                 const size_t part = llm__part_at(b, &tile, chunk);
                 llm__attend_chunk(b, &tile, chunk, b->part + part * b->shape.value,
-                                  b->part_run + part);
+                                  b->part_run + part, lane);
             }
         }
         if (llm__fetch_add32(&b->arrived[number], 1) + 1 < split->chunks) return;
@@ -6020,9 +6177,9 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     const llm_model *m = b->model;
     const llm__file_desc *d = m->desc;
     const llm__tensor *t = llm__tensor_at(m, layer, 0), *v = &t[LLM__V];
-    const uint32_t basis = v->row_rotation      ? v->row_rotation
-                           : b->kv == LLM_KV_Q8 ? b->shape.v_rotation
-                                                : 0;
+    const uint32_t basis = v->row_rotation           ? v->row_rotation
+                           : llm__integer_kv(b->kv) ? b->shape.v_rotation
+                                                     : 0;
     llm__step *input, *step;
 
     input = llm__plan_input(b, layer, LLM__FROM_STREAM, d->width, 0);
@@ -6214,6 +6371,10 @@ static void llm__lay_out_own(const llm_batch *b, llm__own *own, llm__arena *aren
     llm__lay_out_input(s, &own->in, 1, arena);
     own->stream = LLM__TAKE(float, s->stream);
     own->scratch = LLM__TAKE(float, scratch);
+    if (b->kv == LLM_KV_Q4) {
+        own->unpacked = LLM__TAKE(int8_t, LLM__PAGE_POSITIONS *(size_t)(s->head > s->value ? s->head : s->value));
+        own->unpacked_scale = LLM__TAKE(float, 2 * LLM__PAGE_POSITIONS);
+    }
 }
 
 static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
@@ -6239,7 +6400,7 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->attention = LLM__TAKE(float, rows * s->attention);
     b->hidden = LLM__TAKE(float, rows * s->hidden);
     b->turns = LLM__TAKE(float, rows * s->turn * d->ropes);
-    if (b->kv == LLM_KV_Q8) {
+    if (llm__integer_kv(b->kv)) {
         b->q16 = LLM__TAKE(int16_t, rows * d->heads * s->head);
         b->q_scale = LLM__TAKE(float, rows * d->heads);
     } else {
@@ -14247,6 +14408,37 @@ static void llm__scores_f16_scalar(float *dot, const float *q, const uint16_t *k
         }
 }
 
+/* In 4 bits a line of K lies in the low or, if its number is odd, the high halves of 64 bytes; a
+   line of V has channels 0 .. 7 of its 16 in the low and the others in the high halves of 32 bytes.
+   Multipliers: [n / 32][64 positions], those of the first 16 channels in the low halves. */
+LLM__INLINE int8_t llm__kv_value(uint8_t codes, const uint8_t *times, uint32_t t, uint32_t c,
+                                 uint32_t high) {
+    const int32_t m = ((times[c / 32 * 64 + t] >> 4 * (c / 16 % 2) & 15) ^ 8) - 8;
+    return (int8_t)(m * llm__kv_book[codes >> 4 * high & 15]);
+}
+static void llm__unpack_keys_scalar(int8_t *k, const uint8_t *codes, const uint8_t *times,
+                                    uint32_t n, ptrdiff_t ahead) {
+    uint32_t block, c, i;
+    (void)ahead;
+    for (block = 0; block < 64; block += 16)
+        for (c = 0; c < n; c += 8, codes += 64, k += 128)
+            for (i = 0; i < 64; i++) {
+                k[i] = llm__kv_value(codes[i], times, block + i / 4, c, 0);
+                k[64 + i] = llm__kv_value(codes[i], times, block + i / 4, c, 1);
+            }
+}
+static void llm__unpack_values_scalar(int8_t *v, const uint8_t *codes, const uint8_t *times,
+                                      uint32_t n, ptrdiff_t ahead) {
+    uint32_t t, c, i;
+    (void)ahead;
+    for (c = 0; c < n; c += 16)
+        for (t = 0; t < 64; t += 4, codes += 32, v += 64)
+            for (i = 0; i < 32; i++) {
+                v[i] = llm__kv_value(codes[i], times, t + i % 4, c, 0);
+                v[32 + i] = llm__kv_value(codes[i], times, t + i % 4, c, 1);
+            }
+}
+
 /* V of a page: [n / 16 blocks of channels][16 lines]: byte 4 c + i of a line is channel c,
    position 4 g + i. As f16: [64 positions][n]. */
 static void llm__values_q8_scalar(float *out, const float *keep, const float *take,
@@ -14355,6 +14547,8 @@ static void llm__kernels_scalar(llm__kernels *k) {
     k->weigh = llm__weigh_scalar;
     k->scores_q8 = llm__scores_q8_scalar;
     k->scores_f16 = llm__scores_f16_scalar;
+    k->unpack_keys = llm__unpack_keys_scalar;
+    k->unpack_values = llm__unpack_values_scalar;
     k->values_q8 = llm__values_q8_scalar;
     k->values_f16 = llm__values_f16_scalar;
     k->panel[LLM_F32] = llm__panel_f32_scalar;
@@ -14875,6 +15069,65 @@ LLM__AVX2 static void llm__values_q8_avx2(float *out, const float *keep, const f
     out += n * some, keep += some, take += some, p += 64 * some;
     LLM__BY_FOUR(LLM__CALL, count)
 #undef LLM__CALL
+}
+
+/* Codes, one in the low half of each byte and anything in the high, times m [32]: 7 * 18 fits a
+   byte, so the low bytes of 16-bit products will do. */
+LLM__AVX2_INLINE void llm__unpack32_avx2(int8_t *to, __m256i codes, __m256i book, __m256i m) {
+    const __m256i low = _mm256_set1_epi16(255);
+    const __m256i u = _mm256_shuffle_epi8(book, _mm256_and_si256(codes, _mm256_set1_epi8(15)));
+    const __m256i even = _mm256_and_si256(_mm256_mullo_epi16(u, m), low);
+    const __m256i odd = _mm256_mullo_epi16(_mm256_andnot_si256(low, u), _mm256_srli_epi16(m, 8));
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_or_si256(even, odd));
+}
+/* Multipliers in the low halves of bytes, with their sign. */
+LLM__AVX2_INLINE __m256i llm__times_avx2(__m256i m) {
+    const __m256i eight = _mm256_set1_epi8(8);
+    m = _mm256_and_si256(m, _mm256_set1_epi8(15));
+    return _mm256_sub_epi8(_mm256_xor_si256(m, eight), eight);
+}
+LLM__AVX2_INLINE __m256i llm__kv_book_avx2(void) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)llm__kv_book));
+}
+
+LLM__AVX2 static void llm__unpack_keys_avx2(int8_t *k, const uint8_t *codes, const uint8_t *times,
+                                            uint32_t n, ptrdiff_t ahead) {
+    const __m256i book = llm__kv_book_avx2(), four = _mm256_set1_epi8(4);
+    const __m256i first = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4,
+                                           4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
+    const __m256i second = _mm256_add_epi8(first, _mm256_add_epi8(four, four));
+    uint32_t block, c, i;
+    for (block = 0; block < 64; block += 16)
+        for (c = 0; c < n; c += 16) {
+            __m256i m = _mm256_broadcastsi128_si256(_mm_loadu_si128(
+                (const __m128i *)(const void *)(times + c / 32 * 64 + block)));
+            __m256i m0, m1;
+            m = llm__times_avx2(c % 32 ? _mm256_srli_epi16(m, 4) : m);
+            m0 = _mm256_shuffle_epi8(m, first), m1 = _mm256_shuffle_epi8(m, second);
+            for (i = 0; i < 2; i++, codes += 64, k += 128) {
+                const __m256i x0 = llm__load256(codes), x1 = llm__load256(codes + 32);
+                LLM__PREFETCH(codes + ahead);
+                llm__unpack32_avx2(k, x0, book, m0);
+                llm__unpack32_avx2(k + 32, x1, book, m1);
+                llm__unpack32_avx2(k + 64, _mm256_srli_epi16(x0, 4), book, m0);
+                llm__unpack32_avx2(k + 96, _mm256_srli_epi16(x1, 4), book, m1);
+            }
+        }
+}
+LLM__AVX2 static void llm__unpack_values_avx2(int8_t *v, const uint8_t *codes, const uint8_t *times,
+                                              uint32_t n, ptrdiff_t ahead) {
+    const __m256i book = llm__kv_book_avx2();
+    uint32_t t, c;
+    for (c = 0; c < n; c += 16)
+        for (t = 0; t < 64; t += 4, codes += 32, v += 64) {
+            const uint32_t four = llm__u32(times + c / 32 * 64 + t);
+            const __m256i x = llm__load256(codes);
+            const __m256i m =
+                llm__times_avx2(_mm256_set1_epi32((int32_t)(c % 32 ? four >> 4 : four)));
+            if (t % 8 == 0) LLM__PREFETCH(codes + ahead);
+            llm__unpack32_avx2(v, x, book, m);
+            llm__unpack32_avx2(v + 32, _mm256_srli_epi16(x, 4), book, m);
+        }
 }
 
 LLM__AVX2_INLINE __m256 llm__half8(const uint16_t *p) {
@@ -15449,6 +15702,8 @@ static void llm__kernels_avx2(llm__kernels *k) {
     k->weigh = llm__weigh_avx2;
     k->scores_q8 = llm__scores_q8_avx2;
     k->scores_f16 = llm__scores_f16_avx2;
+    k->unpack_keys = llm__unpack_keys_avx2;
+    k->unpack_values = llm__unpack_values_avx2;
     k->values_q8 = llm__values_q8_avx2;
     k->values_f16 = llm__values_f16_avx2;
     k->panel[LLM_F32] = llm__panel_f32_avx2;
@@ -16570,6 +16825,8 @@ LLM__INLINE llm__b16 llm__b16_left(llm__b16 a, unsigned n) {
 LLM__INLINE llm__b16 llm__b16_value(llm__b16 u, llm__b16 m, llm__b16 b) {
     return vsubq_u8(vmulq_u8(u, m), b);
 }
+/* Low bytes of the products of bytes. */
+LLM__INLINE llm__b16 llm__b16_times(llm__b16 a, llm__b16 b) { return vmulq_u8(a, b); }
 /* Eight bytes: low nibbles, then high nibbles. */
 LLM__INLINE llm__b16 llm__b16_nibbles(const uint8_t *p) {
     uint8x8_t x = vld1_u8(p);
@@ -16698,6 +16955,12 @@ LLM__INLINE llm__b16 llm__b16_value(llm__b16 u, llm__b16 m, llm__b16 b) {
     v128_t product =
         wasm_u8x16_narrow_i16x8(wasm_u16x8_extmul_low_u8x16(u, m), wasm_u16x8_extmul_high_u8x16(u, m));
     return wasm_i8x16_sub(product, b);
+}
+/* Low bytes of the products of bytes. */
+LLM__INLINE llm__b16 llm__b16_times(llm__b16 a, llm__b16 b) {
+    v128_t even = wasm_v128_and(wasm_i16x8_mul(a, b), wasm_i16x8_splat(255));
+    v128_t odd = wasm_i16x8_mul(wasm_u16x8_shr(a, 8), wasm_u16x8_shr(b, 8));
+    return wasm_v128_or(even, wasm_i16x8_shl(odd, 8));
 }
 /* Eight bytes: low nibbles, then high nibbles. */
 LLM__INLINE llm__b16 llm__b16_nibbles(const uint8_t *p) {
@@ -17097,6 +17360,48 @@ LLM__INLINE void llm__values4_f16_simd128(uint32_t count, float *out, const floa
         for (i = 0; i < count; i++) llm__keep_simd128(out + i * n + c, keep[i], take[i], a[i]);
     }
 }
+/* Two vectors of values of 4 bits, those of the low and of the high halves, times m. */
+LLM__INLINE void llm__unpack_pair_simd128(int8_t *low, int8_t *high, const uint8_t *codes,
+                                          llm__b16 m) {
+    const llm__b16 book = llm__b16_load(llm__kv_book), x = llm__b16_load(codes);
+    const llm__b16 u = llm__b16_look(book, llm__b16_and(x, llm__b16_all(15)));
+    llm__b16_store(low, llm__b16_times(u, m));
+    llm__b16_store(high, llm__b16_times(llm__b16_look(book, llm__b16_right(x, 4)), m));
+}
+/* Multipliers in the low or the high halves of bytes, with their sign. */
+LLM__INLINE llm__b16 llm__times_simd128(llm__b16 m, uint32_t high) {
+    static const int8_t signed4[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
+    m = high ? llm__b16_right(m, 4) : llm__b16_and(m, llm__b16_all(15));
+    return llm__b16_look(llm__b16_load(signed4), m);
+}
+static void llm__unpack_keys_simd128(int8_t *k, const uint8_t *codes, const uint8_t *times,
+                                     uint32_t n, ptrdiff_t ahead) {
+    static const uint8_t each[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    uint32_t block, c, q;
+    (void)ahead;
+    for (block = 0; block < 64; block += 16)
+        for (c = 0; c < n; c += 16, codes += 128, k += 256)
+            for (q = 0; q < 4; q++) { /* four positions, of four lines */
+                const uint8_t *at = times + c / 32 * 64 + block + 4 * q;
+                const llm__b16 four = llm__times_simd128(llm__b16_four(at), c / 16 % 2);
+                const llm__b16 m = llm__b16_look(four, llm__b16_load(each));
+                llm__unpack_pair_simd128(k + 16 * q, k + 64 + 16 * q, codes + 16 * q, m);
+                llm__unpack_pair_simd128(k + 128 + 16 * q, k + 192 + 16 * q, codes + 64 + 16 * q, m);
+            }
+}
+static void llm__unpack_values_simd128(int8_t *v, const uint8_t *codes, const uint8_t *times,
+                                       uint32_t n, ptrdiff_t ahead) {
+    uint32_t t, c;
+    (void)ahead;
+    for (c = 0; c < n; c += 16)
+        for (t = 0; t < 64; t += 4, codes += 32, v += 64) {
+            const llm__b16 m =
+                llm__times_simd128(llm__b16_four(times + c / 32 * 64 + t), c / 16 % 2);
+            llm__unpack_pair_simd128(v, v + 32, codes, m);
+            llm__unpack_pair_simd128(v + 16, v + 48, codes + 16, m);
+        }
+}
+
 static void llm__scores_f16_simd128(float *out, const float *q, const uint16_t *k, uint32_t n,
                                     uint32_t count) {
     for (; count >= 4; count -= 4, out += 4 * 64, q += 4 * n)
@@ -17394,6 +17699,8 @@ static void llm__kernels_simd128(llm__kernels *k) {
     k->mask = llm__mask_simd128;
     k->weigh = llm__weigh_simd128;
     k->scores_f16 = llm__scores_f16_simd128;
+    k->unpack_keys = llm__unpack_keys_simd128;
+    k->unpack_values = llm__unpack_values_simd128;
     k->values_f16 = llm__values_f16_simd128;
     k->panel[LLM_F32] = llm__panel_f32_simd128;
     k->panel[LLM_BF16] = llm__panel_bf16_simd128;

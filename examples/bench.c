@@ -21,7 +21,7 @@ static const option options[] = {
     {"-r", OPTION_COUNT, &rounds, "N", "rounds, of which the median counts (default 5)", false},
     {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
      false},
-    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
+    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default), f16 or q4", false},
     {"--json", OPTION_FLAG, &as_json, NULL, "one JSON object a line", false},
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
 static const program self = {

@@ -36,7 +36,7 @@ static const option options[] = {
      "most tokens in an answer; 0 (default): what the context holds", false},
     {"--ctx", OPTION_COUNT, &context, "N", "positions; by default the model's own, at most 4096",
      false},
-    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
+    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default), f16 or q4", false},
     {"--threads", OPTION_COUNT, &threads, "N", "by default one per core", false},
     {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
      false},

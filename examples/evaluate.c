@@ -19,7 +19,7 @@ static const option options[] = {
      "compare with such a file, written with the same text and options", false},
     {"--lora", OPTION_ADAPTERS, &lora, "FILE[=W]",
      "use this adapter, W times (default 1); several may be given", false},
-    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
+    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default), f16 or q4", false},
     {"--threads", OPTION_COUNT, &threads, "N", "by default one per core", false},
     {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
      false},

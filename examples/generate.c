@@ -30,7 +30,7 @@ static const option options[] = {
      "write token ids, and go on after the model's end token; of a model without a tokenizer the "
      "prompt is ids too", false},
     {"--ctx", OPTION_COUNT, &context, "N", "positions; by default what prompt and -n need", false},
-    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
+    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default), f16 or q4", false},
     {"--threads", OPTION_COUNT, &threads, "N", "by default one per core", false},
     {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set: avx2, scalar; by default the best",
      false},

@@ -247,7 +247,8 @@ OPTIONS_MAYBE static char *read_all(const char *path, size_t *size) {
 OPTIONS_MAYBE static llm_kv parse_kv(const program *p, const char *name) {
     if (!strcmp(name, "q8")) return LLM_KV_Q8;
     if (!strcmp(name, "f16")) return LLM_KV_F16;
-    fail(EXIT_USAGE, "%s: --kv is q8 or f16, not \"%s\"", p->name, name);
+    if (!strcmp(name, "q4")) return LLM_KV_Q4;
+    fail(EXIT_USAGE, "%s: --kv is q8, f16 or q4, not \"%s\"", p->name, name);
 }
 
 OPTIONS_MAYBE static llm_model *open_model(const char *path) {

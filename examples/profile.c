@@ -11,7 +11,7 @@ static const option options[] = {
     {"-b", OPTION_COUNT, &at_once, "N", "tokens in one evaluation (default 1: decode)", false},
     {"-t", OPTION_COUNT, &threads, "N", "threads (default 1)", false},
     {"--isa", OPTION_TEXT, &isa, "NAME", "instruction set; by default the best", false},
-    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default) or f16", false},
+    {"--kv", OPTION_TEXT, &kv, "TYPE", "keys and values as q8 (default), f16 or q4", false},
     {NULL, OPTION_FLAG, NULL, NULL, NULL, false}};
 static const program self = {"profile", "Shows what each kind of step takes, and waits for.",
                              "Microseconds of each thread for a token: work, then waiting for "

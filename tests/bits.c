@@ -1,6 +1,6 @@
 /* Evaluates token ids and prints a hash of all logits: the same for every way to do it.
 
-       bits MODEL.llm IDS.txt [--count N] [--isa NAME] [--threads N] [--kv q8|f16] [--chunk whole|one|SEED]
+       bits MODEL.llm IDS.txt [--count N] [--isa NAME] [--threads N] [--kv q8|f16|q4] [--chunk whole|one|SEED]
             [--with N] [--budget MICROSECONDS] [--host] [--out FILE.f32] [--kv-out FILE.f16]
 
    IDS.txt holds ids separated by blanks. --chunk SEED feeds random pieces, --with N puts the tokens
@@ -63,7 +63,7 @@ static int parse_options(options *o, int count, char **arguments) {
         else if (!strcmp(name, "--threads")) o->threads = atol(value);
         else if (!strcmp(name, "--with")) o->with = atol(value);
         else if (!strcmp(name, "--budget")) o->budget = atol(value);
-        else if (!strcmp(name, "--kv")) o->kv = strcmp(value, "f16") ? LLM_KV_Q8 : LLM_KV_F16;
+        else if (!strcmp(name, "--kv")) o->kv = !strcmp(value, "f16") ? LLM_KV_F16 : !strcmp(value, "q4") ? LLM_KV_Q4 : LLM_KV_Q8;
         else return fail(name, "unknown option");
     }
     if (o->with < 0 || o->with > (long)MOST_OTHERS) return fail("--with", "0 .. 8");

@@ -71,7 +71,7 @@ def check_small(report, programs):
     for small in SMALL:
         model = os.path.join(folder, small + ".llm")
         ids = os.path.join(ROOT, "tests", "fixtures", "models", small.split(".")[0] + ".ids")
-        for kv in ("q8", "f16"):
+        for kv in ("q8", "f16", "q4"):
             isas = isa_names(first, model, ids)
             want = hash_of(first, model, ids, f"--kv {kv} --isa scalar")
             report.check(is_hash(want), f"{small} kv {kv}: {want}")

@@ -101,7 +101,7 @@ def check_refusals(report, name, folder):
         report.check(status == 1 and words in said and bad in said and not out, f"{what}: {status} {out} {said}")
     for what, options, words in (("no file", ["--against", os.path.join(folder, "none")], "No such file"),
                                  ("a folder", ["--logits", folder], "directory"),
-                                 ("keys of 3 bits", ["--kv", "q3"], "--kv is q8 or f16")):
+                                 ("keys of 3 bits", ["--kv", "q3"], "--kv is q8, f16 or q4")):
         status, out, said = evaluate(model, *options)
         report.check(status in (1, 2) and words in said and not out, f"{what}: {status} {said}")
     status, _, said = run("evaluate", model, TEXT, "--ctx", 3)

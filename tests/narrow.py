@@ -78,7 +78,7 @@ def main():
     program = os.path.join(FOLDER, "native")
     status, output = run(["gcc", "-O2", "-w", "-DLLM_NO_TEMPLATE", "tests/bits.c", "-o", program, "-lm", "-lpthread"])
     if here and report.check(status == 0, output[:2000]):
-        want = {(small, kv): hash_of(program, *fixture(small), f"--kv {kv}") for small in SMALL for kv in ("q8", "f16")}
+        want = {(small, kv): hash_of(program, *fixture(small), f"--kv {kv}") for small in SMALL for kv in ("q8", "f16", "q4")}
         report.check(all(is_hash(text) for text in want.values()), f"native: {want}")
         in_parallel(lambda flags: check_bits(report, want, flags), [b for b in BITS if b.split()[0] in here])
     report.end()

@@ -82,7 +82,7 @@ def expectations(report):
     program, said = build("tests/bits.c", "native", ["gcc" if shutil.which("gcc") else "cc", "-O2"], ["cc"])
     if not report.check(program, f"native build: {said[:500]}"):
         return {}
-    keys = [(small, kv) for small in SMALL for kv in ("q8", "f16")]
+    keys = [(small, kv) for small in SMALL for kv in ("q8", "f16", "q4")]
     found = in_parallel(lambda k: hash_of(program, *fixture(k[0]), f"--kv {k[1]} --isa scalar"), keys)
     for key, text in zip(keys, found):
         report.check(is_hash(text), f"native {key}: {text}")

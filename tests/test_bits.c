@@ -319,7 +319,8 @@ static void test_model(const char *name, const char *type, llm_kv kv, bool every
     size_t i, size;
     memset(&s, 0, sizeof s);
     s.model = model, s.vocab = fixture_vocab(model), s.kv = kv;
-    (void)snprintf(s.name, sizeof s.name, "%s %s kv %s", name, type, kv == LLM_KV_Q8 ? "q8" : "f16");
+    (void)snprintf(s.name, sizeof s.name, "%s %s kv %s", name, type,
+                   kv == LLM_KV_Q8 ? "q8" : kv == LLM_KV_F16 ? "f16" : "q4");
     fixture_ids(name, s.ids);
     for (i = FIXTURE_TOKENS; i < TOKENS; i++) s.ids[i] = s.ids[(i * 7) % FIXTURE_TOKENS];
     size = (size_t)TOKENS * s.vocab * sizeof(float);
@@ -345,6 +346,7 @@ int main(int count, char **arguments) {
         for (t = 0; t < sizeof types / sizeof *types; t++) {
             test_model(fixture_names[i], types[t], LLM_KV_Q8, t < 2);
             if (t == 0 || t == 3) test_model(fixture_names[i], types[t], LLM_KV_F16, t == 0);
+            if (t == 1) test_model(fixture_names[i], types[t], LLM_KV_Q4, true);
         }
     if (!llm_isa_name(1)) SKIP("only \"%s\" runs on this machine", llm_isa_name(0));
     return check_report("bits");

@@ -164,7 +164,7 @@ static void test_rows(const llm__kernels *isa) {
 #define MOST_HEAD 256u
 
 static void test_cache(const llm__kernels *isa) {
-    static int8_t k[64 * MOST_HEAD];
+    static int8_t k[64 * MOST_HEAD], k2[64 * MOST_HEAD];
     static uint16_t h[64 * MOST_HEAD];
     static int16_t q[LLM__QUERIES * MOST_HEAD];
     static float x[LLM__QUERIES * MOST_HEAD], d1[LLM__QUERIES * MOST_HEAD], d2[LLM__QUERIES * MOST_HEAD];
@@ -186,6 +186,13 @@ static void test_cache(const llm__kernels *isa) {
             isa->values_q8(d1, keep, take, q, k, n, count, 0);
             llm__values_q8_scalar(d2, keep, take, q, k, n, count, 0);
             CHECK(!memcmp(d1, d2, sizeof d1), "values_q8 %u, %u queries", n, count);
+            if (count == 1) {
+                const uint8_t *codes = (const uint8_t *)h, *times = codes + 64 * n;
+                isa->unpack_keys(k, codes, times, n, 0), llm__unpack_keys_scalar(k2, codes, times, n, 0);
+                CHECK(!memcmp(k, k2, 64 * n), "unpack_keys %u", n);
+                isa->unpack_values(k, codes, times, n, 0), llm__unpack_values_scalar(k2, codes, times, n, 0);
+                CHECK(!memcmp(k, k2, 64 * n), "unpack_values %u", n);
+            }
             isa->scores_f16(d1, x, h, n, count), llm__scores_f16_scalar(d2, x, h, n, count);
             CHECK(!memcmp(d1, d2, sizeof d1), "scores_f16 %u, %u queries", n, count);
             isa->values_f16(d1, keep, take, x, h, n, count, n / 48, 63 - n / 16);

@@ -62,7 +62,7 @@ static llm_result open_image(const image *f, bool verify, llm_error *error) {
     r = llm_model_open(&model, &desc);
     CHECK((r == LLM_OK) == (model != NULL), "result %s, model %p", llm_result_name(r), (void *)model);
     CHECK(r == error->code, "result %s, error %s", llm_result_name(r), llm_result_name(error->code));
-    if (model && trying) try_out(model, LLM_KV_Q8), try_out(model, LLM_KV_F16);
+    if (model && trying) try_out(model, LLM_KV_Q8), try_out(model, LLM_KV_F16), try_out(model, LLM_KV_Q4);
     llm_model_close(model);
     return r;
 }

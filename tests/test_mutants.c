@@ -98,7 +98,7 @@ static void use_session(const llm_model *model) {
     ids[1] = (int32_t)info.vocab - 1;
     memset(&desc, 0, sizeof desc);
     desc.model = model, desc.context = 70, desc.rows = 2;
-    desc.kv = number / 2 % 2 ? LLM_KV_F16 : LLM_KV_Q8;
+    desc.kv = (llm_kv)(number / 2 % LLM_KV_COUNT);
     if (number % 61 == 0) desc.isa = "scalar";
     r = llm_session_create(&session, &desc);
     if (!r) r = llm_eval(session, ids, 2);

@@ -44,6 +44,7 @@ static int limited_thread(pthread_t *thread, const pthread_attr_t *attributes, v
 static llm_model *model;      /* llama-tied, q8 */
 static uint32_t vocab;
 static int32_t ids[TOKENS];
+static llm_kv cache; /* of plain sessions */
 static float *want; /* [TOKENS][vocab] the right logits */
 
 /* ---- an allocator that counts ---- */
@@ -86,7 +87,7 @@ static llm_allocator counting(counter *c) {
 static llm_session_desc plain(void) {
     llm_session_desc d;
     memset(&d, 0, sizeof d);
-    d.model = model, d.context = TOKENS, d.rows = 32, d.logits = 32;
+    d.model = model, d.context = TOKENS, d.rows = 32, d.logits = 32, d.kv = cache;
     return d;
 }
 
@@ -139,7 +140,7 @@ static void test_query(void) {
     int kv, variant;
     for (i = 0; i < 4; i++)
         for (j = 0; j < 3; j++)
-            for (kv = 0; kv < 2; kv++)
+            for (kv = 0; kv < LLM_KV_COUNT; kv++)
                 for (variant = 0; variant < 4; variant++) {
                     d = plain();
                     d.allocator = counting(&c);
@@ -167,7 +168,7 @@ static void test_batch_query(void) {
     size_t bytes, i;
     int kv;
     for (i = 0; i < 4; i++)
-        for (kv = 0; kv < 2; kv++) {
+        for (kv = 0; kv < LLM_KV_COUNT; kv++) {
             memset(&d, 0, sizeof d);
             d.model = model, d.rows = rows[i], d.kv = (llm_kv)kv, d.allocator = counting(&c);
             CHECK(!llm_batch_query(&d, &resolved, &bytes) && !c.calls, "a query that allocates");
@@ -195,7 +196,7 @@ static void test_no_allocation(void) {
     p.threads = 2, p.allocator = counting(&pc);
     CHECK(!llm_pool_create(&pool, &p), "a pool");
     d.context = 1000, d.allocator = counting(&c), d.pool = pool;
-    bd.model = model, bd.pool = pool, bd.allocator = counting(&bc);
+    bd.model = model, bd.pool = pool, bd.kv = cache, bd.allocator = counting(&bc);
     CHECK(!llm_session_create(&s, &d) && !llm_batch_create(&batch, &bd), "a session and a batch");
     before = mallocs;
     for (i = 0; i < 500; i += n) {
@@ -366,14 +367,14 @@ static void test_arguments(void) {
     BAD_SESSION(rows, 1025, LLM_ERROR_ARGUMENT, "session: rows is 1025, not in 0 .. 1024");
     BAD_SESSION(rows, ~0u, LLM_ERROR_ARGUMENT, "session: rows is 4294967295, not in 0 .. 1024");
     BAD_SESSION(logits, 33, LLM_ERROR_ARGUMENT, "session: logits is 33, not in 0 .. rows, 32");
-    BAD_SESSION(kv, (llm_kv)2, LLM_ERROR_ARGUMENT, "session: kv is 2, not in 0 .. 1");
+    BAD_SESSION(kv, (llm_kv)3, LLM_ERROR_ARGUMENT, "session: kv is 3, not in 0 .. 2");
     BAD_SESSION(context, (1u << 24) + 1, LLM_ERROR_ARGUMENT, "session: context is 16777217, not in 0 .. 16777216");
     BAD_SESSION(spare, ~0u, LLM_ERROR_ARGUMENT, "session: spare is 4294967295, not in 0 .. 16777216");
     BAD_SESSION(isa, "pentium", LLM_ERROR_UNSUPPORTED, message);
     BAD_BATCH(model, NULL, LLM_ERROR_ARGUMENT, "batch: model is NULL");
     BAD_BATCH(rows, 1025, LLM_ERROR_ARGUMENT, "batch: rows is 1025, not in 0 .. 1024");
     BAD_BATCH(logits, 10, LLM_ERROR_ARGUMENT, "batch: logits is 10, not in 0 .. rows, 9");
-    BAD_BATCH(kv, (llm_kv)~0u, LLM_ERROR_ARGUMENT, "batch: kv is -1, not in 0 .. 1");
+    BAD_BATCH(kv, (llm_kv)~0u, LLM_ERROR_ARGUMENT, "batch: kv is -1, not in 0 .. 2");
     BAD_BATCH(isa, "pentium", LLM_ERROR_UNSUPPORTED, message);
 #undef BAD_SESSION
 #undef BAD_BATCH
@@ -858,6 +859,13 @@ int main(int count, char **arguments) {
     test_cancel();
     test_cancel_from_outside();
     test_shared_pool();
+    free(want);
+    cache = LLM_KV_Q4;
+    prepare();
+    test_no_allocation();
+    test_budget();
+    test_forks();
+    test_fork_without_pages();
     free(want);
     llm_model_close(model);
     return check_report("session");
