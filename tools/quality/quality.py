@@ -75,8 +75,8 @@ def must(command):
 class Cache:
     """Files and results by what they are made of: words, numbers and the contents of files."""
 
-    def __init__(self, folder):
-        self.folder, self.sums = folder, {}
+    def __init__(self, folder, kept_only=False):
+        self.folder, self.sums, self.kept_only = folder, {}, kept_only
         os.makedirs(folder, exist_ok=True)
         self.known = os.path.join(folder, "sums.json")
         if os.path.exists(self.known):
@@ -116,6 +116,8 @@ class Cache:
         if os.path.exists(path):
             with open(path, encoding="utf-8") as f:
                 return json.load(f)
+        if self.kept_only:
+            return None
         note(what)
         found = measure()
         if found is not None:
@@ -130,6 +132,8 @@ class Cache:
             with open(path + ".key", encoding="utf-8") as f:
                 if f.read() == key:
                     return path
+        if self.kept_only:
+            return None
         note("making " + name)
         if make(path + ".partial") is False:
             return None
@@ -225,9 +229,13 @@ class Theirs:
             path = self.cache.file(f"{self.m.key}-{kind}.gguf", [self.m.original, imatrix, self.version],
                                    lambda out, kind=kind: self.program("llama-quantize", "--imatrix", imatrix,
                                                                        self.m.original, out, kind, 1))
+            if not path:
+                continue
             found = self.cache.result(f"{self.m.name}: llama.cpp {kind}", [path, base + ".key"],
                                       lambda: self.measure(path, base))
             tensors = self.cache.result(f"{self.m.name}: bytes of {kind}", [path], lambda: self.m.count(path))
+            if not found or not tensors:
+                continue
             rows.append(self.m.row("llama.cpp", kind, path, tensors["bytes"], found))
         return rows, perplexity
 
@@ -298,6 +306,8 @@ class Ours:
             found = self.cache.result(f"{self.m.name}: llm.h {shown}",
                                       [path, base + ".key", self.m.evaluation, self.m.windows, self.evaluator],
                                       lambda: self.measure(path, base))
+            if not found:
+                continue
             rows.append(self.m.row("llm.h", shown, path, self.tensors(path), found))
         return rows, perplexity
 
@@ -364,6 +374,7 @@ def options():
     a.add_argument("--isa", help="with avx2 llama.cpp is built for it, otherwise for this machine")
     a.add_argument("--sources", default=os.path.join(ROOT, "models"), help="where the GGUF files are")
     a.add_argument("--llama", metavar="FOLDER", help="llama.cpp's programs; by default they are built")
+    a.add_argument("--kept", action="store_true", help="only rows that are in the cache; nothing is made or measured")
     a.add_argument("--print", action="store_true", help="print the tables, write nothing into docs")
     a.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="to build llama.cpp with")
     o = a.parse_args()
@@ -385,10 +396,10 @@ def main():
         if not os.path.exists(os.path.join(BUILD, program)):
             raise SystemExit(f"quality: there is no build/{program}; run make")
     if hasattr(os, "nice"):
-        os.nice(0)  # the results are the same, whoever else is at work
+        os.nice(19)  # the results are the same, whoever else is at work
     if texts.sha256(texts.evaluation()) != texts.SHA256:
         note("Python or the manual pages are others here: the evaluation text is not that of docs/quality.md")
-    o.cache = Cache(llama.cache_folder("quality"))
+    o.cache = Cache(llama.cache_folder("quality"), o.kept)
     o.llama = o.llama or llama.build(o.isa, o.jobs)
     found = []
     for key in o.models:
