@@ -11,8 +11,8 @@
        the hidden values       evened out by up's rows; DOWN
 
    Evening out is SmoothQuant (Xiao et al. 2022, arXiv 2211.10438) with the fourth root of a
-   channel's RMS: measured on SmolLM2 the square root is no better. Memory is that of a layer's
-   matrices, of the second moments of one input, and of the activations of all tokens. */
+   channel's RMS. Memory is that of a layer's matrices, of the second moments of one input, and of
+   the activations of all tokens. */
 #ifndef CONVERT_CALIBRATE_H
 #define CONVERT_CALIBRATE_H
 

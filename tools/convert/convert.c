@@ -195,7 +195,6 @@ static bool choose_calibration(const options *o, const source_file *s, const pla
     bool narrower = false;
     if (o->calibrate != CALIBRATE_AUTO) return o->calibrate == CALIBRATE_YES;
     if (o->write_imatrix) return true;
-    if (platform_memory() && choose_memory(p) > 0.7 * (double)platform_memory()) return false;
     if (o->imatrix || s->panel || (s->value(s, "tokenizer.json").kind == SOURCE_NONE &&
                      s->value(s, "tokenizer.ggml.model").kind == SOURCE_NONE))
         return false;
@@ -205,7 +204,12 @@ static bool choose_calibration(const options *o, const source_file *s, const pla
         if (t->from[0]->bits < 16) return false;
         narrower = narrower || llm__formats[choose_type(o, t)].bits;
     }
-    return narrower;
+    if (!narrower || !platform_memory() || choose_memory(p) <= 0.7 * (double)platform_memory())
+        return narrower;
+    if (!o->quiet)
+        fprintf(stderr, "llm-convert: not calibrated: that takes about %.1f GB of memory; --calibrate "
+                "does it nevertheless\n", choose_memory(p) / 1e9);
+    return false;
 }
 
 /* ---- importance matrices ----------------------------------------------- */
