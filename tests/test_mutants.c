@@ -400,9 +400,9 @@ static void gguf_convert(source_file *s, plan *p) {
     llm_result r;
     memset(&o, 0, sizeof o);
     memset(&desc, 0, sizeof desc);
+    o.calibrate = CALIBRATE_NO;
     o.output = path, o.type = (uint32_t)(number / 64 % LLM_TYPE_COUNT), o.quiet = true, o.threads = 1;
-    choose(&o, p);
-    r = convert_write(&o, s, p, &error_of);
+    r = convert_plan(&o, s, p, &error_of);
     CHECK(r == LLM_OK || error_of.text[0], "%s", llm_result_name(r));
     if (r) return;
     desc.path = path, desc.verify = true, desc.error = &error_of;

@@ -52,7 +52,7 @@ class Test:
     def convert(self, source, name, *options):
         """The path of the new file; None when the converter refused it."""
         out = self.path(name + ".llm")
-        status, said = run([self.convert_program, source, out, "--quiet", *options])
+        status, said = run([self.convert_program, source, out, "--quiet", "--fast", *options])
         return out if self.check(status == 0, f"{source}: {said}") else None
 
     def logits(self, model, ids, shape):
@@ -385,6 +385,11 @@ def test_bin_tokens(t):
     status, said = run([t.tokenize, model], input="the\u00e9a\n")
     right = [1, 261, 3 + 0xC3, 3 + 0xA9, 266, 3 + 10]
     t.check(status == 0 and said.split() == list(map(str, right)), f"tokenizer.bin: {said.split()}, not {right}")
+    status, said = run([t.convert_program, path, t.path("default.llm"), "--type", "q8"])
+    t.check(status == 0 and "not calibrated: the built-in text: the vocabulary has no words for" in said,
+            f"a vocabulary that does not fit the calibration: {said}")
+    status, said = run([t.convert_program, path, t.path("asked.llm"), "--type", "q8", "--calibrate"])
+    t.check(status == 1 and "the vocabulary has no words for" in said, f"a calibration that was asked for: {said}")
     shutil.move(t.path("tokenizer.bin"), t.path("words"))
     t.check("TOKN" not in sections(t.convert(path, "bin")), "a tokenizer from nowhere")
     t.check("TOKN" in sections(t.convert(path, "bin", "--tokenizer", t.path("words"))), "--tokenizer is forgotten")

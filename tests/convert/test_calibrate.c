@@ -1,5 +1,8 @@
 /* The calibration: its algebra against plain sums, feedback against rounding, whole conversions of the
    small models, those that are killed, and what it refuses. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include <signal.h>
 static unsigned long kill_after;
 #define RESUME_SAVED(done) ((void)(kill_after && (done) >= kill_after && raise(SIGKILL)))

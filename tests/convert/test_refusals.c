@@ -411,7 +411,7 @@ static void refuse_weight(const char *name, uint64_t row, uint64_t col, float we
     llm_result result;
     plan p;
     memset(&o, 0, sizeof o);
-    o.type = LLM_Q8, o.quiet = true, o.threads = 2, o.output = in_folder("bad.llm");
+    o.type = LLM_Q8, o.quiet = true, o.threads = 2, o.output = in_folder("bad.llm"), o.calibrate = CALIBRATE_NO;
     true_row = s.row, s.row = spoiled;
     bad_tensor = source_find(&s, name), bad_row = row, bad_col = col, bad_weight = weight;
     if (!bad_tensor || plan_open(&p, &s, &error)) exit(2);
@@ -420,8 +420,7 @@ static void refuse_weight(const char *name, uint64_t row, uint64_t col, float we
         some = *bad_tensor, some.shape[0] = rope->file.cols;
         bad_tensor = rope->from[0] = &some;
     }
-    choose(&o, &p);
-    result = convert_write(&o, &s, &p, &error);
+    result = convert_plan(&o, &s, &p, &error);
     expect(result, &error, wanted, message, line);
     CHECK(access(o.output, F_OK), "line %d: a file is left", line);
     plan_close(&p);
@@ -456,8 +455,7 @@ static void test_activations(void) {
     true_row = s.row, s.row = spoiled;
     bad_tensor = source_find(&s, "blk.0.attn_norm.weight"), bad_row = 0, bad_col = 3, bad_weight = 3e38f;
     if (!bad_tensor || plan_open(&p, &s, &error)) exit(2);
-    choose(&o, &p);
-    result = convert_write(&o, &s, &p, &error);
+    result = convert_plan(&o, &s, &p, &error);
     expect(result, &error, LLM_ERROR_NUMERIC, "layer 0: the activations are not finite; --fast does not look at them",
            __LINE__);
     CHECK(access(o.output, F_OK), "a file is left");
@@ -481,9 +479,8 @@ static void test_kept(void) {
     bad_tensor = source_find(&s, "blk.1.ffn_down.weight"), bad_row = 5, bad_col = 7, bad_weight = -INFINITY;
     if (!bad_tensor || plan_open(&p, &s, &error)) exit(2);
     CHECK(choose_odd(&s, &p), "no matrix is odd");
-    choose(&o, &p);
     desc.path = o.output, desc.error = &error;
-    if (convert_write(&o, &s, &p, &error) || llm_model_open(&m, &desc)) {
+    if (convert_plan(&o, &s, &p, &error) || llm_model_open(&m, &desc)) {
         CHECK(false, "%s", error.text);
     } else {
         t = llm__tensor_at(m, 1, LLM__DOWN);

@@ -95,6 +95,14 @@ typedef struct options {
     unsigned threads;
 } options;
 
+/* The tokenizer section and, for a calibration, the tokens of its text; all from malloc. */
+typedef struct spoken {
+    unsigned char *tokenizer;
+    size_t size;
+    int32_t *ids;
+    uint32_t length, sequences;
+} spoken;
+
 /* ---- types and rotations ----------------------------------------------- */
 
 /* More than the source has: a second rounding at the same width would double the error. Measured on
@@ -210,6 +218,27 @@ static bool choose_calibration(const options *o, const source_file *s, const pla
         fprintf(stderr, "llm-convert: not calibrated: that takes about %.1f GB of memory; --calibrate "
                 "does it nevertheless\n", choose_memory(p) / 1e9);
     return false;
+}
+
+/* The vocabulary and what a calibration says with it. Who did not ask for a calibration is told why
+   there is none; who did gets an error. */
+static llm_result choose_text(options *o, const source_file *s, const plan *p, spoken *t,
+                              llm_error *error) {
+    const bool asked = o->calibrate == CALIBRATE_YES || o->write_imatrix;
+    llm_text section;
+    llm_result result = vocabulary_section(s, p->desc.vocab, &t->tokenizer, &t->size, error);
+    if (result != LLM_OK) return result;
+    o->calibrate = choose_calibration(o, s, p) ? CALIBRATE_YES : CALIBRATE_NO;
+    if (o->calibrate == CALIBRATE_NO) return LLM_OK;
+    section.data = (const char *)t->tokenizer;
+    section.size = t->size;
+    result = section.data ? calibration_read(o->text, section, p->desc.vocab, &t->ids, &t->length,
+                                             &t->sequences, error)
+                          : llm__fail(error, LLM_ERROR_ARGUMENT, "no tokenizer, expected one to calibrate");
+    if (result != LLM_ERROR_ARGUMENT || asked) return result;
+    if (!o->quiet) fprintf(stderr, "llm-convert: not calibrated: %s\n", error->text);
+    o->calibrate = CALIBRATE_NO;
+    return LLM_OK;
 }
 
 /* ---- importance matrices ----------------------------------------------- */
@@ -411,19 +440,16 @@ static bool convert_load(void *user, uint64_t sections) {
     return true;
 }
 
-static llm_result convert_write(const options *o, const source_file *s, plan *p, llm_error *error) {
+static llm_result convert_write(const options *o, const source_file *s, plan *p, const spoken *t,
+                                llm_error *error) {
     quantizer *tables = quantize_create();
     buffer meta = {NULL, 0, 0, false};
     source_value template_value = s->value(s, "tokenizer.chat_template");
     llm_text meta_text, template_text, tokenizer;
-    unsigned char *section = NULL;
-    size_t section_size = 0;
     progress bar;
     writer w;
     calibration seen;
-    int32_t *ids = NULL;
-    uint32_t length = 0, sequences = 0;
-    llm_result result;
+    llm_result result = LLM_OK;
     memset(&w, 0, sizeof w);
     memset(&template_text, 0, sizeof template_text);
     if (template_value.kind == SOURCE_TEXT) template_text = template_value.text;
@@ -441,17 +467,11 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     w.progress = progress_show;
     w.user = &bar;
     w.error = error;
-    result = vocabulary_section(s, p->desc.vocab, &section, &section_size, error);
-    tokenizer.data = (const char *)section;
-    tokenizer.size = section_size;
+    tokenizer.data = (const char *)t->tokenizer;
+    tokenizer.size = t->size;
     memset(&seen, 0, sizeof seen);
-    if (result == LLM_OK && o->calibrate == CALIBRATE_YES) {
-        if (section)
-            result = calibration_read(o->text, tokenizer, p->desc.vocab, &ids, &length, &sequences,
-                                      error);
-        else
-            result = llm__fail(error, LLM_ERROR_ARGUMENT, "no tokenizer, expected one to calibrate");
-        if (result == LLM_OK) result = calibrate_attach(&seen, &w, ids, length, sequences);
+    if (o->calibrate == CALIBRATE_YES) {
+        result = calibrate_attach(&seen, &w, t->ids, t->length, t->sequences);
         seen.bits = o->bits;
         seen.collect = o->write_imatrix != NULL;
         if (o->bits > 0.0) w.arrange = calibration_arrange;
@@ -469,8 +489,6 @@ static llm_result convert_write(const options *o, const source_file *s, plan *p,
     if (result == LLM_OK && !o->quiet) report(p, w.size);
     calibrate_close(&seen);
     free(w.smooth);
-    free(ids);
-    free(section);
     free(meta.data);
     free(tables);
     return result;
@@ -624,10 +642,26 @@ static llm_result convert_adapter(const options *o, source_file *s, llm_error *e
     return result;
 }
 
+/* From the plan to the file. */
+static llm_result convert_plan(options *o, const source_file *s, plan *p, llm_error *error) {
+    merge_list m = {NULL, 0, 0};
+    spoken text = {NULL, 0, NULL, 0, 0};
+    llm_result result = choose_text(o, s, p, &text, error);
+    if (result == LLM_OK) choose(o, p);
+    if (result == LLM_OK && o->imatrix) result = importance_read(o->imatrix, p, error);
+    if (result == LLM_OK) result = merge_all(o, p, &m, error);
+    if (m.count) o->merged = &m;
+    if (result == LLM_OK) result = convert_write(o, s, p, &text, error);
+    o->merged = NULL;
+    merge_close(&m);
+    free(text.tokenizer);
+    free(text.ids);
+    return result;
+}
+
 static llm_result convert(options *o, llm_error *error) {
     source_file s;
     plan p;
-    merge_list m = {NULL, 0, 0};
     llm_result result = open_input(o, &s, error);
     if (result != LLM_OK) return result;
     if (adapter_is(&s)) return convert_adapter(o, &s, error);
@@ -638,14 +672,7 @@ static llm_result convert(options *o, llm_error *error) {
     if (result == LLM_OK) result = plan_open(&p, &s, error);
     if (result == LLM_OK) {
         if (o->keep_odd && choose_odd(&s, &p)) o->calibrate = CALIBRATE_NO;
-        o->calibrate = choose_calibration(o, &s, &p) ? CALIBRATE_YES : CALIBRATE_NO;
-        choose(o, &p);
-        if (o->imatrix) result = importance_read(o->imatrix, &p, error);
-        if (result == LLM_OK) result = merge_all(o, &p, &m, error);
-        if (m.count) o->merged = &m;
-        if (result == LLM_OK) result = convert_write(o, &s, &p, error);
-        o->merged = NULL;
-        merge_close(&m);
+        result = convert_plan(o, &s, &p, error);
         plan_close(&p);
     }
     s.close(&s);
