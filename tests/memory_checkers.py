@@ -23,7 +23,7 @@ MSAN = {**os.environ, "MSAN_OPTIONS": "allocator_may_return_null=1:exit_code=99"
 def build(report, name, compiler, flags, tag):
     """The command that runs a C test built so; None, and a failed check, if it does not compile."""
     source, program = f"tests/{name}.c", os.path.join(BUILD, f"{os.path.basename(name)}-{tag}")
-    status, output = run([compiler, "-std=c11", "-O1", "-g", *flags, source, "-o", program, "-lm", "-lpthread"])
+    status, output = run([compiler, "-std=c11", "-O1", "-g1", *flags, source, "-o", program, "-lm", "-lpthread"])
     if not report.check(status == 0, f"{name} for {tag} does not compile\n{output[:2000]}"):
         return None
     with open(os.path.join(ROOT, source), encoding="utf-8") as f:

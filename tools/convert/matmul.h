@@ -30,7 +30,7 @@ static void matmul_tile_plain(size_t k, const float *a, size_t step, const float
         for (j = 0; j < 16; j++) c[r * stride + j] = (add ? c[r * stride + j] : 0.0f) + sum[r][j];
 }
 
-#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+#if (defined(__GNUC__) || defined(__clang__)) && defined(LLM__HAVE_AVX2)
 #define MATMUL_AVX2 1
 __attribute__((target("avx2,fma"))) static void
 matmul_tile_avx2(size_t k, const float *a, size_t step, const float *b, float *c, size_t stride,
