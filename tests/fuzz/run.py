@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fuzzers of everything that takes data from outside. Needs clang with libFuzzer, but for --replay.
 
-    tests/fuzz/run.py [--seconds N] [NAME...]       from the kept inputs, N seconds in all (600), two at a time
+    tests/fuzz/run.py [--seconds N] [NAME...]       from the kept inputs, N seconds of all targets together (600), two at a time
     tests/fuzz/run.py --replay                      the kept inputs once, with the normal compiler
     tests/fuzz/run.py --campaign [--executions N] [--jobs N] [NAME...]
                                                     N executions of each (10,000,000), a twentieth of them under
@@ -174,7 +174,7 @@ def fuzz(report, names, seconds):
     said = build("asan")
     if not report.check(not said, f"all.c does not compile: {said}"):
         return
-    each = max(1, int(seconds * min(JOBS, len(names)) / len(names)))
+    each = max(1, seconds // len(names))
 
     def one(target):
         folder = os.path.join(FOLDER, "run", target)
