@@ -18,7 +18,8 @@ def random_blocks(kind, size, rng):
     """Any bytes, so any code and scale; and as many whose half-precision scales are ordinary."""
     blocks = rng.integers(0, 256, (BLOCKS, size), dtype=np.uint8)
     places = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82],
-              "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0]}
+              "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
+              "TQ1_0": [52], "TQ2_0": [64]}
     for at in places.get(kind, []):
         scales = rng.normal(0, 0.05, BLOCKS // 2).astype(np.float16)
         blocks[: BLOCKS // 2, at:at + 2] = scales.view(np.uint8).reshape(-1, 2)
@@ -34,7 +35,7 @@ def main():
         subprocess.run([os.environ.get("CC", "cc"), "-O2", *extra, os.path.join(HERE, "dequantize_driver.c"),
                         "-o", program, "-lm", "-lpthread"], check=True)
         kinds = subprocess.run([program], capture_output=True, check=True, text=True).stdout.split()
-        wanted = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4"
+        wanted = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4"
         if sorted(kinds) != sorted(wanted.split()):
             print("FAIL the converter knows", kinds)
             failed += 1

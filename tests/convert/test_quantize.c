@@ -185,6 +185,31 @@ static void test_weights(void) {
     }
 }
 
+/* Weights that stand on a grid stay what they are: ternary ones in 3 bits (their size in bf16), blocks
+   of 32 small integers (MXFP4) of which the exponents differ by up to two in 6 bits, by three in 8. */
+static void test_exact(void) {
+    static const uint32_t types[] = {LLM_Q6, LLM_Q6, LLM_Q8};
+    static const int mantissa[] = {0, 1, 2, 3, 4, 6, 8, 12};
+    enum { COLS = 512 };
+    static float rows[16 * COLS];
+    unsigned i, round;
+    for (round = 0; round < 20; round++) {
+        const float size = quantize_round((float)exp(8 * uniform() - 9));
+        for (i = 0; i < 16 * COLS; i++) rows[i] = size * (float)((int)(3 * uniform()) - 1);
+        CHECK(round_trip(LLM_Q3, rows, COLS, NULL) == 0.0, "ternary weights of %g change in 3 bits", (double)size);
+    }
+    for (round = 0; round < 3 * 20; round++) {
+        const int least = (int)(30 * uniform()) - 20, span = (int)(round % 3) + 2;
+        int exponent = 0;
+        for (i = 0; i < 16 * COLS; i++) {
+            if (i % 32 == 0) exponent = least + (int)(span * uniform());
+            rows[i] = (float)ldexp(mantissa[(unsigned)(8 * uniform())], exponent) * (uniform() < 0.5 ? -1.0f : 1.0f);
+        }
+        CHECK(round_trip(types[round % 3], rows, COLS, NULL) == 0.0, "MXFP4 with %d exponents changes in %s", span,
+              llm__type_names[types[round % 3]]);
+    }
+}
+
 static void test_rotation(void) {
     static const uint32_t blocks[] = {16, 32, 64};
     float x[192], y[192];
@@ -232,6 +257,7 @@ int main(void) {
     test_gaussian();
     test_extremes();
     test_weights();
+    test_exact();
     test_rotation();
     test_bf16();
     free(tables);

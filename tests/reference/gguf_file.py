@@ -13,7 +13,7 @@ import gguf
 
 NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
 BOOL, STRING, ARRAY = 7, 8, 9
-TYPES = "F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS BF16 MXFP4".split()
+TYPES = "F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS BF16 TQ1_0 TQ2_0 MXFP4".split()
 BLOCKS = {kind.value: size for kind, size in gguf.GGML_QUANT_SIZES.items() if kind.name in TYPES}
 
 

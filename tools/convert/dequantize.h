@@ -191,10 +191,32 @@ static void ggml_mxfp4(const uint8_t *p, float *out) {
     }
 }
 
+/* Ternary: five digits to the base of 3 as a fraction of 256, each the whole part of three times
+   what the last left; 160 weights in 32 bytes, 80 in 16, four digits of 16 weights in 4; d. */
+static void ggml_tq1_0(const uint8_t *p, float *out) {
+    static const struct { int from, bytes, digits; } part[3] = {{0, 32, 5}, {32, 16, 5}, {48, 4, 4}};
+    float d = ggml_half(p + 52);
+    int k, i, digit;
+    for (k = 0; k < 3; k++) {
+        unsigned power = 1;
+        for (digit = 0; digit < part[k].digits; digit++, power *= 3)
+            for (i = 0; i < part[k].bytes; i++)
+                *out++ = d * (float)((int)((p[part[k].from + i] * power & 255u) * 3 >> 8) - 1);
+    }
+}
+
+/* Ternary: the codes of 128 weights share 32 bytes, 2 bits for each quarter; d. */
+static void ggml_tq2_0(const uint8_t *p, float *out) {
+    float d = ggml_half(p + 64);
+    int i;
+    for (i = 0; i < 256; i++)
+        out[i] = d * (float)((p[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) - 1);
+}
+
 typedef struct ggml_type {
     uint32_t id;          /* in the file */
     const char *name;
-    unsigned bits;        /* of a code */
+    unsigned bits;        /* of a code; 1: ternary */
     uint32_t block, size; /* weights and bytes of a block */
     void (*dequantize)(const uint8_t *block, float *out);
 } ggml_type;
@@ -207,11 +229,12 @@ static const ggml_type ggml_types[] = {
     {11, "Q3_K", 3, 256, 110, ggml_q3_k},   {12, "Q4_K", 4, 256, 144, ggml_q4_k},
     {13, "Q5_K", 5, 256, 176, ggml_q5_k},   {14, "Q6_K", 6, 256, 210, ggml_q6_k},
     {20, "IQ4_NL", 4, 32, 18, ggml_iq4_nl}, {23, "IQ4_XS", 4, 256, 136, ggml_iq4_xs},
-    {30, "BF16", 16, 1, 2, ggml_bf16},      {39, "MXFP4", 4, 32, 17, ggml_mxfp4}};
+    {30, "BF16", 16, 1, 2, ggml_bf16},      {34, "TQ1_0", 1, 256, 54, ggml_tq1_0},
+    {35, "TQ2_0", 1, 256, 66, ggml_tq2_0},  {39, "MXFP4", 4, 32, 17, ggml_mxfp4}};
 
 /* Their names, for messages. */
 typedef struct ggml_type_list {
-    char text[160];
+    char text[200];
 } ggml_type_list;
 static LLM__UNUSED ggml_type_list ggml_type_names(void) {
     ggml_type_list list;

@@ -201,27 +201,36 @@ static double quantize_try(const quantize_table *table, const float *x, uint32_t
 static const float quantize_grid[] = {0.92f, 1.06f, 0.99f, 0.86f, 1.14f, 1.22f, 0.80f,
                                       1.32f, 1.43f, 1.55f, 1.68f, 1.82f, 2.00f, 2.20f};
 
+/* Keeps a scale that is better than the best. */
+static void quantize_offer(const quantize_table *table, const float *x, uint32_t size,
+                           const float *weight, float scale, float *best, double *least) {
+    double error;
+    if (scale <= 0.0f || !quantize_finite(scale) || *least == 0.0) return;
+    error = quantize_try(table, x, size, weight, scale, *least, NULL);
+    if (*least >= 0.0 && error >= *least) return;
+    *least = error;
+    *best = scale;
+}
+
 static float quantize_search(const quantize_table *table, const float *x, uint32_t size,
                              const float *weight, float most) {
+    const float power = quantize_float(quantize_bits(most) & 0x7f800000u); /* most / 2 < power <= most */
     float best = 0.0f, fit;
-    double least = -1.0, error;
+    double least = -1.0, was;
     size_t i;
-    for (i = 0; i < sizeof quantize_grid / sizeof *quantize_grid; i++) {
-        float scale = quantize_round(most / 127.0f * quantize_grid[i]);
-        if (scale <= 0.0f || !quantize_finite(scale)) continue;
-        error = quantize_try(table, x, size, weight, scale, least, NULL);
-        if (least >= 0.0 && error >= least) continue;
-        least = error;
-        best = scale;
-    }
-    for (i = 0; i < 3 && best > 0.0f; i++) {
+    for (i = 0; i < sizeof quantize_grid / sizeof *quantize_grid; i++)
+        quantize_offer(table, x, size, weight, quantize_round(most / 127.0f * quantize_grid[i]), &best,
+                       &least);
+    /* Weights that stand on a grid already: 0 and one size (ternary), small integers of 2^n (MXFP4). */
+    quantize_offer(table, x, size, weight, quantize_round(most * 0.25f), &best, &least);
+    for (i = 2; i < 7; i++)
+        quantize_offer(table, x, size, weight, power / (float)(1u << i), &best, &least);
+    for (i = 0; i < 3 && best > 0.0f && least > 0.0; i++) {
         (void)quantize_try(table, x, size, weight, best, -1.0, &fit);
         fit = quantize_round(fit);
-        if (fit <= 0.0f || fit == best) break;
-        error = quantize_try(table, x, size, weight, fit, least, NULL);
-        if (error >= least) break;
-        least = error;
-        best = fit;
+        was = least;
+        if (fit != best) quantize_offer(table, x, size, weight, fit, &best, &least);
+        if (least == was) break;
     }
     return best;
 }
@@ -252,17 +261,22 @@ static float quantize_nearest8(float x, float scale) {
     return rintf(at);
 }
 
-/* 8 bits: of the bf16 scales around the one that lets nothing clip, the one of the least error. */
+/* 8 bits: of the bf16 scales around the one that lets nothing clip, and the power of two below, at
+   which small integers of 2^n stay what they are, the one of the least error. */
 static void quantize_eight(const float *x, uint32_t size, const float *weight,
                            quantize_block *out) {
     float most = quantize_largest(x, size);
     uint32_t bits = quantize_bits(most / 127.0f) + 0xffffu, i, tried;
     uint16_t first = (uint16_t)(bits >> 16), best = 0;
     double least = -1.0;
-    for (tried = 0; tried < 6 && most > 0.0f; tried++) {
-        float scale = quantize_from_bf16((uint16_t)(first - tried));
+    for (tried = 0; tried < 7 && most > 0.0f; tried++) {
+        uint16_t at = (uint16_t)(first - tried);
+        float scale;
         double error = 0.0;
-        if (tried >= first) break;
+        if (tried == 6) at = quantize_bf16(quantize_float(quantize_bits(most) & 0x7f800000u) / 64.0f);
+        else if (tried >= first) continue;
+        scale = quantize_from_bf16(at);
+        if (scale <= 0.0f) continue;
         for (i = 0; i < size; i++) {
             float d = x[i] / scale - quantize_nearest8(x[i], scale);
             error += (double)(weight ? weight[i] * d * d : d * d);
@@ -270,7 +284,7 @@ static void quantize_eight(const float *x, uint32_t size, const float *weight,
         error *= (double)scale * (double)scale;
         if (least >= 0.0 && error >= least) continue;
         least = error;
-        best = (uint16_t)(first - tried);
+        best = at;
     }
     out->scale = best;
     for (i = 0; i < size; i++) {
