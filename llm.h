@@ -6798,6 +6798,10 @@ static void llm__measure_session(const llm_session_desc *d, llm__arena *arena, b
     if (with_store) llm__lay_out_pages(&s, &store, arena);
 }
 
+/* A token reads a little of each page of the cache, in more places than a core finds addresses of
+   small pages of memory for. The host's own allocator has its own ways. */
+#define LLM__HUGE_LEAST ((size_t)8 << 20)
+
 /* A session in one block; `store` is NULL for a new one, or the store that a fork shares. */
 static llm_result llm__new_session(llm_session **session, const llm_session_desc *d,
                                    llm__store *store) {
@@ -6836,6 +6840,8 @@ static llm_result llm__new_session(llm_session **session, const llm_session_desc
         store->unused = store->pages;
         for (i = 0; i < store->pages; i++) store->free[i] = store->pages - 1 - i;
         s->owns_block = true;
+        if (!d->allocator.allocate && size >= LLM__HUGE_LEAST)
+            llm__wish_huge(store->data, store->pages * store->page_size);
     }
     llm__store_lock(store);
     store->sessions++;
@@ -15034,14 +15040,14 @@ LLM__AVX2_INLINE void llm__scores4_avx2(uint32_t count, float *dot, const int16_
                                         const int8_t *k, uint32_t n, ptrdiff_t ahead) {
     uint32_t t;
     for (t = 0; t < 64; t += 8, k += t % 16 ? 32 : 16 * n - 32)
-        llm__dots8(count, dot + t, 64, NULL, NULL, k, q, n, n / 4, ahead);
+        llm__dots8(count, dot + t, 64, NULL, NULL, k, q, n, n / 4, t % 16 ? 0 : ahead);
 }
 LLM__AVX2_INLINE void llm__values4_avx2(uint32_t count, float *out, const float *keep,
                                         const float *take, const int16_t *p, const int8_t *v,
                                         uint32_t n, ptrdiff_t ahead) {
     uint32_t c;
     for (c = 0; c < n; c += 8, v += c % 16 ? 32 : 1024 - 32)
-        llm__dots8(count, out + c, n, keep, take, v, p, 64, 16, ahead);
+        llm__dots8(count, out + c, n, keep, take, v, p, 64, 16, c % 16 ? 0 : ahead);
 }
 
 /* call(4) as often as there are four, then call(1 .. 3). */
