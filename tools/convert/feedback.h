@@ -215,8 +215,8 @@ static void feedback_keep(feedback_space *s, uint32_t start, uint32_t size) {
     }
 }
 
-/* The 16 rows of a column to the values nearest to what the weights and all other errors make of them:
-   aim[16], in which the column's own error still is. `moved` gets the changes of the errors. */
+/* The 16 rows of a column to the values nearest to what the weights and all other errors make of
+   them: aim[16], in which the column's own error still is. `moved` gets the changes of the errors. */
 LLM__INLINE void feedback_nearest_in(const quantize_table *table, bool eight, const float *aim,
                                      const float *w, const float *scale, const float *inverse,
                                      const uint32_t *p, float *value, float *e, float *moved) {
@@ -246,7 +246,8 @@ LLM__INLINE void feedback_again_in(const feedback *f, feedback_space *s, size_t 
     uint32_t p[16];
     unsigned c, i, j, r;
     memcpy(aims, s->w + at * 16, sizeof aims);
-    for (c = 0; c < 16; c += 4) f->tile(f->n, f->h + at * f->n + c, 16, s->e, aims + c * 16, 16, true);
+    for (c = 0; c < 16; c += 4)
+        f->tile(f->n, f->h + at * f->n + c, 16, s->e, aims + c * 16, 16, true);
     for (r = 0; r < 16; r++) {
         inverse[r] = scale[r] > 0.0f ? 1.0f / scale[r] : 0.0f;
         p[r] = (uint32_t)s->p[at + r];

@@ -20,6 +20,9 @@
 #define RESUME_SAVED(done) ((void)0)
 #endif
 
+/* Ends in a number that changes with what a calibration makes of the same input. */
+#define RESUME_MAGIC "llmrsm02"
+
 typedef struct resume_head {
     char magic[8];
     uint64_t key;       /* of everything that the result depends on */
@@ -92,7 +95,7 @@ static void resume_save(void *user, size_t done) {
         fflush(w->file.stream) != 0 || !platform_sync(w->file.stream) || new_file_open(&file, path, &error) != LLM_OK)
         return;
     memset(&head, 0, sizeof head);
-    memcpy(head.magic, "llmresum", 8);
+    memcpy(head.magic, RESUME_MAGIC, 8);
     head.key = c->key, head.done = done, head.at = w->at, head.floats = floats;
     head.data = w->data;
     memcpy(head.temporary, resume_temporary(w), strlen(resume_temporary(w)));
@@ -124,7 +127,7 @@ static bool resume_fits(const calibration *c, map_file map, resume_head *head) {
     if (map.size < sizeof *head + sizeof end) return false;
     memcpy(head, map.data, sizeof *head);
     memcpy(&end, map.data + map.size - sizeof end, sizeof end);
-    return memcmp(head->magic, "llmresum", 8) == 0 && head->key == c->key &&
+    return memcmp(head->magic, RESUME_MAGIC, 8) == 0 && head->key == c->key &&
            head->floats == floats && head->done <= c->w->plan->count &&
            map.size == sizeof *head + head->done * sizeof(resume_tensor) +
                            c->w->smooth_size + floats * sizeof(float) + sizeof end &&
