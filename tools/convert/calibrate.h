@@ -41,7 +41,6 @@ typedef struct calibration {
     float *in;          /* [tokens][in_stride] what a matmul eats */
     float *out;         /* [tokens][..] what attention or the hidden layer puts out */
     float *h, *d, *panel, *space; /* second moments as matmul.h factors them; work */
-    float *whole;       /* second moments before that, see feedback.h */
     forward_layer layer;
     plan_tensor *tensor[LLM__ROLE_COUNT]; /* of this layer */
     feedback head;      /* of the output matrix, when its turn has come */
@@ -153,17 +152,6 @@ static bool calibrate_quantised(const plan_tensor *t) {
 
 /* ---- second moments and quantising --------------------------------------- */
 
-/* Both triangles of the second moments, each column over its own. */
-static void calibrate_whole(calibration *c, uint32_t n) {
-    uint32_t i, j;
-    for (j = 0; j < n; j++) {
-        const float own = 1.0f / MOMENTS_AT(c->h, n, j, j);
-        for (i = 0; i < n; i++)
-            MOMENTS_AT(c->whole, n, i, j) = own * (i < j ? MOMENTS_AT(c->h, n, i, j)
-                                                         : MOMENTS_AT(c->h, n, j, i));
-    }
-}
-
 /* The second moments of data[tokens][n], as U and D. */
 static llm_result calibrate_moments(calibration *c, const float *data, uint32_t n) {
     const size_t tokens = forward_tokens(&c->run);
@@ -177,7 +165,6 @@ static llm_result calibrate_moments(calibration *c, const float *data, uint32_t 
         for (i = 0; i < n; i++) mean += (double)MOMENTS_AT(c->h, n, i, i);
         mean = mean / n > 1e-20 ? mean / n : 1e-20;
         for (i = 0; i < n; i++) MOMENTS_AT(c->h, n, i, i) += damp * (float)mean;
-        calibrate_whole(c, n);
         if (!moments_factor(&c->crew, c->h, n, 1e-9f * (float)mean, c->panel)) continue;
         for (i = 0; i < n; i++) c->d[i] = MOMENTS_AT(c->h, n, i, i);
         return LLM_OK;
@@ -217,7 +204,7 @@ static llm_result calibrate_quantise(calibration *c, uint32_t role) {
     size_t i;
     j.c = c, j.t = t, j.rows = c->layer.w[role];
     j.f.tables = c->w->tables, j.f.type = t->file.type, j.f.n = n;
-    j.f.u = c->h, j.f.d = c->d, j.f.h = c->whole, j.f.tile = c->crew.tile;
+    j.f.u = c->h, j.f.d = c->d, j.f.tile = c->crew.tile;
     j.sums = (quantize_sums *)calloc(panels, sizeof *j.sums);
     t->made = (uint8_t *)malloc(panels * llm__panel_size(t->file.type, n));
     if (!j.sums || !t->made) {
@@ -550,7 +537,7 @@ static llm_result calibrate_head(calibration *c, plan_tensor *t) {
         result = calibrate_moments(c, c->in, padded);
     }
     c->head.tables = c->w->tables, c->head.type = t->file.type, c->head.n = padded;
-    c->head.u = c->h, c->head.d = c->d, c->head.h = c->whole, c->head.tile = c->crew.tile;
+    c->head.u = c->h, c->head.d = c->d, c->head.tile = c->crew.tile;
     free(gain);
     free(squares);
     return result;
@@ -583,7 +570,6 @@ static void calibrate_close(calibration *c) {
     free(c->in);
     free(c->out);
     free(c->h);
-    free(c->whole);
     free(c->d);
     free(c->panel);
     free(c->space);
@@ -635,12 +621,11 @@ static llm_result calibrate_make(calibration *c) {
     c->in = (float *)malloc(tokens * width * sizeof *c->in);
     c->out = (float *)malloc(tokens * out * sizeof *c->out);
     c->h = (float *)malloc(widest * widest * sizeof *c->h);
-    c->whole = (float *)malloc(widest * widest * sizeof *c->whole);
     c->d = (float *)malloc(widest * sizeof *c->d);
     c->panel = (float *)malloc(widest * 64 * sizeof *c->panel);
     c->space = (float *)malloc(w->threads * feedback_floats((uint32_t)w->widest) *
                                sizeof *c->space);
-    if (!c->x || !c->in || !c->out || !c->h || !c->whole || !c->d || !c->panel || !c->space)
+    if (!c->x || !c->in || !c->out || !c->h || !c->d || !c->panel || !c->space)
         return calibrate_memory(c, "the calibration");
     w->space = c->space;
     result = calibrate_turns(c);

@@ -195,7 +195,7 @@ static double choose_memory(const plan *p) {
     for (i = 0; i < p->count; i++)
         if (p->tensors[i].file.layer == 0 && p->tensors[i].file.role != LLM__ROPE)
             layer += (double)p->tensors[i].file.rows * p->tensors[i].file.cols;
-    return 4.0 * (1.5 * layer + tokens * (2.0 * d->width + widest) + 2.0 * widest * widest);
+    return 4.0 * (1.5 * layer + tokens * (2.0 * d->width + widest) + widest * widest);
 }
 
 /* By default where something can be learnt: what was 16 bits wide becomes narrower, and there is a

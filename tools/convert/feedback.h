@@ -8,26 +8,18 @@
    (Chee et al. 2023, arXiv 2307.13304, whose theorem 6 shows them to be one).
 
    A parameter is chosen for 16 columns at a time: all 16 are tried with the feedback among these
-   columns, and the one of the least cost stays. So is the scale of a super-block, from several.
-
-   A column knows only of those before it. So when all are there, each is rounded again with all the
-   others as they are, a few times over, which can only lower the cost (Behdin et al. 2023, QuantEase,
-   arXiv 2309.01885). On SmolLM2 in q4 that takes 5 % off the cost of 576 columns and 8 % off that of
-   1,536; with another choice of parameters in every pass it would be 6 and 8.5 %. */
+   columns, and the one of the least cost stays. So is the scale of a super-block, from several. */
 #ifndef CONVERT_FEEDBACK_H
 #define CONVERT_FEEDBACK_H
 
 #include "matmul.h"
 #include "quantize.h"
 
-#define FEEDBACK_PASSES 3u
-
 typedef struct feedback {
     const quantizer *tables;
     uint32_t type, n;   /* n: padded columns */
     const float *u;     /* strips of U, and */
     const float *d;     /* [n] D, of H */
-    const float *h;     /* strips of H, each column over its own second moment; NULL: no refining */
     matmul_tile tile;
 } feedback;
 
@@ -36,9 +28,6 @@ typedef struct feedback_space {
     float *w, *e;        /* [n] weights and errors */
     float *base, *tried; /* [256] aims before the super-block's own errors, errors of a try */
     float *best;         /* [256] errors of the best try */
-    float *value;        /* [n] what the weights become, in units of */
-    float *scale;        /* [n / 16] the super-block's scale, under */
-    float *p;            /* [n / 16] the parameter */
     quantize_block block[16], best_block[16];
 } feedback_space;
 
@@ -202,140 +191,40 @@ static void feedback_super_block(const feedback *f, feedback_space *s, uint32_t 
     memcpy(s->e + (size_t)start * 16, s->best, (size_t)size * 16 * sizeof *s->e);
 }
 
-/* What a super-block became, for all 16 rows. */
-static void feedback_keep(feedback_space *s, uint32_t start, uint32_t size) {
-    uint32_t i, r;
-    for (r = 0; r < 16; r++) {
-        const quantize_block *block = &s->best_block[r];
-        for (i = 0; i < size; i++) s->value[((size_t)start + i) * 16 + r] = block->value[i];
-        for (i = 0; i < size; i += 16) {
-            s->scale[(size_t)start + i + r] = quantize_from_bf16(block->scale);
-            s->p[(size_t)start + i + r] = (float)block->p[i / 16];
-        }
-    }
-}
-
-/* The 16 rows of a column to the values nearest to what the weights and all other errors make of
-   them: aim[16], in which the column's own error still is. `moved` gets the changes of the errors. */
-LLM__INLINE void feedback_nearest_in(const quantize_table *table, bool eight, const float *aim,
-                                     const float *w, const float *scale, const float *inverse,
-                                     const uint32_t *p, float *value, float *e, float *moved) {
-    float at[16];
-    uint32_t step[16];
-    unsigned r;
-    for (r = 0; r < 16; r++) at[r] = (aim[r] - e[r]) * inverse[r];
-    for (r = 0; eight && r < 16; r++) value[r] = quantize_nearest8(at[r], 1.0f);
-    for (r = 0; r < 16; r++) {
-        const float x = at[r] * 2.0f + 256.0f, y = x > 0.0f ? x : 0.0f;
-        step[r] = (uint32_t)(int32_t)(y < 511.0f ? y : 511.0f);
-    }
-    for (r = 0; !eight && r < 16; r++) value[r] = table->value[step[r]][p[r]];
-    for (r = 0; r < 16; r++) {
-        const float now = w[r] - scale[r] * value[r];
-        moved[r] = now - e[r];
-        e[r] = now;
-    }
-}
-
-/* Columns at .. at + 15 once more, each against all others. */
-LLM__INLINE void feedback_again_in(const feedback *f, feedback_space *s, size_t at) {
-    const quantize_table *table = &f->tables->table[f->type];
-    const bool eight = llm__formats[f->type].bits == 8;
-    const float *h = f->h + at * f->n + at * 16, *scale = s->scale + at; /* [16][16], [16] */
-    float aims[256], inverse[16], moved[16];
-    uint32_t p[16];
-    unsigned c, i, j, r;
-    memcpy(aims, s->w + at * 16, sizeof aims);
-    for (c = 0; c < 16; c += 4)
-        f->tile(f->n, f->h + at * f->n + c, 16, s->e, aims + c * 16, 16, true);
-    for (r = 0; r < 16; r++) {
-        inverse[r] = scale[r] > 0.0f ? 1.0f / scale[r] : 0.0f;
-        p[r] = (uint32_t)s->p[at + r];
-    }
-    for (i = 0; i < 16; i++) {
-        const size_t column = (at + i) * 16;
-        feedback_nearest_in(table, eight, aims + i * 16, s->w + column, scale, inverse, p,
-                            s->value + column, s->e + column, moved);
-        for (j = i + 1; j < 16; j++)
-            for (r = 0; r < 16; r++) aims[j * 16 + r] += moved[r] * h[i * 16 + j];
-    }
-}
-
-typedef void (*feedback_repeater)(const feedback *f, feedback_space *s, size_t at);
-static void feedback_again_plain(const feedback *f, feedback_space *s, size_t at) {
-    feedback_again_in(f, s, at);
-}
-#ifdef MATMUL_AVX2
-__attribute__((target("avx2,fma"))) static void
-feedback_again_avx2(const feedback *f, feedback_space *s, size_t at) {
-    feedback_again_in(f, s, at);
-}
-#endif
-static feedback_repeater feedback_repeater_of(const feedback *f) {
-#ifdef MATMUL_AVX2
-    if (f->tile == matmul_tile_avx2) return feedback_again_avx2;
-#endif
-    (void)f;
-    return feedback_again_plain;
-}
-
-/* Row r's super-block as the panel wants it. */
-static void feedback_block(const feedback *f, const feedback_space *s, uint32_t start, uint32_t size,
-                           unsigned r, quantize_block *block) {
-    const quantize_table *table = &f->tables->table[f->type];
-    const bool eight = llm__formats[f->type].bits == 8;
-    uint32_t i;
-    block->scale = quantize_bf16(s->scale[start + r]);
-    for (i = 0; i < size; i++) {
-        const unsigned p = (unsigned)s->p[start + i / 16 * 16 + r];
-        const float value = s->value[((size_t)start + i) * 16 + r];
-        block->p[i / 16] = (uint8_t)p;
-        block->value[i] = value;
-        block->code[i] = eight ? (uint8_t)((int)value & 255)
-                               : table->code[(int)(value * 2.0f + 256.0f)][p];
-    }
-}
-
 /* Sixteen rows of n floats to a panel of llm__panel_size bytes; the rows become what the panel
    holds. */
 static void feedback_panel(const feedback *f, feedback_space *s, float *rows, uint8_t *panel,
                            quantize_sums *sums) {
     const uint32_t n = f->n, size = llm__super_block(n);
-    uint32_t start, i, r, pass;
+    uint32_t start, i, r;
     memset(panel, 0, llm__panel_size(f->type, n));
     for (r = 0; r < 16; r++)
         for (i = 0; i < n; i++) s->w[(size_t)i * 16 + r] = rows[(size_t)r * n + i];
     for (start = 0; start < n; start += size) {
         feedback_super_block(f, s, start, size);
-        feedback_keep(s, start, size);
-    }
-    for (pass = 0; f->h && pass < FEEDBACK_PASSES; pass++)
-        for (start = 0; start < n; start += 16) feedback_repeater_of(f)(f, s, start);
-    for (start = 0; start < n; start += size)
         for (r = 0; r < 16; r++) {
-            quantize_block *block = &s->block[0];
-            feedback_block(f, s, start, size, r, block);
+            const quantize_block *block = &s->best_block[r];
+            const float scale = quantize_from_bf16(block->scale);
             quantize_store(f->type, block, n, r, start, size, panel);
             for (i = 0; i < size; i++) {
-                float *x = rows + (size_t)r * n + start + i, was = *x;
-                *x = s->scale[start + r] * block->value[i];
-                sums->norm += (double)was * (double)was;
-                sums->error += ((double)was - (double)*x) * ((double)was - (double)*x);
+                float *x = rows + (size_t)r * n + start + i;
+                const double e = (double)s->e[((size_t)start + i) * 16 + r];
+                sums->norm += (double)*x * (double)*x;
+                sums->error += e * e;
+                *x = scale * block->value[i];
             }
         }
+    }
 }
 
 /* Floats of a thread's space. */
-static size_t feedback_floats(uint32_t n) { return (size_t)n * 50 + 3 * 256 * 16; }
+static size_t feedback_floats(uint32_t n) { return (size_t)n * 32 + 3 * 256 * 16; }
 static void feedback_place(feedback_space *s, float *space, uint32_t n) {
     s->w = space;
     s->e = s->w + (size_t)n * 16;
     s->base = s->e + (size_t)n * 16;
     s->tried = s->base + 256 * 16;
     s->best = s->tried + 256 * 16;
-    s->value = s->best + 256 * 16;
-    s->scale = s->value + (size_t)n * 16;
-    s->p = s->scale + n;
 }
 
 #endif
