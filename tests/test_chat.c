@@ -232,16 +232,31 @@ static void test_messages(void) {
     close_setup(&s);
 }
 
+/* A bias against every token that may end an answer, the template's too; returns how many. */
+static uint32_t forbid_ends(setup *s, llm_logit_bias *bias, uint32_t room) {
+    llm_tokenizer_info info;
+    uint32_t i, count = 0;
+    llm_tokenizer_describe(llm_model_tokenizer(s->model), &info);
+    for (i = 0; i <= info.end_count; i++) {
+        int32_t id = i < info.end_count ? (int32_t)info.ends[i] : s->chat->end_token;
+        if (id < 0 || count == room) continue;
+        bias[count].token = id, bias[count].bias = llm__float(0xff800000u);
+        count++;
+    }
+    return count;
+}
+
 static void test_full(void) {
     setup s = open_setup("llama-tied", 128);
     llm_chat_desc d = chat_defaults(&s);
-    llm_logit_bias end;
+    llm_logit_bias ends[8];
     char text[400];
     size_t count, calls;
+    uint32_t bias_count;
     d.max_tokens = 0;
-    d.sampler.bias_count = 1; /* the end token is forbidden, so that the context does get full */
-    end.token = 2, end.bias = llm__float(0xff800000u);
-    d.sampler.bias = &end;
+    bias_count = forbid_ends(&s, ends, 8); /* so that the context does get full */
+    CHECK(bias_count > 0 && bias_count < 8, "%u end tokens", (unsigned)bias_count);
+    d.sampler.bias = ends, d.sampler.bias_count = bias_count;
     llm_chat_destroy(s.chat);
     CHECK(llm_chat_create(&s.chat, &d) == LLM_OK, "%s", s.error.text);
     CHECK(llm_chat_add(s.chat, llm_string("system"), llm_string("S")) == LLM_OK, "add");
