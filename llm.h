@@ -118,7 +118,7 @@
    is a token of some session at some position: a prompt, a single decode step and eight sessions at
    once are the same steps with other rows.
 
-   Weights are an int8 value times a scale per row and super-block of up to 256 columns; 3- to 6-bit
+   Weights are an int8 value times a scale per row and super-block of up to 256 columns; 2- to 6-bit
    formats are ways to store that value: M * U[code] - B with small tables (>>formats). Panels of 16
    rows are the same bytes for every instruction set. Inputs are quantised to int8 per token and
    super-block, after a Walsh-Hadamard rotation in blocks of 64 that the converter has applied to
@@ -235,6 +235,7 @@ typedef enum llm_type {
     LLM_Q5,   /* 5.3125 */
     LLM_Q4,   /* 4.3125 */
     LLM_Q3,   /* 3.3125 */
+    LLM_Q2,   /* 2.3125 */
     LLM_TYPE_COUNT
 } llm_type;
 
@@ -1575,6 +1576,7 @@ typedef struct llm__file_pair { /* 64 bytes */
        4 bits   8 nibble lines: line g / 2, low nibble for even g, high nibble for odd g
        3 bits   2 lines: bit g % 8 of line g / 8 is code bit 2, then 4 lines: bits 2 (g % 4).. of
                 line g / 4
+       2 bits   4 lines: bits 2 (g % 4).. of line g / 4
 
    so a line is at once an AMX B tile row set, a vpdpbusd or sdot operand and two maddubs operands.
    f32 and bf16 panels are [K][16] values. */
@@ -1588,8 +1590,9 @@ typedef struct llm__format {
 } llm__format;
 
 /* U, M and B of every type. Found by tools/formats: least squared error over real weights among
-   tables whose products stay in int8, whose U stays within 0 .. 32 for 3 to 5 bits (eight products
-   with an int8 then fit 16 bits) and 0 .. 63 for 6 bits, and whose B stays within 0 .. 255. */
+   tables whose products stay in int8, whose U stays within 0 .. 32 for 2 to 5 bits (eight products
+   with an int8 then fit 16 bits) and 0 .. 63 for 6 bits, and whose B stays within 0 .. 127. The
+   M and B that are equal in q2 leave -1, 0 and 1 what they are. */
 static const llm__format llm__formats[LLM_TYPE_COUNT] = {
     {0, 4, {0}, {0}, {0}}, /* f32 */
     {0, 2, {0}, {0}, {0}}, /* bf16 */
@@ -1612,11 +1615,15 @@ static const llm__format llm__formats[LLM_TYPE_COUNT] = {
     {3, 0,
      {0, 3, 5, 7, 9, 11, 13, 16},
      {1, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 9, 9},
-     {7, 26, 26, 36, 31, 37, 42, 40, 44, 52, 65, 43, 54, 71, 52, 78}} /* q3 */
+     {7, 26, 26, 36, 31, 37, 42, 40, 44, 52, 65, 43, 54, 71, 52, 78}}, /* q3 */
+    {2, 0,
+     {0, 1, 2, 3},
+     {10, 17, 17, 18, 23, 23, 24, 25, 25, 25, 32, 33, 33, 36, 36, 42},
+     {16, 18, 25, 34, 18, 53, 33, 28, 41, 48, 32, 49, 70, 29, 66, 51}} /* q2 */
 };
 
 static const char llm__type_names[LLM_TYPE_COUNT][8] = {"f32", "bf16", "q8", "q6",
-                                                        "q5",  "q4",   "q3"};
+                                                        "q5",  "q4",   "q3", "q2"};
 
 /* K as stored, and the super-block S that it is cut into. */
 LLM__INLINE uint32_t llm__padded(uint32_t cols) { return (cols + 63u) / 64u * 64u; }
@@ -1652,6 +1659,7 @@ LLM__INLINE unsigned llm__code(uint32_t type, const uint8_t *record, unsigned r,
         return ((unsigned)record[128 + 64 * (g / 2) + at] >> 4 * (g % 2) & 15u) |
                ((unsigned)record[64 * (g / 8) + at] >> g % 8 & 1u) << 4;
     case 4: return (unsigned)record[64 * (g / 2) + at] >> 4 * (g % 2) & 15u;
+    case 2: return (unsigned)record[64 * (g / 4) + at] >> 2 * (g % 4) & 3u;
     default:
         return ((unsigned)record[128 + 64 * (g / 4) + at] >> 2 * (g % 4) & 3u) |
                ((unsigned)record[64 * (g / 8) + at] >> g % 8 & 1u) << 2;
@@ -14535,6 +14543,7 @@ LLM__PANEL_INT_SCALAR(q6, LLM_Q6)
 LLM__PANEL_INT_SCALAR(q5, LLM_Q5)
 LLM__PANEL_INT_SCALAR(q4, LLM_Q4)
 LLM__PANEL_INT_SCALAR(q3, LLM_Q3)
+LLM__PANEL_INT_SCALAR(q2, LLM_Q2)
 #undef LLM__PANEL_INT_SCALAR
 
 static void llm__kernels_scalar(llm__kernels *k) {
@@ -14564,6 +14573,7 @@ static void llm__kernels_scalar(llm__kernels *k) {
     k->panel[LLM_Q5] = llm__panel_q5_scalar;
     k->panel[LLM_Q4] = llm__panel_q4_scalar;
     k->panel[LLM_Q3] = llm__panel_q3_scalar;
+    k->panel[LLM_Q2] = llm__panel_q2_scalar;
 }
 
 /* ---- >>avx2 ---------------------------------------------------------------- */
@@ -15249,10 +15259,11 @@ LLM__AVX2_INLINE __m256i llm__codes_avx2(uint32_t type, const uint8_t *record, u
                                          uint32_t pair, uint32_t b, uint32_t i, __m256i u) {
     const uint8_t *p = record + 32 * half;
     __m256i v, h;
-    if (type == LLM_Q3) {
-        v = llm__load256(p + 128 + 64 * (2 * pair + b));
-        h = llm__load256(p + 64 * pair);
+    if (type == LLM_Q3 || type == LLM_Q2) {
+        v = llm__load256(p + (llm__formats[type].bits - 2) * 128 + 64 * (2 * pair + b));
         v = _mm256_and_si256(_mm256_srli_epi16(v, (int)(2 * i)), _mm256_set1_epi8(3));
+        if (type == LLM_Q2) return v;
+        h = llm__load256(p + 64 * pair);
         h = _mm256_slli_epi16(_mm256_srli_epi16(h, (int)(4 * b + i)), 2);
         v = _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(4)));
         return _mm256_shuffle_epi8(u, v);
@@ -15339,7 +15350,7 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
     m = _mm256_shuffle_epi8(m0, blk ? pairs1 : pairs0);                   \
     LLM__CODES(0, blk)                                                    \
     EACH(LOW)                                                             \
-    if (format->bits > 3 || blk) LLM__NEXT_LINE                           \
+    if (format->bits > 3 || (format->bits == 3 && blk)) LLM__NEXT_LINE    \
     m = _mm256_shuffle_epi8(m1, blk ? pairs1 : pairs0);                   \
     LLM__CODES(1, blk)                                                    \
     EACH(HIGH)                                                            \
@@ -15434,7 +15445,7 @@ LLM__FEW_BYTES_AVX2(LLM__AVX2_INLINE, llm__bytes1_avx2, LLM__ROWS_1, LLM__ROW_CL
 
 typedef struct llm__tile_avx2 { /* one super-block of one panel; 64-byte lines as in the file */
     union {
-        uint8_t u[256 / 4][64];     /* 3 to 6 bits: U, … */
+        uint8_t u[256 / 4][64];     /* 2 to 6 bits: U, … */
         int16_t value[256 / 4][64]; /* 8 bits: the values as 16 bits */
     } line;
     int16_t m[256 / 16][32]; /* … (m, m) of 16 rows, … */
@@ -15443,7 +15454,7 @@ typedef struct llm__tile_avx2 { /* one super-block of one panel; 64-byte lines a
 
 LLM__AVX2_INLINE void llm__store256(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
 
-/* Four lines (a block of 16 columns) of 3- to 6-bit codes. */
+/* Four lines (a block of 16 columns) of 2- to 6-bit codes. */
 LLM__AVX2_INLINE void llm__unpack_block(uint32_t type, llm__tile_avx2 *tile, uint32_t line,
                                         const uint8_t *codes, uint32_t pair, uint32_t block,
                                         __m256i u) {
@@ -15683,6 +15694,7 @@ LLM__PANEL_AVX2(q6, LLM_Q6, llm__packed1_avx2)
 LLM__PANEL_AVX2(q5, LLM_Q5, llm__packed1_avx2)
 LLM__PANEL_AVX2(q4, LLM_Q4, llm__packed1_avx2)
 LLM__PANEL_AVX2(q3, LLM_Q3, llm__packed1_avx2)
+LLM__PANEL_AVX2(q2, LLM_Q2, llm__packed1_avx2)
 LLM__AVX2 static void llm__panel_f32_avx2(float *out, const uint8_t *panel, uint32_t padded,
                                           const llm__input *in, uint32_t row, uint32_t rows) {
     llm__panel_float_avx2(LLM_F32, out, panel, padded, in, row, rows);
@@ -15719,6 +15731,7 @@ static void llm__kernels_avx2(llm__kernels *k) {
     k->panel[LLM_Q5] = llm__panel_q5_avx2;
     k->panel[LLM_Q4] = llm__panel_q4_avx2;
     k->panel[LLM_Q3] = llm__panel_q3_avx2;
+    k->panel[LLM_Q2] = llm__panel_q2_avx2;
 }
 #endif /* AVX2 */
 
@@ -15883,6 +15896,7 @@ LLM__PANEL_AVX_VNNI(q6, LLM_Q6, llm__packed1_vnni)
 LLM__PANEL_AVX_VNNI(q5, LLM_Q5, llm__packed1_vnni)
 LLM__PANEL_AVX_VNNI(q4, LLM_Q4, llm__packed1_vnni)
 LLM__PANEL_AVX_VNNI(q3, LLM_Q3, llm__packed1_vnni)
+LLM__PANEL_AVX_VNNI(q2, LLM_Q2, llm__packed1_vnni)
 
 static void llm__kernels_avx_vnni(llm__kernels *k) {
     llm__kernels_avx2(k);
@@ -15892,6 +15906,7 @@ static void llm__kernels_avx_vnni(llm__kernels *k) {
     k->panel[LLM_Q5] = llm__panel_q5_vnni;
     k->panel[LLM_Q4] = llm__panel_q4_vnni;
     k->panel[LLM_Q3] = llm__panel_q3_vnni;
+    k->panel[LLM_Q2] = llm__panel_q2_vnni;
 }
 #endif /* AVX-VNNI */
 
@@ -16279,10 +16294,11 @@ LLM__AVX512 static void llm__values_q8_avx512(float *out, const float *keep, con
 LLM__AVX512_INLINE __m512i llm__codes_avx512(uint32_t type, const uint8_t *p, uint32_t pair,
                                              uint32_t b, uint32_t i, __m512i u) {
     __m512i v, h;
-    if (type == LLM_Q3) {
-        v = llm__load512(p + 128 + 64 * (2 * pair + b));
-        h = llm__load512(p + 64 * pair);
+    if (type == LLM_Q3 || type == LLM_Q2) {
+        v = llm__load512(p + (llm__formats[type].bits - 2) * 128 + 64 * (2 * pair + b));
         v = _mm512_and_si512(_mm512_srli_epi16(v, LLM__SHIFT(2 * i)), _mm512_set1_epi8(3));
+        if (type == LLM_Q2) return v;
+        h = llm__load512(p + 64 * pair);
         h = _mm512_slli_epi16(_mm512_srli_epi16(h, LLM__SHIFT(4 * b + i)), 2);
         v = _mm512_or_si512(v, _mm512_and_si512(h, _mm512_set1_epi8(4)));
         return _mm512_shuffle_epi8(u, v);
@@ -16348,7 +16364,7 @@ LLM__AVX512_INLINE __m512i llm__block_avx512(__m512i acc, __m512i c0, __m512i c1
     c3 = llm__codes_avx512(type, codes, pair, blk, 3, u);
 #define LLM__BLOCK512(EACH, blk, p)                \
     LLM__NEXT_LINE                                 \
-    if (format->bits > 3 || blk) LLM__NEXT_LINE    \
+    if (format->bits > 3 || (format->bits == 3 && blk)) LLM__NEXT_LINE \
     m = _mm512_permutexvar_epi32(p, table_m);      \
     LLM__CODES512(blk)                             \
     EACH(LLM__ROW512_BLOCK)                        \
@@ -16548,6 +16564,7 @@ LLM__PANEL_AVX512(q6, LLM_Q6, llm__packed1_avx512)
 LLM__PANEL_AVX512(q5, LLM_Q5, llm__packed1_avx512)
 LLM__PANEL_AVX512(q4, LLM_Q4, llm__packed1_avx512)
 LLM__PANEL_AVX512(q3, LLM_Q3, llm__packed1_avx512)
+LLM__PANEL_AVX512(q2, LLM_Q2, llm__packed1_avx512)
 
 static void llm__kernels_avx512(llm__kernels *k) {
     llm__kernels_avx2(k);
@@ -16570,6 +16587,7 @@ static void llm__kernels_avx512(llm__kernels *k) {
     k->panel[LLM_Q5] = llm__panel_q5_avx512;
     k->panel[LLM_Q4] = llm__panel_q4_avx512;
     k->panel[LLM_Q3] = llm__panel_q3_avx512;
+    k->panel[LLM_Q2] = llm__panel_q2_avx512;
 }
 #endif /* AVX-512 */
 
@@ -16609,7 +16627,8 @@ LLM__AVX512 static void llm__unpack_amx(uint32_t type, uint8_t (*tile)[64], uint
     case LLM_Q6: llm__unpack_avx512(LLM_Q6, tile, from, end, 0, parameters, codes); break;
     case LLM_Q5: llm__unpack_avx512(LLM_Q5, tile, from, end, 0, parameters, codes); break;
     case LLM_Q4: llm__unpack_avx512(LLM_Q4, tile, from, end, 0, parameters, codes); break;
-    default: llm__unpack_avx512(LLM_Q3, tile, from, end, 0, parameters, codes); break;
+    case LLM_Q3: llm__unpack_avx512(LLM_Q3, tile, from, end, 0, parameters, codes); break;
+    default: llm__unpack_avx512(LLM_Q2, tile, from, end, 0, parameters, codes); break;
     }
 }
 
@@ -16716,6 +16735,7 @@ LLM__PANEL_AMX(q6, LLM_Q6)
 LLM__PANEL_AMX(q5, LLM_Q5)
 LLM__PANEL_AMX(q4, LLM_Q4)
 LLM__PANEL_AMX(q3, LLM_Q3)
+LLM__PANEL_AMX(q2, LLM_Q2)
 
 static void llm__kernels_amx(llm__kernels *k) {
     llm__kernels_avx512(k);
@@ -16726,6 +16746,7 @@ static void llm__kernels_amx(llm__kernels *k) {
     k->panel[LLM_Q5] = llm__panel_q5_amx;
     k->panel[LLM_Q4] = llm__panel_q4_amx;
     k->panel[LLM_Q3] = llm__panel_q3_amx;
+    k->panel[LLM_Q2] = llm__panel_q2_amx;
 }
 #endif /* AMX */
 
@@ -17458,10 +17479,11 @@ LLM__INLINE llm__b16 llm__codes_simd128(uint32_t type, const uint8_t *record, ui
                                         uint32_t g, uint32_t q, llm__b16 u) {
     const uint8_t *p = record + 16 * q;
     llm__b16 v, h;
-    if (type == LLM_Q3) {
-        v = llm__b16_right(llm__b16_load(p + 128 + 64 * b), 2 * g);
+    if (type == LLM_Q3 || type == LLM_Q2) {
+        v = llm__b16_load(p + (llm__formats[type].bits - 2) * 128 + 64 * b);
+        v = llm__b16_and(llm__b16_right(v, 2 * g), llm__b16_all(3));
+        if (type == LLM_Q2) return v;
         h = llm__b16_right(llm__b16_load(p + 64 * (b / 2)), 4 * (b % 2) + g);
-        v = llm__b16_and(v, llm__b16_all(3));
         h = llm__b16_left(llm__b16_and(h, llm__b16_all(1)), 2);
         return llm__b16_look(u, llm__b16_or(v, h));
     }
@@ -17555,6 +17577,7 @@ LLM__INLINE void llm__panel_int_simd128(bool dot, uint32_t type, float *out, con
     LLM__PANEL_SIMD128(isa, dot, target, q5, LLM_Q5)                                          \
     LLM__PANEL_SIMD128(isa, dot, target, q4, LLM_Q4)                                          \
     LLM__PANEL_SIMD128(isa, dot, target, q3, LLM_Q3)                                          \
+    LLM__PANEL_SIMD128(isa, dot, target, q2, LLM_Q2)                                          \
     target static void llm__scores_q8_##isa(float *out, const int16_t *q, const int8_t *k,    \
                                             uint32_t n, uint32_t count, ptrdiff_t ahead) {    \
         (void)ahead;                                                                          \
@@ -17574,6 +17597,7 @@ LLM__INLINE void llm__panel_int_simd128(bool dot, uint32_t type, float *out, con
         k->panel[LLM_Q5] = llm__panel_q5_##isa;                                               \
         k->panel[LLM_Q4] = llm__panel_q4_##isa;                                               \
         k->panel[LLM_Q3] = llm__panel_q3_##isa;                                               \
+        k->panel[LLM_Q2] = llm__panel_q2_##isa;                                               \
     }
 LLM__INT_SIMD128(simd128, false, LLM__UNUSED)
 #ifdef LLM__HAVE_NEON_DOT
@@ -17675,6 +17699,7 @@ LLM__PANEL_I8MM(q6, LLM_Q6)
 LLM__PANEL_I8MM(q5, LLM_Q5)
 LLM__PANEL_I8MM(q4, LLM_Q4)
 LLM__PANEL_I8MM(q3, LLM_Q3)
+LLM__PANEL_I8MM(q2, LLM_Q2)
 #endif /* dot products */
 
 static void llm__panel_f32_simd128(float *out, const uint8_t *panel, uint32_t padded,
@@ -17750,6 +17775,7 @@ static void llm__kernels_neon_i8mm(llm__kernels *k) {
     k->panel[LLM_Q5] = llm__panel_q5_i8mm;
     k->panel[LLM_Q4] = llm__panel_q4_i8mm;
     k->panel[LLM_Q3] = llm__panel_q3_i8mm;
+    k->panel[LLM_Q2] = llm__panel_q2_i8mm;
 }
 #endif
 #endif /* SIMD128 */

@@ -22,7 +22,7 @@ from toolchain import BUILD, ROOT, in_parallel, run
 
 PYTHON = sys.executable
 MODELS = os.path.join(BUILD, "models")
-TYPES = "f32 bf16 q8 q6 q5 q4 q3 auto".split()
+TYPES = "f32 bf16 q8 q6 q5 q4 q3 q2 auto".split()
 WARNINGS = ["-Wall", "-Wextra"]
 LIBRARIES = ["-lm", "-lpthread"]
 

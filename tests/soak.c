@@ -65,7 +65,7 @@ static bool read_file(void *user, uint64_t offset, void *to, size_t size) {
 }
 
 static void open_model(uint32_t m) {
-    static const char *const types[] = {"q8", "q6", "q5", "q4", "q3", "bf16"};
+    static const char *const types[] = {"q8", "q6", "q5", "q4", "q3", "q2", "bf16"};
     const char *path = fixture_model_path(fixture_names[below(FIXTURES)], types[below(6)]);
     llm_model_desc d;
     llm_error error;

@@ -119,7 +119,7 @@ static void part_evaluate(void *data) {
 }
 
 static void measure_evaluation(void) {
-    static const char *const types[] = {"q8", "q6", "q5", "q4", "q3", "bf16", "f32"};
+    static const char *const types[] = {"q8", "q6", "q5", "q4", "q3", "q2", "bf16", "f32"};
     static const char *const models[] = {"llama-odd", "gemma"};
     setting e;
     uint32_t isa, type, m, kv;

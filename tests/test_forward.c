@@ -108,7 +108,7 @@ static void test_exact(const char *name) {
 static void test_types(const char *name, llm_kv kv) {
     static const struct { const char *type; double all, kl; } limits[] = {
         {"f32", 0.025, 4e-4}, {"bf16", 0.03, 6e-4}, {"q8", 0.07, 3e-3}, {"q6", 0.13, 1e-2},
-        {"q5", 0.25, 4e-2},   {"q4", 0.45, 0.15},  {"q3", 0.75, 0.35}};
+        {"q5", 0.25, 4e-2},   {"q4", 0.45, 0.15},  {"q3", 0.75, 0.35}, {"q2", 1.6, 1.6}};
     const double all = kv == LLM_KV_Q4 ? 0.3 : 0, kl = kv == LLM_KV_Q4 ? 0.06 : 0; /* of 4 bits, on top */
     double before = 0;
     size_t i;

@@ -251,7 +251,7 @@ static void test_directory(void) {
     const llm__file_section *data = section_of(&good, LLM__SECTION_DATA);
     BAD_TENSOR(LLM__Q, 1, t->layer = 2, "tensor blk.2.attn_q: has no place among 2 layers and 1 ropes");
     BAD_TENSOR(LLM__ROPE, 0, t->layer = 1, "tensor blk.1.rope: has no place among 2 layers and 1 ropes");
-    BAD_TENSOR(LLM__Q, 1, t->type = 7, "tensor blk.1.attn_q: type is 7, not in 0 .. 6");
+    BAD_TENSOR(LLM__Q, 1, t->type = LLM_TYPE_COUNT, "tensor blk.1.attn_q: type is 8, not in 0 .. 7");
     BAD_TENSOR(LLM__ATTN_NORM, 0, t->type = LLM_Q8, "tensor blk.0.attn_norm: type is 2, not in 0 .. 0");
     BAD_TENSOR(LLM__Q, 0, t->rows = 0, "tensor blk.0.attn_q: shape 0 x 64, not in 1 .. 4194304 x 1 .. 262144");
     BAD_TENSOR(LLM__Q, 0, t->cols = 262145, "tensor blk.0.attn_q: shape 64 x 262145, not in 1 .. 4194304 x 1 .. 262144");
@@ -306,7 +306,7 @@ static void test_shapes(void) {
 
 /* A panel's size by the description of the format, for all widths and types. */
 static void test_formats(void) {
-    static const unsigned bits[LLM_TYPE_COUNT] = {32, 16, 8, 6, 5, 4, 3};
+    static const unsigned bits[LLM_TYPE_COUNT] = {32, 16, 8, 6, 5, 4, 3, 2};
     uint32_t k, type;
     for (k = 64; k <= 4096; k += 64) {
         const uint32_t block = k % 256 == 0 ? 256 : k % 192 == 0 ? 192 : k % 128 == 0 ? 128 : 64;
@@ -477,7 +477,7 @@ static void test_words(void) {
 
 /* Weights, norms and rotary frequencies of random bits, infinities and NaN among them. */
 static void test_garbage(void) {
-    static const char *const types[] = {"f32", "bf16", "q8", "q6", "q5", "q4", "q3"};
+    static const char *const types[] = {"f32", "bf16", "q8", "q6", "q5", "q4", "q3", "q2"};
     uint32_t random = 7;
     size_t t, i;
     llm_error error;

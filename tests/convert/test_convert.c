@@ -212,7 +212,7 @@ static void write_file(const char *path, const char *data, size_t size) {
 static void test_types(const char *folder) {
     static const char *const names[] = {"llama-tied", "llama-untied", "llama-odd", "gemma",
                                         "gemma-pattern"};
-    static const char *const types[] = {"auto", "q8", "q6", "q5", "q4", "q3", "bf16", "f32"};
+    static const char *const types[] = {"auto", "q8", "q6", "q5", "q4", "q3", "q2", "bf16", "f32"};
     char input[256], output[256], again[256];
     size_t n, t;
     (void)snprintf(output, sizeof output, "%s/out.llm", folder);
@@ -354,7 +354,7 @@ static void check_random(const char *path, const char *type) {
 }
 
 static void test_random(const char *folder) {
-    static const char *const types[] = {"auto", "q8", "q6", "q5", "q4", "q3", "bf16", "f32"};
+    static const char *const types[] = {"auto", "q8", "q6", "q5", "q4", "q3", "q2", "bf16", "f32"};
     static const uint64_t weights[] = {663552, 134479872, 595984384, 1235746816};
     char output[256], again[256];
     size_t i;

@@ -75,7 +75,7 @@ static void test_refusals(void) {
 }
 
 static void test_print(void) {
-    static const char *const types[] = {"f32", "bf16", "q8", "q6", "q5", "q4", "q3"};
+    static const char *const types[] = {"f32", "bf16", "q8", "q6", "q5", "q4", "q3", "q2"};
     static const char *const parts[] = {"\nfamily           gemma3\n", "\nvocabulary       ", "\nlayers           6 of width 64,",
                                         ", window ", "\ncontext          ", "\nnorm             rms, epsilon ", "\nTOKN ",
                                         "\nattn_q ", "\ntokenizer        ", "\nchat template    no\n",

@@ -9,8 +9,8 @@ judgement with that of llm_model_open.
 import struct
 import sys
 
-F32, BF16, Q8, Q6, Q5, Q4, Q3 = range(7)
-BITS = {Q8: 8, Q6: 6, Q5: 5, Q4: 4, Q3: 3}
+F32, BF16, Q8, Q6, Q5, Q4, Q3, Q2 = range(8)
+BITS = {Q8: 8, Q6: 6, Q5: 5, Q4: 4, Q3: 3, Q2: 2}
 NONE = 0xFFFFFFFF
 PAGE = 4096
 
@@ -188,7 +188,7 @@ def check_tensor(data, d, area, entry):
     else:
         want(layer < d["ropes" if role == "ROPE" else "layers"], role, "in layer", layer)
     want(expert == NONE, "expert", expert)
-    want(kind <= Q3 if role in MATRICES else kind == F32, role, "of type", kind)
+    want(kind <= Q2 if role in MATRICES else kind == F32, role, "of type", kind)
     want_rows, want_cols = shape_of(d, role)
     want(rows == want_rows and cols <= 1 << 18, role, "has rows", rows)
     want(cols == want_cols if want_cols is not None else 1 <= cols <= d["head_size"] // 2, role, "has columns", cols)

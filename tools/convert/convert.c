@@ -45,7 +45,7 @@ static const char usage[] =
     "  --merge A[=W]     adds adapter A, W times (default 1), to INPUT's weights; up to 16 times\n"
     "\n"
     "  --tokenizer FILE  of a .bin: its tokenizer; by default tokenizer.bin beside it, if that fits\n"
-    "  --type TYPE       how to store matrices: auto, q8, q6, q5, q4, q3, bf16 or f32.\n"
+    "  --type TYPE       how to store matrices: auto, q8, q6, q5, q4, q3, q2, bf16 or f32.\n"
     "                    auto (default) keeps what the source has: 5 bits for a source of up to\n"
     "                    3 bits, 6 bits for one of 4 or 5, 8 bits for the rest\n"
     "  --embedding TYPE  the same for the embedding and the output head; by default one step\n"
@@ -57,7 +57,7 @@ static const char usage[] =
     "                    computes. The default where the source has 16 bits or more and a\n"
     "                    tokenizer\n"
     "  --fast            do not: every weight by itself\n"
-    "  --bits N          3.4 .. 8: so many bits a weight on average, in formats that are chosen\n"
+    "  --bits N          3 .. 8: so many bits a weight on average, in formats that are chosen\n"
     "                    matrix by matrix by what they cost the model\n"
     "  --imatrix FILE    weigh errors by an importance matrix (llama-imatrix, GGUF) instead\n"
     "  --write-imatrix FILE  keep what was seen as an importance matrix\n"
@@ -107,11 +107,11 @@ typedef struct spoken {
 
 /* More than the source has: a second rounding at the same width would double the error. Measured on
    SmolLM2 from Q4_1, perplexity over the source's: 5 bits +3.3 %, 6 bits +0.3 %. Ternary weights
-   are values of 3 bits. */
+   are values of 2 bits. */
 static uint32_t choose_auto(const plan_tensor *t) {
     unsigned bits = t->from[0]->bits;
     if (t->from[1] && t->from[1]->bits > bits) bits = t->from[1]->bits;
-    if (bits == 1) return LLM_Q3;
+    if (bits == 1) return LLM_Q2;
     return bits <= 3 ? LLM_Q5 : bits <= 5 ? LLM_Q6 : LLM_Q8;
 }
 
@@ -124,6 +124,7 @@ static uint32_t choose_type(const options *o, const plan_tensor *t) {
         else if (type == LLM_Q6) type = LLM_Q8;
         else if (type == LLM_Q5 || type == LLM_Q4) type = LLM_Q6;
         else if (type == LLM_Q3) type = LLM_Q5;
+        else if (type == LLM_Q2) type = LLM_Q4;
     }
     return type == TYPE_AUTO ? choose_auto(t) : type;
 }
@@ -706,7 +707,7 @@ static int parse_option(options *o, const char *name, const char *value) {
     if (strcmp(name, "--type") == 0 || strcmp(name, "--embedding") == 0) {
         bool embedding = name[2] == 'e';
         if (!parse_type(value, embedding ? &o->embedding : &o->type))
-            return usage_error("%s is \"%s\", expected auto, q8, q6, q5, q4, q3, bf16 or f32", name,
+            return usage_error("%s is \"%s\", expected auto, q8, q6, q5, q4, q3, q2, bf16 or f32", name,
                                value);
         o->embedding_given = o->embedding_given || embedding;
     } else if (strcmp(name, "--rotate") == 0) {
@@ -725,8 +726,8 @@ static int parse_option(options *o, const char *name, const char *value) {
     } else if (strcmp(name, "--bits") == 0) {
         char *end;
         o->bits = strtod(value, &end);
-        if (*end || end == value || !(o->bits >= 3.4 && o->bits <= 8.0))
-            return usage_error("--bits is \"%s\", expected 3.4 .. 8", value);
+        if (*end || end == value || !(o->bits >= 3.0 && o->bits <= 8.0))
+            return usage_error("--bits is \"%s\", expected 3 .. 8", value);
         if (o->calibrate == CALIBRATE_AUTO) o->calibrate = CALIBRATE_YES;
         o->type = o->embedding = LLM_Q8; /* until they are chosen */
     } else if (strcmp(name, "--tokenizer") == 0) {

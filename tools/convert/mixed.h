@@ -24,7 +24,7 @@
 /* Error in a matmul's output that a format leaves, relative to q4: summed over the first three
    layers of SmolLM2, with feedback. */
 static const struct { uint32_t type; double noise; } mixed_formats[] = {
-    {LLM_Q3, 3.82}, {LLM_Q4, 1.0}, {LLM_Q5, 0.261}, {LLM_Q6, 0.069}, {LLM_Q8, 0.010}};
+    {LLM_Q2, 16.0}, {LLM_Q3, 3.82}, {LLM_Q4, 1.0}, {LLM_Q5, 0.261}, {LLM_Q6, 0.069}, {LLM_Q8, 0.010}};
 enum { MIXED_FORMATS = sizeof mixed_formats / sizeof *mixed_formats };
 
 typedef struct mixed {

@@ -2,7 +2,7 @@
 /* Quantise: floats to panels                                                */
 /* ========================================================================
    A weight becomes scale * value, value = M[p] * U[code] - B[p] (see >>formats in llm.h): a scale
-   per (row, super-block), p per (row, 16 columns). For 3 to 6 bits a grid of scales is tried; under
+   per (row, super-block), p per (row, 16 columns). For 2 to 6 bits a grid of scales is tried; under
    each, every 16 weights take the p of the least squared error; the best scale is refitted by least
    squares and rounded to bf16, and p and codes are chosen again under what it became. */
 #ifndef CONVERT_QUANTIZE_H
@@ -19,7 +19,7 @@ typedef struct quantize_table {
     uint8_t code[QUANTIZE_STEPS][16]; /* and its code */
 } quantize_table;
 
-/* Tables of the types of 3 to 6 bits. */
+/* Tables of the types of 2 to 6 bits. */
 typedef struct quantizer {
     quantize_table table[LLM_TYPE_COUNT];
 } quantizer;
@@ -111,6 +111,7 @@ static void quantize_put(unsigned bits, uint8_t *record, unsigned r, unsigned k,
         record[64 * (g / 8) + at] |= (uint8_t)(code >> 4 << g % 8);
         break;
     case 4: record[64 * (g / 2) + at] |= (uint8_t)(code << 4 * (g % 2)); break;
+    case 2: record[64 * (g / 4) + at] |= (uint8_t)(code << 2 * (g % 4)); break;
     default:
         record[128 + 64 * (g / 4) + at] |= (uint8_t)((code & 3u) << 2 * (g % 4));
         record[64 * (g / 8) + at] |= (uint8_t)(code >> 2 << g % 8);
@@ -222,7 +223,8 @@ static float quantize_search(const quantize_table *table, const float *x, uint32
         quantize_offer(table, x, size, weight, quantize_round(most / 127.0f * quantize_grid[i]), &best,
                        &least);
     /* Weights that stand on a grid already: 0 and one size (ternary), small integers of 2^n (MXFP4). */
-    quantize_offer(table, x, size, weight, quantize_round(most * 0.25f), &best, &least);
+    quantize_offer(table, x, size, weight, quantize_round(most / 4.0f), &best, &least);
+    quantize_offer(table, x, size, weight, quantize_round(most / 32.0f), &best, &least);
     for (i = 2; i < 7; i++)
         quantize_offer(table, x, size, weight, power / (float)(1u << i), &best, &least);
     for (i = 0; i < 3 && best > 0.0f && least > 0.0; i++) {

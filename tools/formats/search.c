@@ -1,14 +1,15 @@
-/* Searches the tables U, M and B of the 3- to 6-bit types (llm.h, >>formats).
+/* Searches the tables U, M and B of the 2- to 6-bit types (llm.h, >>formats).
 
      cc -O3 -o search tools/formats/search.c -lm -lpthread
      search TYPE SECONDS SEED GGUF...
 
    A climb from the tables in llm.h: one entry or a few are changed at random, and the change stays
    if the error becomes less and the constraints hold: |M U - B| <= 127, U within 0 .. 32 (0 .. 63
-   and linear for 6 bits, linear for 5), B within 0 .. 255. The error is the relative squared error
-   of the converter's own quantiser, averaged in logarithms over synthetic samples and over rows of
-   every kind of matrix in the GGUF files, made continuous again by a dither one quantisation step
-   wide. At the end it is measured on rows that the search has not seen. */
+   and linear for 6 bits, linear for 5 and 2), B within 0 .. 127, and one M = B = 32 in 2 bits. The
+   error is the relative squared error of the converter's own quantiser, averaged in logarithms over
+   synthetic samples and over rows of every kind of matrix in the GGUF files, made continuous again
+   by a dither one quantisation step wide. At the end it is measured on rows that the search has not
+   seen. */
 #define _POSIX_C_SOURCE 200809L
 #ifdef LLM_DEV_HEADER
 #include LLM_DEV_HEADER
@@ -148,6 +149,7 @@ static double measure(const llm__format *f, unsigned part, job *j) {
 
 static bool allowed(const llm__format *f) {
     unsigned codes = 1u << f->bits, p, code;
+    bool ternary = false;
     for (code = 0; code < codes; code++) {
         if (f->u[code] > (f->bits == 6 ? 63 : 32)) return false;
         if (code && f->u[code] <= f->u[code - 1]) return false;
@@ -155,15 +157,16 @@ static bool allowed(const llm__format *f) {
     for (p = 0; p < 16; p++) {
         if (f->m[p] == 0 || f->b[p] > 127) return false;
         if (f->m[p] * f->u[codes - 1] - f->b[p] > 127) return false;
+        ternary = ternary || (f->m[p] == 32 && f->b[p] == 32);
     }
-    return true;
+    return f->bits > 2 || ternary;
 }
 
 static void change(llm__format *f) {
     unsigned p = any(16), q = any(16), code = any(1u << f->bits);
     int by = (int)any(3) + 1, sign = any(2) ? 1 : -1;
     double middle = f->m[p] ? (double)f->b[p] / f->m[p] : 0.0;
-    switch (any(f->bits < 5 ? 6 : 4)) {
+    switch (any(f->bits == 3 || f->bits == 4 ? 6 : 4)) {
     case 0: f->b[p] = (uint8_t)(f->b[p] + sign * by); break;
     case 1: /* another multiplier about the same middle */
         f->m[p] = (uint8_t)(f->m[p] + sign);
@@ -242,7 +245,7 @@ int main(int count, char **arguments) {
     llm__format found;
     unsigned type = 0, k;
     int i;
-    if (count < 4) return fputs("usage: search q3|q4|q5|q6 SECONDS SEED GGUF...\n", stderr), 2;
+    if (count < 4) return fputs("usage: search q2|q3|q4|q5|q6 SECONDS SEED GGUF...\n", stderr), 2;
     for (k = LLM_Q6; k < LLM_TYPE_COUNT; k++)
         if (strcmp(arguments[1], llm__type_names[k]) == 0) type = k;
     if (!type) return fputs("no such type\n", stderr), 2;
