@@ -14,7 +14,7 @@ from toolchain import BUILD, ROOT, Report, have, in_parallel, run
 FLAGS = ["-O0", "-O2", "-O3 -march=native", "-Ofast", "-Ofast -march=native"]
 STANDARDS = {"gcc": "c99", "clang": "c11", "g++": "c++11", "clang++": "c++11"}
 SMALL = ["llama-odd.q8", "llama-untied.f32", "gemma.q4", "gemma-pattern.auto", "llama-tied.q3", "gemma.q6",
-         "qwen3.q5"]
+         "qwen3.q5", "llama-untied.q2"]
 COUNT = 64  # tokens of a real model
 SHORT = 4   # tokens where the code is slow: -O0, and the scalar instruction set but once
 

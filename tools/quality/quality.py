@@ -41,6 +41,7 @@ SETTINGS = [
     "--type q4 --imatrix {imatrix}",
     "--type q4 --fast",
     "--type q3",
+    "--bits 3",
     "--bits 3.5",
     "--bits 4.4",
     "--bits 5",
