@@ -624,8 +624,8 @@ static void refuse_line(const char *const *given, int status, const char *messag
 
 static void test_lines(void) {
     LINE(2, "no value after --type", "a", "b", "--type");
-    LINE(2, "--type is \"q9\", expected auto, q8, q6, q5, q4, q3, bf16 or f32", "a", "b", "--type", "q9");
-    LINE(2, "--embedding is \"\", expected auto, q8, q6, q5, q4, q3, bf16 or f32", "a", "b", "--embedding", "");
+    LINE(2, "--type is \"q9\", expected auto, q8, q6, q5, q4, q3, q2, bf16 or f32", "a", "b", "--type", "q9");
+    LINE(2, "--embedding is \"\", expected auto, q8, q6, q5, q4, q3, q2, bf16 or f32", "a", "b", "--embedding", "");
     LINE(2, "--rotate is \"maybe\", expected auto, yes or no", "--rotate", "maybe");
     LINE(2, "--threads is \"0\", expected 1 .. 256", "--threads", "0");
     LINE(2, "--threads is \"257\", expected 1 .. 256", "--threads", "257");
