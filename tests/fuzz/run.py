@@ -59,8 +59,6 @@ ABOUT = {
     "text": ["tokenizer-pre", "tokenizer-merge", "tokenizer-calls"],
     "sampler": ["sampler"],
     "calls": ["evaluate", "cache", "chat"],
-    "adapter": ["adapter"],
-    "imatrix": ["tools/convert/imatrix.h"],
 }
 TARGETS = list(ABOUT)
 

@@ -302,37 +302,9 @@ def calls_seeds():
     yield from random_seeds(40, 300, 3)
 
 
-def imatrix_seeds():
-    keys = [("general.type", STRING, "imatrix"), ("imatrix.datasets", STRING, ["text"]),
-            ("imatrix.chunk_count", U32, 3), ("imatrix.chunk_size", U32, 512)]
-    names = ["blk.0.attn_q.weight", "blk.0.ffn_down.weight", "output.weight"]
-    tensors = []
-    for i, name in enumerate(names):
-        tensors += [(name + ".in_sum2", (8, 1), 0, struct.pack("<8f", *range(i, i + 8))),
-                    (name + ".counts", (1, 1), 0, struct.pack("<f", 1536.0 * i))]
-    yield "whole", gguf_file(keys, tensors)
-    yield "bare", gguf_file(keys[:1], tensors[:2])
-    yield "experts", gguf_file(keys, [(names[0] + ".in_sum2", (4, 2), 0, struct.pack("<8f", *range(8))),
-                                      (names[0] + ".counts", (1, 2), 0, struct.pack("<2f", 5, 7))])
-    yield "nan", gguf_file(keys, [(names[0] + ".in_sum2", (1, 1), 0, struct.pack("<f", float("nan"))), tensors[1]])
-    yield "old", struct.pack("<ii", 1, 19) + names[0].encode() + struct.pack("<ii2f", 2, 2, 1, 2)
-
-
-def adapter_seeds():
-    def change(where, at, data):
-        return bytes([where, len(data) - 1]) + struct.pack("<H", at) + data
-    one = struct.pack("<f", 1.0)
-    for how in (0, 1, 3, 5, 7, 0x79):
-        yield f"whole-{how}", bytes([how]) + one
-    for where, fields in enumerate(((8, 12, 16, 24, 32, 64, 72, 80, 96), (0, 16, 20, 24, 32), range(0, 96, 4), (0, 64))):
-        for at in fields:
-            for value in (b"\xff\xff\xff\xff", b"\1\0\0\0", b"\0\0\x80\x7f"):
-                yield f"field-{where}-{at}-{value[0]}", bytes([3]) + one + change(where, at, value)
-
-
 SEEDS = {"llm": llm_seeds, "gguf": gguf_seeds, "template": template_seeds, "text": text_seeds,
          "sampler": sampler_seeds, "calls": calls_seeds, "safetensors": safetensors_seeds, "llama2c": llama2c_seeds,
-         "tokenizer_json": tokenizer_json_seeds, "imatrix": imatrix_seeds, "adapter": adapter_seeds}
+         "tokenizer_json": tokenizer_json_seeds}
 
 
 def write(folder):
