@@ -3,8 +3,10 @@
    runs kept inputs, for any compiler. */
 #include "fuzz.h"
 
+#include "fuzz_adapter.c"
 #include "fuzz_calls.c"
 #include "fuzz_gguf.c"
+#include "fuzz_imatrix.c"
 #include "fuzz_llama2c.c"
 #include "fuzz_llm.c"
 #include "fuzz_safetensors.c"
@@ -20,7 +22,8 @@ static const struct target {
                {"safetensors", fuzz_safetensors}, {"llama2c", fuzz_llama2c},
                {"tokenizer_json", fuzz_tokenizer_json}, {"template", fuzz_template},
                {"text", fuzz_text},         {"sampler", fuzz_sampler},
-               {"calls", fuzz_calls}};
+               {"calls", fuzz_calls},       {"adapter", fuzz_adapter},
+               {"imatrix", fuzz_imatrix}};
 
 /* By the name of a file: "build/llm", "corpus/llm.pack", "found/llm.window-zero". */
 static const struct target *target_of(const char *path) {

@@ -302,9 +302,55 @@ def calls_seeds():
     yield from random_seeds(40, 300, 3)
 
 
+def adapter_change(where, at, data):
+    """where: 0 the file's start, 1 LORA, 2 PAIR, 3 DATA"""
+    return bytes([where, len(data) - 1]) + struct.pack("<H", at) + data
+
+
+def adapter_seeds():
+    """The layout that fuzz_adapter.c reads: two bytes of how, two weights, changes."""
+    weights = struct.pack("<2f", 1.0, -0.5)
+    for which in range(16):
+        for how in (0, 1, 5, 7, 0x79):
+            yield f"whole-{which}-{how}", bytes([how, which]) + weights
+    for weight in (0.0, float("inf"), float("nan"), 1e38):
+        yield f"weight-{weight}", bytes([3, 4]) + struct.pack("<2f", weight, weight)
+    for where, fields in enumerate((range(8, 160, 8), (0, 16, 20, 24, 32), range(0, 128, 4), range(0, 64, 4))):
+        for at in fields:
+            for value in (b"\xff\xff\xff\xff", b"\1\0\0\0", b"\0\0\x80\x7f"):
+                yield f"field-{where}-{at}-{value[0]}", bytes([3]) + b"\0" + weights + adapter_change(where, at, value)
+    for most in (17, 1024, 1025):
+        yield f"rank-{most}", bytes([3, 0]) + weights + adapter_change(2, 24, struct.pack("<I", most))
+    meta = adapter_change(0, 12, struct.pack("<I", 4))
+    meta += adapter_change(0, 160, b"META" + bytes(4) + struct.pack("<Q", 4096))
+    yield "meta", bytes([3, 0]) + weights + meta + adapter_change(0, 176, struct.pack("<QQ", 64, 0))
+
+
+def imatrix_seeds():
+    keys = [("general.type", STRING, "imatrix"), ("imatrix.datasets", STRING, ["text"]),
+            ("imatrix.chunk_count", U32, 3), ("imatrix.chunk_size", U32, 512)]
+    names = ["token_embd", "blk.0.attn_q", "blk.0.attn_k", "blk.0.attn_v", "blk.0.attn_output", "blk.0.ffn_gate",
+             "blk.0.ffn_up", "blk.0.ffn_down"]
+
+    def entry(name, sums, *counts):
+        shape = (len(sums) // len(counts), len(counts))
+        return [(name + ".weight.in_sum2", shape, 0, struct.pack(f"<{len(sums)}f", *sums)),
+                (name + ".weight.counts", (1, len(counts)), 0, struct.pack(f"<{len(counts)}f", *counts))]
+
+    yield "whole", gguf_file(keys, [t for i, n in enumerate(names) for t in entry(n, range(i, i + 32), 1536.0 * i)])
+    for name, value in (("ones", 1.0), ("zeros", 0.0), ("large", 3e38), ("tiny", 1e-45), ("nan", float("nan"))):
+        for chunks in range(6):
+            pairs = keys[:2] + [("imatrix.chunk_count", U32, chunks)]
+            yield f"{name}-{chunks}", gguf_file(pairs, entry(names[1], [value] * 32, 1.0))
+    yield "bare", gguf_file(keys[:1], entry("output", range(8), 2.0))
+    yield "other-columns", gguf_file(keys, entry(names[7], range(8), 2.0))
+    yield "experts", gguf_file(keys, entry(names[7], range(8), 5.0, 7.0))
+    yield "old", struct.pack("<ii", 1, 19) + b"blk.0.attn_q.weight" + struct.pack("<ii2f", 2, 2, 1, 2)
+
+
 SEEDS = {"llm": llm_seeds, "gguf": gguf_seeds, "template": template_seeds, "text": text_seeds,
          "sampler": sampler_seeds, "calls": calls_seeds, "safetensors": safetensors_seeds, "llama2c": llama2c_seeds,
-         "tokenizer_json": tokenizer_json_seeds}
+         "tokenizer_json": tokenizer_json_seeds, "adapter": adapter_seeds, "imatrix": imatrix_seeds}
 
 
 def write(folder):
