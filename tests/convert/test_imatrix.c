@@ -270,6 +270,22 @@ static void test_round(void) {
     CHECK(imatrix_open(&m, "/nowhere/x", &said) == LLM_ERROR_IO && strstr(said.text, "/nowhere/x: "), "%s", said.text);
 }
 
+/* Numbers at the ends of floats weigh as others do. */
+static void test_scale(void) {
+    const float want[4] = {0.5f, 0.25f, 0.0f, 0.75f};
+    float at[4];
+    int power, i;
+    for (power = -126; power <= 128; power++) {
+        for (i = 0; i < 4; i++) at[i] = ldexpf(want[i], power);
+        imatrix_scale(at, 4);
+        CHECK(!memcmp(at, want, sizeof at), "2^%d: %g %g %g %g", power, (double)at[0], (double)at[1], (double)at[2],
+              (double)at[3]);
+    }
+    memset(at, 0, sizeof at);
+    imatrix_scale(at, 4);
+    CHECK(at[0] == 0.0f && at[3] == 0.0f, "%g", (double)at[0]);
+}
+
 static void test_not_written(void) {
     static const double bad[] = {1, -1};
     imatrix_entry e = written[0];
@@ -338,6 +354,7 @@ int main(void) {
     test_cut();
     test_mutated();
     test_round();
+    test_scale();
     test_not_written();
     test_full();
     test_memory();

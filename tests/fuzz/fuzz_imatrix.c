@@ -79,6 +79,7 @@ static void imatrix_ask_plan(const imatrix *m, uint32_t type) {
         if (!family_is_matrix(t->file.role)) continue;
         memset(squares, 0, sizeof squares);
         if (!imatrix_ask(m, show(t->from[0]->name).text, t->file.cols, squares) || known) continue;
+        imatrix_scale(squares, t->file.cols);
         imatrix_quantise(t, type, squares);
         known = true; /* one says enough, the others take long */
     }

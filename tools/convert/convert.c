@@ -263,7 +263,10 @@ static llm_result importance_read(const char *path, plan *p, llm_error *error) {
             result = imatrix_find(&m, show(t->from[0]->name).text, t->file.cols, t->importance,
                                   &known, error);
         found += known;
-        if (known) continue;
+        if (known) {
+            imatrix_scale(t->importance, t->file.cols);
+            continue;
+        }
         free(t->importance);
         t->importance = NULL;
     }
