@@ -9,7 +9,7 @@ from toolchain import BUILD, ROOT, Report, in_parallel, run
 
 MODELS = os.path.join(BUILD, "models")
 # Every format, two threads or one, a map or pieces; see tests/once.c.
-ONCE = "llama-tied q8 gemma q4 llama-odd q6 gemma-pattern q5 llama-untied q3 gemma bf16 llama-odd f32".split()
+ONCE = "llama-tied q8 gemma q4 llama-odd q6 gemma-pattern q5 llama-untied q3 gemma bf16 llama-odd f32 llama-tied q2".split()
 VALGRIND = ["valgrind", "-q", "--error-exitcode=99", "--leak-check=full", "--show-leak-kinds=all",
             "--errors-for-leak-kinds=all", "--fair-sched=yes"]
 # Shorter than the rest of the tests, and together they call everything.
