@@ -6,7 +6,7 @@
 SmolLM2's original (originals.py) runs over the calibration text in NumPy; every matmul's second moments H are kept.
 Every contender is quantised with the same error feedback (LDLQ), tables (llm.h) and scales, so that only the idea
 differs. The loss is tr(E H E^T) / tr(W H W^T), E being what the weights changed by, averaged over the matrices of
-every fifth layer; the divergence is that of the whole model with the matrices of all layers replaced, in float, on
+every tenth layer; the divergence is that of the whole model with the matrices of all layers replaced, in float, on
 text that it has not been calibrated on. Takes about 20 minutes. Needs numpy, gguf and what `make` builds."""
 import argparse
 import os
@@ -281,7 +281,7 @@ def report(plain, sparse, kl):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default=os.path.join(ROOT, "models", "smollm2-135m-instruct.gguf"))
-    parser.add_argument("--every", type=int, default=5, help="of so many layers one is looked at")
+    parser.add_argument("--every", type=int, default=10, help="of so many layers one is looked at")
     parser.add_argument("--print", action="store_true", help="do not write docs/quality.md")
     options = parser.parse_args()
     folder = os.path.join(BUILD, "quality")
