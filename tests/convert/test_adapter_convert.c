@@ -542,6 +542,12 @@ static void test_tensors_refused(void) {
     GGUF("tensor token_embd.weight.lora_a: expected blk.N.NAME.weight.lora_a or .lora_b of attn_q, attn_k, attn_v, "
          "attn_output, ffn_gate, ffn_up or ffn_down", .from = "blk.0.attn_q.weight.lora_a", .to = "token_embd.weight.lora_a");
     GGUF("tensor blk.0.attn_q.weight.lora_b: missing", .from = "blk.0.attn_q.weight.lora_b");
+    GGUF("tensor blk.00.attn_q.weight.lora_a: expected blk.N.NAME.weight.lora_a or .lora_b of attn_q, attn_k, attn_v, "
+         "attn_output, ffn_gate, ffn_up or ffn_down", .from = "blk.1.attn_q.weight.lora_a",
+         .to = "blk.00.attn_q.weight.lora_a");
+    GGUF("tensor blk..attn_q.weight.lora_a: expected blk.N.NAME.weight.lora_a or .lora_b of attn_q, attn_k, attn_v, "
+         "attn_output, ffn_gate, ffn_up or ffn_down", .from = "blk.1.attn_q.weight.lora_a",
+         .to = "blk..attn_q.weight.lora_a");
     GGUF("tensor blk.0.attn_q.weight.lora_a: missing", .from = "blk.0.attn_q.weight.lora_a");
     GGUF("tensor blk.1.ffn_up.weight.lora_a: shape 65 x 5 x 1 x 1, expected 64 x 5", .from = "blk.1.ffn_up.weight.lora_a",
          .to = "blk.1.ffn_up.weight.lora_a", .more_cols = 1);

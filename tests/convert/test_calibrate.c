@@ -347,8 +347,22 @@ static void killed(const char *output, const char *options, unsigned long after)
     CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status), "it was not killed");
 }
 
-/* With `spoil`, a byte of what was kept is changed first. */
-static void test_killed(unsigned long after, const char *then, bool spoil) {
+/* What is changed of what was kept: nothing; a byte; where the file ends, under a right checksum. */
+typedef enum spoil { WHOLE, DAMAGED, WRONG_END } spoil;
+
+static void spoil_kept(uint8_t *data, size_t size, spoil how) {
+    resume_head head;
+    uint64_t end;
+    if (how == DAMAGED) data[size / 2] ^= 1;
+    if (how != WRONG_END) return;
+    memcpy(&head, data, sizeof head);
+    head.at -= 64;
+    memcpy(data, &head, sizeof head);
+    end = llm__xxh64(data, size - sizeof end);
+    memcpy(data + size - sizeof end, &end, sizeof end);
+}
+
+static void test_killed(unsigned long after, const char *then, spoil how) {
     char a[128], b[128], kept[160];
     (void)snprintf(a, sizeof a, "%s", in_folder("killed.llm"));
     (void)snprintf(b, sizeof b, "%s", in_folder("whole.llm"));
@@ -359,18 +373,18 @@ static void test_killed(unsigned long after, const char *then, bool spoil) {
     CHECK(run_converter(source_of("gemma"), b, then) == 0, "%s", text);
     killed(a, first, after);
     CHECK(files_with("killed.llm.") == 2 && !platform_exists(a), "%u files are left", files_with("killed.llm."));
-    if (spoil) {
+    if (how != WHOLE) {
         size_t size;
         uint8_t *data = bytes_of(kept, &size);
         FILE *file = fopen(kept, "wb");
-        data[size / 2] ^= 1;
+        spoil_kept(data, size, how);
         CHECK(file && fwrite(data, 1, size, file) == size && fclose(file) == 0, "%s", kept);
         free(data);
     }
     CHECK(run_converter(source_of("gemma"), a, then) == 0, "%s", text);
     CHECK(same_files(a, b), "killed behind %lu tensors, then %s: another file", after, then);
     CHECK(!platform_exists(kept), "%s is still there", kept);
-    CHECK(files_with(".tmp") == (spoil || !strstr(then, "q4")), "%u files are left", files_with(".tmp"));
+    CHECK(files_with(".tmp") == (how != WHOLE || !strstr(then, "q4")), "%u files are left", files_with(".tmp"));
     (void)system("rm -f /tmp/llm-calibrate-*/*.tmp");
 }
 
@@ -469,10 +483,11 @@ int main(int count, char **arguments) {
     for (i = 0; i < FIXTURES; i++) test_whole(fixture_names[i]);
     test_default();
     (void)snprintf(then, sizeof then, "--type q4 --threads 2 --calibrate %s", in_folder("learned"));
-    test_killed(8, then, false);
-    test_killed(20, then, true);
+    test_killed(8, then, WHOLE);
+    test_killed(20, then, DAMAGED);
+    test_killed(8, then, WRONG_END);
     then[8] = '5';
-    test_killed(8, then, false);
+    test_killed(8, then, WHOLE);
     test_importance();
     test_refusals();
     (void)snprintf(text, sizeof text, "rm -rf %s", folder);

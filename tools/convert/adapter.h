@@ -82,14 +82,18 @@ static llm_result adapter_check_gguf(const source_file *s, const adapter_shape *
 
 /* ---- pairs -------------------------------------------------------------- */
 
-/* Which matrix of which layer a name means, and whether A or B; false: none. */
+/* Which matrix of which layer a name means, and whether A or B; false: none. A layer has one
+   spelling, or a matrix would have two. */
 static bool adapter_name(llm_text name, const adapter_part **part, uint32_t *layer, bool *is_b) {
     char whole[64];
-    unsigned i, c;
-    if (!hf_begins(&name, "blk.") || !name.size) return false;
-    for (*layer = 0; name.size && *name.data >= '0' && *name.data <= '9' && *layer < 10000;
-         name.data++, name.size--)
-        *layer = *layer * 10 + (uint32_t)(*name.data - '0');
+    unsigned i, c, digits = 0;
+    if (!hf_begins(&name, "blk.")) return false;
+    for (*layer = 0; digits < name.size && name.data[digits] >= '0' && name.data[digits] <= '9' &&
+                     digits < 5; digits++)
+        *layer = *layer * 10 + (uint32_t)(name.data[digits] - '0');
+    if (!digits || (digits > 1 && *name.data == '0')) return false;
+    name.data += digits;
+    name.size -= digits;
     for (i = 0; i < ADAPTER_PARTS; i++)
         for (c = 0; c < 2; c++) {
             (void)snprintf(whole, sizeof whole, ".%s.weight.lora_%c", adapter_parts[i].ours,

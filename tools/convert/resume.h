@@ -120,6 +120,12 @@ static void resume_save(void *user, size_t done) {
     RESUME_SAVED(done);
 }
 
+/* Where the temporary file ends after so many tensors. */
+static uint64_t resume_end_of(const plan *p, uint64_t done) {
+    const llm__file_tensor *last = done && done <= p->count ? &p->tensors[done - 1].file : NULL;
+    return last ? last->offset + last->size : 0;
+}
+
 /* A file that says it is ours, whole, and of this conversion. */
 static bool resume_fits(const calibration *c, map_file map, resume_head *head) {
     const size_t floats = (size_t)c->length * c->sequences * c->w->plan->desc.width;
@@ -128,7 +134,8 @@ static bool resume_fits(const calibration *c, map_file map, resume_head *head) {
     memcpy(head, map.data, sizeof *head);
     memcpy(&end, map.data + map.size - sizeof end, sizeof end);
     return memcmp(head->magic, RESUME_MAGIC, 8) == 0 && head->key == c->key &&
-           head->floats == floats && head->done <= c->w->plan->count &&
+           head->floats == floats && head->at &&
+           head->at == resume_end_of(c->w->plan, head->done) &&
            map.size == sizeof *head + head->done * sizeof(resume_tensor) +
                            c->w->smooth_size + floats * sizeof(float) + sizeof end &&
            memchr(head->temporary, 0, sizeof head->temporary) &&
