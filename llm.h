@@ -4399,8 +4399,9 @@ typedef struct llm__kernels {
        the largest; scale f32 [64] or NULL for ones. False: one of them is not finite */
     bool (*mask)(float *s, const float *scale, float factor, uint32_t first, uint32_t last,
                  float *most);
-    /* y = p * scale, 0 where p is 0, over 64 positions */
-    void (*weigh)(float *y, const float *p, const float *scale);
+    /* e * scale, 0 where e is 0, over 64 positions to integers in -LLM__INT16_MOST ..
+       LLM__INT16_MOST with one scale, which it returns */
+    float (*weigh)(int16_t *p, const float *e, const float *scale);
     /* dot [count][64] = q [count][n] . k for the 64 positions of a page, int8 or f16, in the cache's
        layout; count is 1 .. LLM__QUERIES; the next page lies `ahead` bytes further, 0 = none */
     void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n, uint32_t count,
@@ -5682,6 +5683,7 @@ typedef struct llm__weights {
     int16_t p[LLM__QUERIES][LLM__PAGE_POSITIONS];   /* the same as integers, for an integer cache */
     float keep[LLM__QUERIES], take[LLM__QUERIES];   /* factors of the sum so far, and of the page's */
     uint32_t first[LLM__QUERIES], last[LLM__QUERIES]; /* positions that a query sees */
+    bool finite[LLM__QUERIES];                        /* its scores are numbers */
 } llm__weights;
 
 /* Positions that query `i` of a tile sees. */
@@ -5734,34 +5736,40 @@ static void llm__soft_cap(const llm_batch *b, float *score, uint32_t first, uint
     *most = llm__mulf(cap, llm__tanh(llm__mulf(*most, llm__recip(cap))));
 }
 
-/* The scores of query `i` of a tile to weights. */
+/* The scores of queries i .. end - 1 of a tile to weights. Each step is done for all of them: theirs
+   do not wait for each other. */
 static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm__unit *u,
-                            uint32_t start, uint32_t i, llm__weights *w, llm__running *run) {
+                            uint32_t start, uint32_t from, uint32_t end, llm__weights *w,
+                            llm__running *run) {
     const llm__kernels *kernels = &b->kernels;
     const bool integer = llm__integer_kv(b->kv);
-    const uint32_t least = llm__first_seen(b, tile, i);
-    const uint32_t first = least > start ? least - start : 0;
-    const uint32_t last = llm__least(llm__last_seen(b, tile, i) - start, LLM__PAGE_POSITIONS - 1);
-    float *score = w->score[i], factor = b->model->desc->query_scale, most, weight;
-    w->first[i] = first, w->last[i] = last;
-    if (integer)
-        factor =
-            llm__mulf(factor, b->q_scale[llm__query_at(b, tile->kv_head, tile->first + i)]);
-    if (!kernels->mask(score, integer ? u->k_scale : NULL, factor, first, last, &most)) {
-        memset(score, 0, sizeof w->score[i]), memset(w->p[i], 0, sizeof w->p[i]);
-        llm__merge(run, LLM__MASKED, 0.0f, &w->keep[i], &w->take[i]);
-        memset(&w->take[i], 0xff, sizeof w->take[i]); /* NaN: a comparison would lose it in one
-                                                         place or another */
-        return;
+    float most[LLM__QUERIES], weight[LLM__QUERIES], factor;
+    uint32_t i;
+    for (i = from; i < end; i++) {
+        const uint32_t least = llm__first_seen(b, tile, i), last = llm__last_seen(b, tile, i);
+        w->first[i] = least > start ? least - start : 0;
+        w->last[i] = llm__least(last - start, LLM__PAGE_POSITIONS - 1);
+        factor = b->model->desc->query_scale;
+        if (integer)
+            factor =
+                llm__mulf(factor, b->q_scale[llm__query_at(b, tile->kv_head, tile->first + i)]);
+        w->finite[i] = kernels->mask(w->score[i], integer ? u->k_scale : NULL, factor, w->first[i],
+                                     w->last[i], &most[i]);
+        if (w->finite[i]) continue;
+        memset(w->score[i], 0, sizeof w->score[i]);
+        most[i] = LLM__MASKED;
     }
-    if (b->model->desc->attention_softcap > 0) llm__soft_cap(b, score, first, last, &most);
-    weight = kernels->softmax(score, most);
-    llm__merge(run, most, weight, &w->keep[i], &w->take[i]);
-    if (integer) {
-        kernels->weigh(score, score, u->v_scale);
-        factor = kernels->quantize_head(score, LLM__PAGE_POSITIONS, LLM__INT16_MOST, w->p[i]);
+    for (i = from; i < end && b->model->desc->attention_softcap > 0; i++)
+        if (w->finite[i]) llm__soft_cap(b, w->score[i], w->first[i], w->last[i], &most[i]);
+    for (i = from; i < end; i++)
+        weight[i] = w->finite[i] ? kernels->softmax(w->score[i], most[i]) : 0.0f;
+    for (i = from; i < end; i++) llm__merge(&run[i], most[i], weight[i], &w->keep[i], &w->take[i]);
+    for (i = from; i < end && integer; i++) {
+        factor = kernels->weigh(w->p[i], w->score[i], u->v_scale);
         w->take[i] = llm__mulf(w->take[i], factor);
     }
+    for (i = from; i < end; i++) /* NaN: a comparison would lose it in one place or another */
+        if (!w->finite[i]) memset(&w->take[i], 0xff, sizeof w->take[i]);
 }
 
 /* Keys or values as the kernels want them: those of 4 bits as int8, for all queries of a tile. The
@@ -5820,13 +5828,14 @@ static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t
     llm__unit u = llm__unit_at(tile->session, page, tile->layer, tile->kv_head);
     const ptrdiff_t ahead =
         llm__unit_at(tile->session, next, tile->layer, tile->kv_head).k - u.k;
-    uint32_t first = 0, end = tile->count, i;
+    uint32_t first = 0, end = tile->count;
     size_t at;
     llm__weights w;
     while (llm__last_seen(b, tile, first) < start) first++;
     while (llm__first_seen(b, tile, end - 1) >= start + LLM__PAGE_POSITIONS) end--;
-    at = llm__query_at(b, tile->kv_head, tile->first + first) * n;
+    for (at = 0; at < 8; at++) llm__prefetch((const uint8_t *)u.k_scale + ahead + LLM__LINE * at);
     if (b->kv == LLM_KV_Q4) llm__unpack_scales(b, &u, lane);
+    at = llm__query_at(b, tile->kv_head, tile->first + first) * n;
     if (llm__integer_kv(b->kv)) {
         ptrdiff_t next_keys = ahead;
         const int8_t *k = llm__page_keys(b, &u, lane, &next_keys);
@@ -5835,7 +5844,7 @@ static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t
         b->kernels.scores_f16(w.score[first], b->q32 + at, (const uint16_t *)(const void *)u.k, n,
                               end - first);
     }
-    for (i = first; i < end; i++) llm__weigh_page(b, tile, &u, start, i, &w, &run[i]);
+    llm__weigh_page(b, tile, &u, start, first, end, &w, run);
     llm__add_values(b, &u, &w, first, end, sums, ahead, lane);
 }
 
@@ -5848,7 +5857,7 @@ static void llm__attend_chunk(const llm_batch *b, const llm__tile *tile, uint32_
     memset(sums, 0, (size_t)tile->count * b->shape.value * sizeof *sums);
     memset(run, 0, tile->count * sizeof *run);
     for (; page < end; page++)
-        llm__attend_page(b, tile, page, llm__least(page + 1, end - 1), sums, run, lane);
+        llm__attend_page(b, tile, page, llm__least(page + 1, tile->last_page), sums, run, lane);
 }
 
 /* A chunk's sums into those of all chunks before it. */
@@ -14390,9 +14399,11 @@ static bool llm__mask_scalar(float *s, const float *scale, float factor, uint32_
     return finite;
 }
 
-static void llm__weigh_scalar(float *y, const float *p, const float *scale) {
+static float llm__weigh_scalar(int16_t *p, const float *e, const float *scale) {
+    float y[64];
     uint32_t i;
-    for (i = 0; i < 64; i++) y[i] = llm__bits(p[i]) == 0 ? 0.0f : llm__mulf(p[i], scale[i]);
+    for (i = 0; i < 64; i++) y[i] = llm__bits(e[i]) == 0 ? 0.0f : llm__mulf(e[i], scale[i]);
+    return llm__quantize_head_scalar(y, 64, LLM__INT16_MOST, p);
 }
 
 /* K of a page: [4 blocks of 16 positions][n / 4 lines]: byte 4 t + i of a line is position t,
@@ -14989,14 +15000,16 @@ LLM__AVX2 static bool llm__mask_avx2(float *s, const float *scale, float factor,
     return _mm256_testz_si256(bad, bad) != 0;
 }
 
-LLM__AVX2 static void llm__weigh_avx2(float *y, const float *p, const float *scale) {
+LLM__AVX2 static float llm__weigh_avx2(int16_t *p, const float *e, const float *scale) {
+    float y[64];
     uint32_t i;
     for (i = 0; i < 64; i += 8) {
-        __m256 x = _mm256_loadu_ps(p + i);
+        __m256 x = _mm256_loadu_ps(e + i);
         __m256i zero = _mm256_cmpeq_epi32(_mm256_castps_si256(x), _mm256_setzero_si256());
         x = llm__mul8(x, _mm256_loadu_ps(scale + i));
         _mm256_storeu_ps(y + i, _mm256_andnot_ps(_mm256_castsi256_ps(zero), x));
     }
+    return llm__quantize_head_avx2(y, 64, LLM__INT16_MOST, p);
 }
 
 /* sums = the same * keep + x * take */
@@ -15035,7 +15048,7 @@ LLM__AVX2_INLINE void llm__dots8(uint32_t count, float *out, uint32_t width, con
     __m256 dot;
     uint32_t g;
     for (g = 0; g < lines; g++, w += 64) {
-        LLM__PREFETCH(w + ahead);
+        llm__prefetch(w + ahead);
         w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)w));
         w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + 16)));
         LLM__FOUR_QUERIES(LLM__DOT_LINE)
@@ -15122,7 +15135,7 @@ LLM__AVX2 static void llm__unpack_keys_avx2(int8_t *k, const uint8_t *codes, con
             m0 = _mm256_shuffle_epi8(m, first), m1 = _mm256_shuffle_epi8(m, second);
             for (i = 0; i < 2; i++, codes += 64, k += 128) {
                 const __m256i x0 = llm__load256(codes), x1 = llm__load256(codes + 32);
-                LLM__PREFETCH(codes + ahead);
+                llm__prefetch(codes + ahead);
                 llm__unpack32_avx2(k, x0, book, m0);
                 llm__unpack32_avx2(k + 32, x1, book, m1);
                 llm__unpack32_avx2(k + 64, _mm256_srli_epi16(x0, 4), book, m0);
@@ -15140,7 +15153,7 @@ LLM__AVX2 static void llm__unpack_values_avx2(int8_t *v, const uint8_t *codes, c
             const __m256i x = llm__load256(codes);
             const __m256i m =
                 llm__times_avx2(_mm256_set1_epi32((int32_t)(c % 32 ? four >> 4 : four)));
-            if (t % 8 == 0) LLM__PREFETCH(codes + ahead);
+            if (t % 8 == 0) llm__prefetch(codes + ahead);
             llm__unpack32_avx2(v, x, book, m);
             llm__unpack32_avx2(v + 32, _mm256_srli_epi16(x, 4), book, m);
         }
@@ -15792,11 +15805,9 @@ LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes1_vnni, LLM__ROWS_1, LLM__RO
 
 /* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
 
-/* m * u + o by bytes; m * u is below 256. */
+/* m * u + o by bytes; m, in both bytes' halves of a word once, times u stays below 256. */
 LLM__AVX2_INLINE __m256i llm__value_vnni(__m256i u, __m256i m, __m256i o) {
-    __m256i even = _mm256_mullo_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), m);
-    __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(u, 8), m);
-    return _mm256_add_epi8(_mm256_or_si256(even, _mm256_slli_epi16(odd, 8)), o);
+    return _mm256_add_epi8(_mm256_mullo_epi16(u, m), o);
 }
 LLM__AVX2_INLINE void llm__unpack_vnni(uint32_t type, uint8_t (*tile)[64], uint32_t s,
                                        const uint8_t *parameters, const uint8_t *records) {
@@ -16167,15 +16178,31 @@ LLM__AVX512 static bool llm__mask_avx512(float *s, const float *scale, float fac
     *most_of = _mm512_reduce_max_ps(most);
     return !bad;
 }
-LLM__AVX512 static void llm__weigh_avx512(float *y, const float *p, const float *scale) {
+LLM__AVX512_INLINE __m512 llm__weighed16(const float *e, const float *scale) {
+    const __m512 x = _mm512_loadu_ps(e);
+    const __mmask16 some =
+        _mm512_cmpneq_epi32_mask(_mm512_castps_si512(x), _mm512_setzero_si512());
+    return _mm512_maskz_mov_ps(some, llm__mul16(x, _mm512_loadu_ps(scale)));
+}
+LLM__AVX512 static float llm__weigh_avx512(int16_t *p, const float *e, const float *scale) {
+    const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+    __m512 x[4], f;
+    __m512i most = _mm512_setzero_si512();
+    float by, factor;
     uint32_t i;
-    for (i = 0; i < 64; i += 16) {
-        __m512 x = _mm512_loadu_ps(p + i);
-        __mmask16 some =
-            _mm512_cmpneq_epi32_mask(_mm512_castps_si512(x), _mm512_setzero_si512());
-        x = llm__mul16(x, _mm512_loadu_ps(scale + i));
-        _mm512_storeu_ps(y + i, _mm512_maskz_mov_ps(some, x));
+    for (i = 0; i < 4; i++) {
+        x[i] = llm__weighed16(e + 16 * i, scale + 16 * i);
+        most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_castps_si512(x[i]), mask));
     }
+    factor = llm__scale_of((uint32_t)_mm512_reduce_max_epi32(most), LLM__INT16_MOST,
+                           LLM__INVERSE_16256, &by);
+    f = _mm512_set1_ps(factor);
+    for (i = 0; i < 4; i++) {
+        const __m512i v = factor == 0 ? _mm512_setzero_si512()
+                                      : _mm512_cvtps_epi32(llm__mul16(x[i], f));
+        _mm256_storeu_si256((__m256i *)(void *)(p + 16 * i), _mm512_cvtepi32_epi16(v));
+    }
+    return by;
 }
 
 /* ---- the cache: 15-bit integers as two digits, q = 128 high + low ---- */
@@ -16212,8 +16239,8 @@ LLM__AVX512_INLINE void llm__dots16_avx512(uint32_t count, __m512 *dot, const in
     __m512i i0 = zero, i1 = zero, i2 = zero, i3 = zero, m0 = zero, m1 = zero, m2 = zero, m3 = zero;
     uint32_t g;
     for (g = 0; g < lines; g += 2, w += 128, high += 8, low += 8) {
-        LLM__PREFETCH(w + ahead);
-        LLM__PREFETCH(w + 64 + ahead);
+        llm__prefetch(w + ahead);
+        llm__prefetch(w + 64 + ahead);
         const __m512i u = _mm512_xor_si512(llm__load512(w), flip);
         const __m512i v = _mm512_xor_si512(llm__load512(w + 64), flip);
 #define LLM__ADD_LINE(t)                                                             \
@@ -16290,31 +16317,35 @@ LLM__AVX512 static void llm__values_q8_avx512(float *out, const float *keep, con
 #define LLM__SHIFT(n) ((int)(n))
 #endif
 
+/* (low where `from_low` has a bit, high elsewhere) & most, by bytes. */
+LLM__AVX512_INLINE __m512i llm__join512(__m512i low, __m512i high, char from_low, char most) {
+    const __m512i v = _mm512_ternarylogic_epi32(_mm512_set1_epi8(from_low), low, high, 0xca);
+    return _mm512_and_si512(v, _mm512_set1_epi8(most));
+}
 /* Codes of group i (0 .. 3) of block 2 pair + b of a record, 16 rows at once, as U bytes. */
 LLM__AVX512_INLINE __m512i llm__codes_avx512(uint32_t type, const uint8_t *p, uint32_t pair,
                                              uint32_t b, uint32_t i, __m512i u) {
     __m512i v, h;
     if (type == LLM_Q3 || type == LLM_Q2) {
         v = llm__load512(p + (llm__formats[type].bits - 2) * 128 + 64 * (2 * pair + b));
-        v = _mm512_and_si512(_mm512_srli_epi16(v, LLM__SHIFT(2 * i)), _mm512_set1_epi8(3));
-        if (type == LLM_Q2) return v;
+        if (i) v = _mm512_srli_epi16(v, LLM__SHIFT(2 * i));
+        if (type == LLM_Q2) return _mm512_and_si512(v, _mm512_set1_epi8(3));
         h = llm__load512(p + 64 * pair);
-        h = _mm512_slli_epi16(_mm512_srli_epi16(h, LLM__SHIFT(4 * b + i)), 2);
-        v = _mm512_or_si512(v, _mm512_and_si512(h, _mm512_set1_epi8(4)));
-        return _mm512_shuffle_epi8(u, v);
+        h = 4 * b + i < 2 ? _mm512_slli_epi16(h, LLM__SHIFT((2 - i) & 15))
+                          : _mm512_srli_epi16(h, LLM__SHIFT((4 * b + i - 2) & 15));
+        return _mm512_shuffle_epi8(u, llm__join512(v, h, 3, 7));
     }
     v = llm__load512(p + (llm__formats[type].bits - 4) * 128 + 64 * (4 * pair + 2 * b + i / 2));
     if (i % 2) v = _mm512_srli_epi16(v, 4);
-    v = _mm512_and_si512(v, _mm512_set1_epi8(15));
-    if (type == LLM_Q4) return _mm512_shuffle_epi8(u, v);
+    if (type == LLM_Q4) return _mm512_shuffle_epi8(u, _mm512_and_si512(v, _mm512_set1_epi8(15)));
     if (type == LLM_Q5) {
         h = llm__load512(p + 64 * pair);
         h = b ? _mm512_srli_epi16(h, LLM__SHIFT(i)) : _mm512_slli_epi16(h, LLM__SHIFT(4 - i));
-        return _mm512_or_si512(v, _mm512_and_si512(h, _mm512_set1_epi8(16)));
+        return llm__join512(v, h, 15, 31);
     }
     h = llm__load512(p + 64 * (2 * pair + b));
     h = i == 3 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, LLM__SHIFT(4 - 2 * i));
-    return _mm512_or_si512(v, _mm512_and_si512(h, _mm512_set1_epi8(0x30)));
+    return llm__join512(v, h, 15, 63);
 }
 
 /* The parameter of row r of a block in lane r; only its lowest four bits mean something. */
@@ -16458,7 +16489,6 @@ LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], u
         _mm512_and_si512(_mm512_sub_epi32(_mm512_set1_epi32(shift), llm__lanes_avx512(format->b)),
                          _mm512_set1_epi32(255)),
         _mm512_set1_epi32(0x01010101));
-    const __m512i low = _mm512_set1_epi16(255);
     uint32_t k, i;
     for (k = from; k < end; k += 16) {
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
@@ -16470,16 +16500,12 @@ LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], u
         for (i = 0; i < 4; i++)
             c[i] = k / 16 % 2 ? llm__codes_avx512(type, record, pair, 1, i, u)
                               : llm__codes_avx512(type, record, pair, 0, i, u);
-        for (i = 0; i < 4; i++) { /* M U stays below 256, so bytes do not meet */
-            __m512i e = _mm512_mullo_epi16(_mm512_and_si512(c[i], low), m);
-            __m512i d = _mm512_mullo_epi16(_mm512_srli_epi16(c[i], 8), m);
-            e = _mm512_or_si512(e, _mm512_slli_epi16(d, 8));
-            _mm512_storeu_si512(tile[k / 4 + i], _mm512_add_epi8(e, o));
-        }
+        for (i = 0; i < 4; i++) /* M U stays below 256, so bytes do not meet */
+            _mm512_storeu_si512(tile[k / 4 + i], _mm512_add_epi8(_mm512_mullo_epi16(c[i], m), o));
     }
 }
 
-/* `count` rows against a tile: out f32 [count][16] += float(dot) * (w * a). */
+/* Sixteen rows against a tile: out f32 [16][16] += float(dot) * (w * a). */
 #define LLM__TILE512_DECLARE(t) \
     __m512i acc##t = _mm512_set1_epi32(-128 * total[(size_t)(t) * (in->stride / 64)]);
 #define LLM__TILE512_DOT(t) \
@@ -16492,41 +16518,61 @@ LLM__AVX512_INLINE void llm__scaled_add16(float *out, __m512i dot, __m512 w, flo
     _mm512_storeu_ps(
         out, llm__add16(_mm512_loadu_ps(out), llm__mul16(_mm512_cvtepi32_ps(dot), f)));
 }
-#define LLM__ROWS_16(X) \
-    LLM__ROWS_4(X) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
-#define LLM__TILE_AVX512(name, EACH)                                                           \
-    LLM__AVX512 static void name(float *out, uint8_t (*tile)[64], uint32_t s,                  \
-                                 const llm__input *in, uint32_t row, uint32_t block,           \
-                                 uint32_t k, __m512 w) {                                       \
-        const size_t stride = in->stride;                                                      \
-        const int32_t *total = in->total + (size_t)row * (stride / 64) + block;                \
-        const float *a = in->scale + (size_t)row * (stride / 64) + block;                      \
-        const int8_t *x[4];                                                                    \
-        uint32_t g;                                                                            \
-        EACH(LLM__TILE512_DECLARE)                                                             \
-        for (g = 0; g < 4; g++) x[g] = in->q + (row + 4 * g) * stride + k;                     \
-        for (g = 0; g < s / 4; g++) {                                                          \
-            const __m512i c = llm__load512(tile[g]);                                           \
-            EACH(LLM__TILE512_DOT)                                                             \
-            x[0] += 4, x[1] += 4, x[2] += 4, x[3] += 4;                                        \
-        }                                                                                      \
-        EACH(LLM__TILE512_ADD)                                                                 \
+#define LLM__ROWS_8(X)  LLM__ROWS_4(X) X(4) X(5) X(6) X(7)
+#define LLM__ROWS_16(X) LLM__ROWS_8(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+LLM__AVX512 static void llm__tile16_avx512(float *out, uint8_t (*tile)[64], uint32_t s,
+                                           const llm__input *in, uint32_t row, uint32_t block,
+                                           uint32_t k, __m512 w) {
+    const size_t stride = in->stride;
+    const int32_t *total = in->total + (size_t)row * (stride / 64) + block;
+    const float *a = in->scale + (size_t)row * (stride / 64) + block;
+    const int8_t *x[4];
+    uint32_t g;
+    LLM__ROWS_16(LLM__TILE512_DECLARE)
+    for (g = 0; g < 4; g++) x[g] = in->q + (row + 4 * g) * stride + k;
+    for (g = 0; g < s / 4; g++) {
+        const __m512i c = llm__load512(tile[g]);
+        LLM__ROWS_16(LLM__TILE512_DOT)
+        x[0] += 4, x[1] += 4, x[2] += 4, x[3] += 4;
     }
-LLM__TILE_AVX512(llm__tile1_avx512, LLM__ROWS_1)
-LLM__TILE_AVX512(llm__tile4_avx512, LLM__ROWS_4)
-LLM__TILE_AVX512(llm__tile16_avx512, LLM__ROWS_16)
+    LLM__ROWS_16(LLM__TILE512_ADD)
+}
+
+/* Up to 4 or 8 rows; the last stands in for those that are not there. */
+#define LLM__SOME512_DECLARE(t)                                           \
+    const size_t at##t = row + ((t) < rows ? (t) : rows - 1);             \
+    const int8_t *x##t = in->q + at##t * stride + k;                      \
+    __m512i acc##t = _mm512_set1_epi32(-128 * in->total[at##t * (stride / 64) + block]);
+#define LLM__SOME512_DOT(t) acc##t = _mm512_dpbusd_epi32(acc##t, c, llm__four512(x##t + 4 * g));
+#define LLM__SOME512_ADD(t) \
+    if ((t) < rows)         \
+        llm__scaled_add16(out + 16 * (t), acc##t, w, in->scale[at##t * (stride / 64) + block]);
+#define LLM__SOME_AVX512(name, EACH)                                                             \
+    LLM__AVX512 static void name(float *out, uint8_t (*tile)[64], uint32_t s,                    \
+                                 const llm__input *in, uint32_t row, uint32_t rows,              \
+                                 uint32_t block, uint32_t k, __m512 w) {                         \
+        const size_t stride = in->stride;                                                        \
+        uint32_t g;                                                                              \
+        EACH(LLM__SOME512_DECLARE)                                                               \
+        for (g = 0; g < s / 4; g++) {                                                            \
+            const __m512i c = llm__load512(tile[g]);                                             \
+            EACH(LLM__SOME512_DOT)                                                               \
+        }                                                                                        \
+        EACH(LLM__SOME512_ADD)                                                                   \
+    }
+LLM__SOME_AVX512(llm__tile4_avx512, LLM__ROWS_4)
+LLM__SOME_AVX512(llm__tile8_avx512, LLM__ROWS_8)
 
 LLM__AVX512 LLM__NOINLINE static void llm__tiles_avx512(float *out, uint8_t (*tile)[64], uint32_t s,
                                                         const llm__input *in, uint32_t row,
                                                         uint32_t rows, uint32_t block, uint32_t k,
                                                         const uint8_t *scales) {
     const __m512 w = llm__scales16(scales);
-    uint32_t m = 0;
-    for (; m + 16 <= rows; m += 16)
-        llm__tile16_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
-    for (; m + 4 <= rows; m += 4)
-        llm__tile4_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
-    for (; m < rows; m++) llm__tile1_avx512(out + 16 * m, tile, s, in, row + m, block, k, w);
+    for (; rows >= 16; rows -= 16, row += 16, out += 256)
+        llm__tile16_avx512(out, tile, s, in, row, block, k, w);
+    for (; rows > 4; rows -= llm__least(rows, 8), row += 8, out += 128)
+        llm__tile8_avx512(out, tile, s, in, row, llm__least(rows, 8), block, k, w);
+    if (rows) llm__tile4_avx512(out, tile, s, in, row, rows, block, k, w);
 }
 
 LLM__AVX512_INLINE void llm__many_rows_avx512(uint32_t type, float *out, const uint8_t *panel,
@@ -17264,14 +17310,16 @@ static bool llm__mask_simd128(float *s, const float *scale, float factor, uint32
     return exponents[0] != 0x7f800000;
 }
 
-static void llm__weigh_simd128(float *y, const float *p, const float *scale) {
+static float llm__weigh_simd128(int16_t *p, const float *e, const float *scale) {
     const llm__i4 zero = llm__i4_all(0);
+    float y[64];
     uint32_t i;
     for (i = 0; i < 64; i += 4) {
-        llm__f4 x = llm__f4_load(p + i), w = llm__f4_mul(x, llm__f4_load(scale + i));
+        llm__f4 x = llm__f4_load(e + i), w = llm__f4_mul(x, llm__f4_load(scale + i));
         llm__i4 out = llm__i4_equal(llm__i4_as(x), zero);
         llm__f4_store(y + i, llm__f4_as(llm__i4_select(out, zero, llm__i4_as(w))));
     }
+    return llm__quantize_head_simd128(y, 64, LLM__INT16_MOST, p);
 }
 
 /* 15-bit integers as two digits, q = 128 high + low. */
