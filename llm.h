@@ -16476,6 +16476,13 @@ LLM__FEW_BYTES_AVX512(llm__bytes1_avx512, LLM__ROWS_1)
 
 /* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
 
+/* M U stays below 256, so a product of words is one of bytes. By hand: compilers leave such a loop one,
+   and its shifts to registers. */
+#define LLM__VALUE512(b, i)                                                                     \
+    _mm512_storeu_si512(to + 64 * i, _mm512_add_epi8(_mm512_mullo_epi16(                        \
+                            llm__codes_avx512(type, record, pair, b, i, u), m), o));
+#define LLM__VALUES512(b) \
+    LLM__VALUE512(b, 0) LLM__VALUE512(b, 1) LLM__VALUE512(b, 2) LLM__VALUE512(b, 3)
 /* Columns `from` to `end` of a super-block as value + shift. */
 LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], uint32_t from,
                                            uint32_t end, int32_t shift, const uint8_t *parameters,
@@ -16494,14 +16501,16 @@ LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], u
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
         const uint8_t *ahead = codes + LLM__AHEAD + (size_t)k * format->bits * 2;
         const uint32_t pair = k / 32 % 2;
-        __m512i p = llm__parameters_avx512(parameters + k / 2), c[4];
-        __m512i m = _mm512_permutexvar_epi32(p, even), o = _mm512_permutexvar_epi32(p, offset);
+        const __m512i p = llm__parameters_avx512(parameters + k / 2);
+        const __m512i m = _mm512_permutexvar_epi32(p, even);
+        const __m512i o = _mm512_permutexvar_epi32(p, offset);
+        uint8_t *to = tile[k / 4];
         for (i = 0; i < format->bits && k % 32 == 0; i++) LLM__NEXT_LINE
-        for (i = 0; i < 4; i++)
-            c[i] = k / 16 % 2 ? llm__codes_avx512(type, record, pair, 1, i, u)
-                              : llm__codes_avx512(type, record, pair, 0, i, u);
-        for (i = 0; i < 4; i++) /* M U stays below 256, so bytes do not meet */
-            _mm512_storeu_si512(tile[k / 4 + i], _mm512_add_epi8(_mm512_mullo_epi16(c[i], m), o));
+        if (k / 16 % 2) {
+            LLM__VALUES512(1)
+        } else {
+            LLM__VALUES512(0)
+        }
     }
 }
 
