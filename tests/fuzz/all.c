@@ -9,6 +9,7 @@
 #include "fuzz_imatrix.c"
 #include "fuzz_llama2c.c"
 #include "fuzz_llm.c"
+#include "fuzz_lora.c"
 #include "fuzz_safetensors.c"
 #include "fuzz_sampler.c"
 #include "fuzz_template.c"
@@ -23,7 +24,7 @@ static const struct target {
                {"tokenizer_json", fuzz_tokenizer_json}, {"template", fuzz_template},
                {"text", fuzz_text},         {"sampler", fuzz_sampler},
                {"calls", fuzz_calls},       {"adapter", fuzz_adapter},
-               {"imatrix", fuzz_imatrix}};
+               {"imatrix", fuzz_imatrix},   {"lora", fuzz_lora}};
 
 /* By the name of a file: "build/llm", "corpus/llm.pack", "found/llm.window-zero". */
 static const struct target *target_of(const char *path) {

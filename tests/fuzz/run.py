@@ -47,7 +47,7 @@ BUILDS = {
 }
 MODELS = ["llama-tied.q4", "gemma-pattern.q8", "llama-odd.q8"]
 PACK_MOST = {"gguf": 400 << 10, "imatrix": 64 << 10}  # bytes of a pack, if not 160 KB
-LONGEST = {"gguf": 12288, "llama2c": 6144, "safetensors": 4096, "tokenizer_json": 4096, "calls": 1024, "sampler": 1024, "adapter": 512, "imatrix": 4096}  # bytes of an input, if not 2048
+LONGEST = {"gguf": 12288, "llama2c": 6144, "safetensors": 4096, "tokenizer_json": 4096, "calls": 1024, "sampler": 1024, "adapter": 512, "imatrix": 4096, "lora": 3072}  # bytes of an input, if not 2048
 # What a target reaches first: >>tags of llm.h, and files.
 ABOUT = {
     "llm": ["file", "model", "tokenizer-merge"],
@@ -61,6 +61,7 @@ ABOUT = {
     "calls": ["evaluate", "cache", "chat"],
     "adapter": ["adapter"],
     "imatrix": ["tools/convert/imatrix.h"],
+    "lora": ["tools/convert/adapter.h", "tools/convert/peft.h"],
 }
 TARGETS = list(ABOUT)
 

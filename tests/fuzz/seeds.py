@@ -348,9 +348,58 @@ def imatrix_seeds():
     yield "old", struct.pack("<ii", 1, 19) + b"blk.0.attn_q.weight" + struct.pack("<ii2f", 2, 2, 1, 2)
 
 
+LORA_SHAPES = {"attn_q": (32, 32), "attn_k": (32, 16), "attn_v": (32, 16), "attn_output": (32, 32), "ffn_gate": (32, 32),
+               "ffn_up": (32, 32), "ffn_down": (32, 32)}
+LORA_THEIRS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+               "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+               "ffn_down": "mlp.down_proj"}
+
+
+def lora_file(layers, parts, rank, alpha):
+    pairs = [("general.architecture", STRING, "llama"), ("general.type", STRING, "adapter"),
+             ("adapter.type", STRING, "lora"), ("adapter.lora.alpha", F32, alpha)]
+    tensors = []
+    for layer in layers:
+        for part in parts:
+            cols, rows = LORA_SHAPES[part]
+            for end, shape in (("a", (cols, rank)), ("b", (rank, rows))):
+                tensors.append((f"blk.{layer}.{part}.weight.lora_{end}", shape, 1, bytes(2 * shape[0] * shape[1])))
+    return b"\0" + gguf_file(pairs, tensors)
+
+
+def lora_folder(parts, rank, dtype, **settings):
+    header, at = {}, 0
+    for part in parts:
+        cols, rows = LORA_SHAPES[part]
+        for end, shape in (("A", (rank, cols)), ("B", (rows, rank))):
+            size = shape[0] * shape[1] * {"F32": 4, "F16": 2, "BF16": 2}[dtype]
+            header[f"base_model.model.model.layers.0.{LORA_THEIRS[part]}.lora_{end}.weight"] = {
+                "dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+            at += size
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "bias": "none", **settings}
+    return b"\1" + sized(compact(config)) + struct.pack("<H", at) + compact(header)
+
+
+def lora_seeds():
+    every = list(LORA_SHAPES)
+    yield "file", lora_file([0], every, 2, 4.0)
+    for i, layers in enumerate(([0, "00"], [""], [1], [99999])):
+        yield f"layers-{i}", lora_file(layers, every[:1], 1, 1.0)
+    for i, alpha in enumerate((0.0, float("nan"), 1e38)):
+        yield f"alpha-{i}", lora_file([0], every[3:5], 3, alpha)
+    for dtype in ("F32", "F16", "BF16"):
+        yield "folder-" + dtype, lora_folder(every, 2, dtype)
+    yield "patterns", lora_folder(every[:2], 2, "BF16", rank_pattern={"q_proj": 2, "^model.layers.0.self_attn.k_proj": 2},
+                                  alpha_pattern={"k_proj": 7.5}, use_rslora=True)
+    yield "begun", lora_folder(every[:1], 1, "BF16", init_lora_weights="gaussian", base_model_name_or_path="a/b",
+                               modules_to_save=None, use_dora=False)
+    yield "dora", lora_folder(every[:1], 1, "BF16", use_dora=True)
+
+
 SEEDS = {"llm": llm_seeds, "gguf": gguf_seeds, "template": template_seeds, "text": text_seeds,
          "sampler": sampler_seeds, "calls": calls_seeds, "safetensors": safetensors_seeds, "llama2c": llama2c_seeds,
-         "tokenizer_json": tokenizer_json_seeds, "adapter": adapter_seeds, "imatrix": imatrix_seeds}
+         "tokenizer_json": tokenizer_json_seeds, "adapter": adapter_seeds, "imatrix": imatrix_seeds,
+         "lora": lora_seeds}
 
 
 def write(folder):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Speed beside llama.cpp: the same machine, the same minutes, turn by turn. `make compare` runs it.
 
-    compare.py                      all of it, writes docs/performance.md and the README's table
+    compare.py                      all of it, writes its tables into docs/performance.md and the README
     compare.py --quick              a round of SmolLM2 at the smallest settings, printed only
     compare.py --print --rounds 1 --models gemma --tests prefill,decode
 
@@ -201,10 +201,13 @@ def main():
         raise SystemExit("compare: fewer than five rounds are for --print")
     document, table = report.document(head, rows), report.readme_table(head, rows)
     if o.print:
-        print(document)
+        print(document, *([report.sizes(head)] if head["sizes"] else []), sep="\n\n")
     else:
-        report.replace(os.path.join(ROOT, "docs", "performance.md"), document)
-        report.replace(os.path.join(ROOT, "README.md"), table)
+        performance = os.path.join(ROOT, "docs", "performance.md")
+        report.replace(performance, report.isa_of(rows), document)
+        report.replace(os.path.join(ROOT, "README.md"), report.isa_of(rows), table)
+        if head["sizes"]:
+            report.replace(performance, "size", report.sizes(head))
 
 
 if __name__ == "__main__":

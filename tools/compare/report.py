@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 
 OURS, THEIRS = "llm.h q4", ["llama.cpp Q4_0", "llama.cpp Q4_K_M"]
-BEGIN, END = "<!-- measured: make compare -->", "<!-- end of measured -->"
+BEGIN, END = "<!-- measured: make compare, {} -->", "<!-- end of measured -->" # of a class of machines, or sizes
 # Instruction sets, and switches for what a program may do without.
 ISA_SWITCHES = {"LLM_NO_AVX2", "LLM_NO_AVX512", "LLM_NO_AMX", "LLM_NO_SIMD128", "LLM_NO_VNNI", "LLM_NO_AVXVNNI"}
 
@@ -207,16 +207,27 @@ def by_model(rows):
 def document(head, rows):
     rounds = 1 + max(r["round"] for r in rows)
     lines = [f"| {what} | {words} |" for what, words in head["machine"]]
-    lines = ["| | |", "|---|---|", *lines, f"| beside | {head['llama']} |", "",
+    lines = [f"### Held to {isa_of(rows)}" if held(head) else f"### With {isa_of(rows)}", "", "| | |", "|---|---|", *lines, f"| beside | {head['llama']} |", "",
              f"Medians of {plural(rounds, 'round')} (least - most), in tokens a second where nothing else is said; the programs in",
              "turn. A ratio is the median of those of the rounds; over 1, ours is faster. The first token includes the",
              "start of the process; the page cache is warm."]
     for name, measured in by_model(rows):
-        lines += ["", f"### {name}", "", *table(measured), "", *derived(measured)]
-    if head["sizes"]:
-        lines += ["", "### Size of the library, bytes", "", "| | | code | constants |", "|---|---|---:|---:|"]
-        lines += [f"| {what} | {level} | {code} | {constants} |" for what, level, code, constants in head["sizes"]]
+        lines += ["", f"#### {name}", "", *table(measured), "", *derived(measured)]
     return "\n".join(lines)
+
+
+def sizes(head):
+    lines = ["| | | code | constants |", "|---|---|---:|---:|"]
+    lines += [f"| {what} | {level} | {code} | {constants} |" for what, level, code, constants in head["sizes"]]
+    return "\n".join(lines)
+
+
+def isa_of(rows):
+    return next(r["isa"] for r in rows if r.get("isa"))
+
+
+def held(head):
+    return "held to" in dict(head["machine"])["instruction sets"]
 
 
 def readme_table(head, rows):
@@ -239,12 +250,18 @@ def readme_table(head, rows):
     return "\n".join(lines)
 
 
-def replace(path, text):
-    """Puts `text` between the marks of a document."""
+def replace(path, what, text):
+    """Puts `text` between the marks of `what` in a document, or behind the last of the marks that are there."""
+    begin = BEGIN.format(what)
     with open(path, encoding="utf-8") as f:
-        before, _, rest = f.read().partition(BEGIN)
+        before, found, rest = f.read().partition(begin)
+    if not found:
+        before, found, rest = before.rpartition(END)
+        if not found:
+            raise SystemExit(f"compare: {path} has neither \"{begin}\" nor another's \"{END}\"")
+        before, rest = f"{before}{END}\n\n", END + rest
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"compare: {path} has no \"{BEGIN}\" with \"{END}\" behind it")
+        raise SystemExit(f"compare: {path} has no \"{END}\" behind \"{begin}\"")
     with open(path, "w", encoding="utf-8") as f:
-        f.write(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        f.write(f"{before}{begin}\n{text}\n{END}{after}")
