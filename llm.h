@@ -4515,7 +4515,8 @@ static uint64_t llm__now(void) {
 #endif
 }
 
-/* Into the second level of the cache; an address that is not there does no harm. */
+/* Into the second level of the cache: the first has few places for lines on their way, and more of
+   them wait. An address that is not there does no harm. */
 LLM__INLINE void llm__prefetch(const void *p) {
 #if defined(__GNUC__) || defined(__clang__)
     __builtin_prefetch(p, 0, 2);
@@ -5833,7 +5834,8 @@ static void llm__attend_page(const llm_batch *b, const llm__tile *tile, uint32_t
     llm__weights w;
     while (llm__last_seen(b, tile, first) < start) first++;
     while (llm__first_seen(b, tile, end - 1) >= start + LLM__PAGE_POSITIONS) end--;
-    for (at = 0; at < 8; at++) llm__prefetch((const uint8_t *)u.k_scale + ahead + LLM__LINE * at);
+    for (at = (size_t)(u.k_times - u.k); at < llm__unit_size(&b->shape, b->kv); at += LLM__LINE)
+        llm__prefetch(u.k + ahead + at); /* the next page's scales */
     if (b->kv == LLM_KV_Q4) llm__unpack_scales(b, &u, lane);
     at = llm__query_at(b, tile->kv_head, tile->first + first) * n;
     if (llm__integer_kv(b->kv)) {
