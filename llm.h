@@ -16319,10 +16319,10 @@ LLM__AVX512 static void llm__values_q8_avx512(float *out, const float *keep, con
 #define LLM__SHIFT(n) ((int)(n))
 #endif
 
-/* (low where `from_low` has a bit, high elsewhere) & most, by bytes. */
-LLM__AVX512_INLINE __m512i llm__join512(__m512i low, __m512i high, char from_low, char most) {
-    const __m512i v = _mm512_ternarylogic_epi32(_mm512_set1_epi8(from_low), low, high, 0xca);
-    return _mm512_and_si512(v, _mm512_set1_epi8(most));
+/* Bits of `low` and of `high`, by bytes. */
+LLM__AVX512_INLINE __m512i llm__join512(__m512i low, char some, __m512i high, char others) {
+    return _mm512_or_si512(_mm512_and_si512(low, _mm512_set1_epi8(some)),
+                           _mm512_and_si512(high, _mm512_set1_epi8(others)));
 }
 /* Codes of group i (0 .. 3) of block 2 pair + b of a record, 16 rows at once, as U bytes. */
 LLM__AVX512_INLINE __m512i llm__codes_avx512(uint32_t type, const uint8_t *p, uint32_t pair,
@@ -16335,7 +16335,7 @@ LLM__AVX512_INLINE __m512i llm__codes_avx512(uint32_t type, const uint8_t *p, ui
         h = llm__load512(p + 64 * pair);
         h = 4 * b + i < 2 ? _mm512_slli_epi16(h, LLM__SHIFT((2 - i) & 15))
                           : _mm512_srli_epi16(h, LLM__SHIFT((4 * b + i - 2) & 15));
-        return _mm512_shuffle_epi8(u, llm__join512(v, h, 3, 7));
+        return _mm512_shuffle_epi8(u, llm__join512(v, 3, h, 4));
     }
     v = llm__load512(p + (llm__formats[type].bits - 4) * 128 + 64 * (4 * pair + 2 * b + i / 2));
     if (i % 2) v = _mm512_srli_epi16(v, 4);
@@ -16343,11 +16343,11 @@ LLM__AVX512_INLINE __m512i llm__codes_avx512(uint32_t type, const uint8_t *p, ui
     if (type == LLM_Q5) {
         h = llm__load512(p + 64 * pair);
         h = b ? _mm512_srli_epi16(h, LLM__SHIFT(i)) : _mm512_slli_epi16(h, LLM__SHIFT(4 - i));
-        return llm__join512(v, h, 15, 31);
+        return llm__join512(v, 15, h, 16);
     }
     h = llm__load512(p + 64 * (2 * pair + b));
     h = i == 3 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, LLM__SHIFT(4 - 2 * i));
-    return llm__join512(v, h, 15, 63);
+    return llm__join512(v, 15, h, 0x30);
 }
 
 /* The parameter of row r of a block in lane r; only its lowest four bits mean something. */
