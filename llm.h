@@ -5737,8 +5737,8 @@ static void llm__soft_cap(const llm_batch *b, float *score, uint32_t first, uint
     *most = llm__mulf(cap, llm__tanh(llm__mulf(*most, llm__recip(cap))));
 }
 
-/* The scores of queries i .. end - 1 of a tile to weights. Each step is done for all of them: theirs
-   do not wait for each other. */
+/* The scores of queries from .. end - 1 of a tile to weights. Each step is done for all queries before
+   the next, as steps of one query wait for each other and those of several do not. */
 static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm__unit *u,
                             uint32_t start, uint32_t from, uint32_t end, llm__weights *w,
                             llm__running *run) {
@@ -15807,7 +15807,7 @@ LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes1_vnni, LLM__ROWS_1, LLM__RO
 
 /* ---- many rows: a super-block is unpacked to value + 128 once, then meets all of them ---- */
 
-/* m * u + o by bytes; m, in both bytes' halves of a word once, times u stays below 256. */
+/* m * u + o by bytes, m given by words: m * u stays below 256, so one product of words has both. */
 LLM__AVX2_INLINE __m256i llm__value_vnni(__m256i u, __m256i m, __m256i o) {
     return _mm256_add_epi8(_mm256_mullo_epi16(u, m), o);
 }

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 
 OURS, THEIRS = "llm.h q4", ["llama.cpp Q4_0", "llama.cpp Q4_K_M"]
-BEGIN, END = "<!-- measured: make compare, {} -->", "<!-- end of measured -->" # of a class of machines, or sizes
+BEGIN, END = "<!-- measured: make compare, {} -->", "<!-- end of measured -->"  # an instruction set, or "size"
 # Instruction sets, and switches for what a program may do without.
 ISA_SWITCHES = {"LLM_NO_AVX2", "LLM_NO_AVX512", "LLM_NO_AMX", "LLM_NO_SIMD128", "LLM_NO_VNNI", "LLM_NO_AVXVNNI"}
 
@@ -207,7 +207,8 @@ def by_model(rows):
 def document(head, rows):
     rounds = 1 + max(r["round"] for r in rows)
     lines = [f"| {what} | {words} |" for what, words in head["machine"]]
-    lines = [f"### Held to {isa_of(rows)}" if held(head) else f"### With {isa_of(rows)}", "", "| | |", "|---|---|", *lines, f"| beside | {head['llama']} |", "",
+    heading = f"### {'Held to' if held(head) else 'With'} {isa_of(rows)}"
+    lines = [heading, "", "| | |", "|---|---|", *lines, f"| beside | {head['llama']} |", "",
              f"Medians of {plural(rounds, 'round')} (least - most), in tokens a second where nothing else is said; the programs in",
              "turn. A ratio is the median of those of the rounds; over 1, ours is faster. The first token includes the",
              "start of the process; the page cache is warm."]
