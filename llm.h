@@ -16180,31 +16180,17 @@ LLM__AVX512 static bool llm__mask_avx512(float *s, const float *scale, float fac
     *most_of = _mm512_reduce_max_ps(most);
     return !bad;
 }
-LLM__AVX512_INLINE __m512 llm__weighed16(const float *e, const float *scale) {
-    const __m512 x = _mm512_loadu_ps(e);
-    const __mmask16 some =
-        _mm512_cmpneq_epi32_mask(_mm512_castps_si512(x), _mm512_setzero_si512());
-    return _mm512_maskz_mov_ps(some, llm__mul16(x, _mm512_loadu_ps(scale)));
-}
 LLM__AVX512 static float llm__weigh_avx512(int16_t *p, const float *e, const float *scale) {
-    const __m512i mask = _mm512_set1_epi32(0x7fffffff);
-    __m512 x[4], f;
-    __m512i most = _mm512_setzero_si512();
-    float by, factor;
+    float y[64];
     uint32_t i;
-    for (i = 0; i < 4; i++) {
-        x[i] = llm__weighed16(e + 16 * i, scale + 16 * i);
-        most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_castps_si512(x[i]), mask));
+    for (i = 0; i < 64; i += 16) {
+        __m512 x = _mm512_loadu_ps(e + i);
+        __mmask16 some =
+            _mm512_cmpneq_epi32_mask(_mm512_castps_si512(x), _mm512_setzero_si512());
+        x = llm__mul16(x, _mm512_loadu_ps(scale + i));
+        _mm512_storeu_ps(y + i, _mm512_maskz_mov_ps(some, x));
     }
-    factor = llm__scale_of((uint32_t)_mm512_reduce_max_epi32(most), LLM__INT16_MOST,
-                           LLM__INVERSE_16256, &by);
-    f = _mm512_set1_ps(factor);
-    for (i = 0; i < 4; i++) {
-        const __m512i v = factor == 0 ? _mm512_setzero_si512()
-                                      : _mm512_cvtps_epi32(llm__mul16(x[i], f));
-        _mm256_storeu_si256((__m256i *)(void *)(p + 16 * i), _mm512_cvtepi32_epi16(v));
-    }
-    return by;
+    return llm__quantize_head_avx512(y, 64, LLM__INT16_MOST, p);
 }
 
 /* ---- the cache: 15-bit integers as two digits, q = 128 high + low ---- */
