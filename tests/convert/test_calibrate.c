@@ -104,6 +104,45 @@ static void test_factor(crew *c, size_t n) {
     free(panel);
 }
 
+/* What a matrix can tell from its input is found, scaled down by little; what is only chance, by much. */
+static void test_follow(crew *c, size_t n, size_t m, double least, double most, float signal) {
+    const size_t tokens = 6 * n + 1, rows = (m + 15) / 16 * 16;
+    float *x = inputs(tokens, n), *map = gaussian(m * n), *missing = gaussian(tokens * m), *panel = gaussian(n * 64);
+    double dot = 0.0, square = 0.0, worst = 0.0, share;
+    calibration cal;
+    writer w;
+    llm__file_desc desc;
+    llm_error error;
+    size_t i, j, t;
+    memset(&cal, 0, sizeof cal);
+    memset(&w, 0, sizeof w);
+    memset(&desc, 0, sizeof desc);
+    cal.w = &w, w.widest = n, w.error = &error;
+    cal.crew = *c, cal.run.d = &desc, cal.run.length = (uint32_t)tokens, cal.run.sequences = 1;
+    cal.h = (float *)calloc(n * n, sizeof *cal.h), cal.d = (float *)calloc(n, sizeof *cal.d);
+    cal.delta = gaussian(rows * n), cal.doubt = gaussian(rows * n);
+    cal.space = gaussian(c->threads * feedback_floats((uint32_t)n));
+    for (t = 0; t < tokens; t++)
+        for (i = 0; i < m; i++)
+            for (j = 0; j < n; j++) missing[t * m + i] += signal * x[t * n + j] * map[i * n + j];
+    moments(c, x, tokens, n, cal.h);
+    CHECK(moments_factor(c, cal.h, n, 1e-6f, panel), "%zu columns are not positive", n);
+    for (i = 0; i < n; i++) cal.d[i] = MOMENTS_AT(cal.h, n, i, i);
+    CHECK(calibrate_follow(&cal, missing, m, m, x, n) == LLM_OK, "it fails: %s", error.text);
+    for (i = 0; i < m; i++)
+        for (j = 0; j + 1 < n; j++) {
+            const double want = (double)(signal * map[i * n + j]), got = (double)cal.delta[i * n + j];
+            dot += want * got;
+            square += signal > 0.0f ? want * want : got * got;
+        }
+    share = signal > 0.0f ? dot / square : sqrt(square * (double)tokens / (double)(m * n));
+    CHECK(share > least && share < most, "%zu columns, signal %g: share %g", n, (double)signal, share);
+    for (i = m * n; i < rows * n; i++) worst = fabs((double)cal.delta[i]) > worst ? fabs((double)cal.delta[i]) : worst;
+    CHECK(!(worst > 0.0), "rows beyond the last are %g", worst);
+    free(x), free(map), free(missing), free(panel);
+    free(cal.h), free(cal.d), free(cal.delta), free(cal.doubt), free(cal.space);
+}
+
 /* ---- feedback ------------------------------------------------------------ */
 
 static double weight_at(uint32_t type, const uint8_t *panel, uint32_t n, unsigned r, uint32_t k) {
@@ -468,6 +507,9 @@ int main(int count, char **arguments) {
         test_matmul(c, 128, 256, 256, 0);
         test_factor(c, 64);
         test_factor(c, 192);
+        test_follow(c, 64, 40, 0.75, 1.02, 1.0f);
+        test_follow(c, 192, 192, 0.75, 1.02, 1.0f);
+        test_follow(c, 64, 40, -1.0, 0.3, 0.0f);
         test_feedback(c, tables, LLM_Q4, 256);
     }
     test_feedback(&three, tables, LLM_Q3, 192);

@@ -11,8 +11,12 @@
        the hidden values       evened out by up's rows; DOWN
 
    Evening out is SmoothQuant (Xiao et al. 2022, arXiv 2211.10438) with the fourth root of a
-   channel's RMS. Memory is that of a layer's matrices, of the second moments of one input, and of
-   the activations of all tokens. */
+   channel's RMS.
+
+   The text runs through the original as well. What the layers before have changed shows as the
+   difference of the two, and the part of it that a matrix can tell from its input is made good by
+   the matrix before it is quantised (see calibrate_follow). Memory is that of a layer's matrices,
+   of the second moments of one input, and of the activations of all tokens, twice. */
 #ifndef CONVERT_CALIBRATE_H
 #define CONVERT_CALIBRATE_H
 
@@ -40,6 +44,8 @@ typedef struct calibration {
     float *x;           /* [tokens][width] the stream */
     float *in;          /* [tokens][in_stride] what a matmul eats */
     float *out;         /* [tokens][..] what attention or the hidden layer puts out */
+    float *exact, *exact_in, *exact_out; /* the same of the original */
+    float *delta, *doubt;                /* [padded width][widest], see calibrate_follow */
     float *h, *d, *panel, *space; /* second moments as matmul.h factors them; work */
     forward_layer layer;
     plan_tensor *tensor[LLM__ROLE_COUNT]; /* of this layer */
@@ -307,16 +313,175 @@ static llm_result calibrate_note(const calibration *c, plan_tensor *t, const dou
     return LLM_OK;
 }
 
-/* in[tokens][padded] = the stream, normed. */
-static void calibrate_norm(calibration *c, const float *gain, uint32_t padded) {
+/* in[tokens][padded] = the stream x, normed. */
+static void calibrate_norm_of(const calibration *c, const float *x, const float *gain, uint32_t padded,
+                              float *in) {
     const llm__file_desc *d = c->run.d;
     const size_t tokens = forward_tokens(&c->run);
     size_t t;
     for (t = 0; t < tokens; t++) {
-        float *to = c->in + t * padded;
+        float *to = in + t * padded;
         memset(to, 0, padded * sizeof *to);
-        forward_norm(c->x + t * d->width, gain, d->width, d->norm_epsilon, to);
+        forward_norm(x + t * d->width, gain, d->width, d->norm_epsilon, to);
     }
+}
+static void calibrate_norm(calibration *c, const float *gain, uint32_t padded) {
+    calibrate_norm_of(c, c->x, gain, padded, c->in);
+}
+
+/* ---- making good what came before ----------------------------------------- */
+
+typedef struct calibrate_solving {
+    const calibration *c;
+    size_t n;
+    float *x;      /* [m][n] */
+    double *norms; /* [m / 16] sums of x H^-1 x^T */
+    bool whole;    /* x becomes x H^-1 */
+} calibrate_solving;
+
+/* t[j][16 rows] -= t[k][16 rows] U_jk for the 16 columns k of a strip u, all j above it. */
+LLM__INLINE void calibrate_back_in(const float *u, size_t at, float *t) {
+    const float *from = t + at * 16;
+    float sums[16];
+    size_t j, k, r;
+    for (j = 0; j < at; j++) {
+        memcpy(sums, t + j * 16, sizeof sums);
+        for (k = 0; k < 16; k++) {
+            const float f = u[j * 16 + k];
+            for (r = 0; r < 16; r++) sums[r] -= from[k * 16 + r] * f;
+        }
+        memcpy(t + j * 16, sums, sizeof sums);
+    }
+}
+static void calibrate_back_plain(const float *u, size_t at, float *t) { calibrate_back_in(u, at, t); }
+#ifdef MATMUL_AVX2
+__attribute__((target("avx2,fma"))) static void calibrate_back_avx2(const float *u, size_t at, float *t) {
+    calibrate_back_in(u, at, t);
+}
+#endif
+
+/* 16 rows of x H^-1, with H = U D U^T: first by D^-1 U^-T, then, negated, by U^-1. */
+static void calibrate_solve(void *context, size_t index, unsigned worker) {
+    const calibrate_solving *s = (const calibrate_solving *)context;
+    const size_t n = s->n;
+    float *x = s->x + index * 16 * n, *t = s->c->space + worker * feedback_floats((uint32_t)s->c->w->widest);
+    void (*back)(const float *u, size_t at, float *t) = calibrate_back_plain;
+    size_t b, i, j, r;
+#ifdef MATMUL_AVX2
+    if (s->c->crew.tile == matmul_tile_avx2) back = calibrate_back_avx2;
+#endif
+    for (i = 0; i < n; i++)
+        for (r = 0; r < 16; r++) t[i * 16 + r] = x[r * n + i];
+    for (b = n; b > 0;) {
+        const float *u = s->c->h + (b -= 16) * n;
+        for (i = 16; i-- > 0;)
+            for (j = 0; j < i; j++)
+                for (r = 0; r < 16; r++) t[(b + j) * 16 + r] -= t[(b + i) * 16 + r] * u[(b + j) * 16 + i];
+        back(u, b, t);
+    }
+    s->norms[index] = 0.0;
+    for (i = 0; i < n; i++)
+        for (r = 0; r < 16; r++) {
+            const float y = t[i * 16 + r];
+            t[i * 16 + r] = -y / s->c->d[i];
+            s->norms[index] += (double)y * (double)y / (double)s->c->d[i];
+        }
+    if (!s->whole) return;
+    for (b = 0; b < n; b += 16) {
+        const float *u = s->c->h + b * n;
+        float sums[256];
+        memset(sums, 0, sizeof sums);
+        for (i = 0; b && i < 16; i += 4) s->c->crew.tile(b, u + i, 16, t, sums + i * 16, 16, true);
+        for (i = 0; i < 256; i++) t[b * 16 + i] -= sums[i];
+        for (i = 0; i < 16; i++)
+            for (j = i + 1; j < 16; j++)
+                for (r = 0; r < 16; r++) t[(b + j) * 16 + r] -= t[(b + i) * 16 + r] * u[(b + i) * 16 + j];
+    }
+    for (i = 0; i < n; i++)
+        for (r = 0; r < 16; r++) x[r * n + i] = -t[i * 16 + r];
+}
+
+static double calibrate_solve_all(calibration *c, float *x, size_t m, size_t n, double *norms, bool whole) {
+    calibrate_solving s;
+    double sum = 0.0;
+    size_t i;
+    s.c = c, s.n = n, s.x = x, s.norms = norms, s.whole = whole;
+    crew_for(&c->crew, m / 16, calibrate_solve, &s);
+    for (i = 0; i < m / 16; i++) sum += norms[i];
+    return sum;
+}
+
+/* delta[m][n] = what best tells missing[tokens][m] from data[tokens][n], whose moments are factored:
+   the regression C H^-1, C = missing^T data (QEP, Arai and Ichikawa 2025, arXiv 2504.09629; GPTAQ, Li
+   et al. 2025, arXiv 2504.02692), shrunk, since few tokens also tell what is only chance. Of two halves
+   of the tokens chance makes the C differ, and it is in their sum as much as in their difference: so
+   1 - |difference|^2 / |sum|^2 of C H^-1/2 is what holds for other tokens. */
+static llm_result calibrate_follow(calibration *c, const float *missing, size_t m, size_t stride,
+                                   const float *data, size_t n) {
+    const size_t tokens = forward_tokens(&c->run), half = tokens / 2, rows = (m + 15) / 16 * 16;
+    const float part = 1.0f / (float)tokens;
+    double *norms = (double *)malloc(rows / 16 * sizeof *norms), sum, difference, share;
+    size_t i;
+    if (!norms) return calibrate_memory(c, "what layers before have changed");
+    memset(c->delta + m * n, 0, (rows - m) * n * sizeof *c->delta);
+    memset(c->doubt + m * n, 0, (rows - m) * n * sizeof *c->doubt);
+    matmul(&c->crew, -1, m, n, half, matrix_of(missing, 1, stride), matrix_of(data, 1, n),
+           strips_of(c->delta, n, 16), part, false, false);
+    matmul(&c->crew, -1, m, n, tokens - half, matrix_of(missing + half * stride, 1, stride),
+           matrix_of(data + half * n, 1, n), strips_of(c->doubt, n, 16), part, false, false);
+    for (i = 0; i < rows * n; i++) {
+        const float a = c->delta[i], b = c->doubt[i];
+        c->delta[i] = a + b;
+        c->doubt[i] = a - b;
+    }
+    difference = calibrate_solve_all(c, c->doubt, rows, n, norms, false);
+    sum = calibrate_solve_all(c, c->delta, rows, n, norms, true);
+    share = sum > difference ? 1.0 - difference / sum : 0.0; /* 0 as well where they are not finite */
+    for (i = 0; i < rows * n; i++) c->delta[i] = share > 0.0 ? (float)share * c->delta[i] : 0.0f;
+    free(norms);
+    return LLM_OK;
+}
+
+/* The matrices that eat `in` get w (I + delta), where the original's input is exact_in. */
+static llm_result calibrate_follow_input(calibration *c, const uint32_t *roles, unsigned count) {
+    const size_t n = llm__padded(c->run.d->width), all = forward_tokens(&c->run) * n;
+    llm_result result;
+    size_t i;
+    unsigned r;
+    for (i = 0; i < all; i++) c->exact_in[i] -= c->in[i];
+    result = calibrate_follow(c, c->exact_in, n, n, c->in, n);
+    for (r = 0; r < count && result == LLM_OK; r++) {
+        const size_t rows = calibrate_rows(c->tensor[roles[r]]);
+        float *w = c->layer.w[roles[r]], *was;
+        if (!calibrate_quantised(c->tensor[roles[r]])) continue;
+        was = (float *)malloc(rows * n * sizeof *was);
+        if (!was) return calibrate_memory(c, "a matrix before it is changed");
+        memcpy(was, w, rows * n * sizeof *was);
+        matmul(&c->crew, -1, rows, n, n, matrix_of(was, n, 1), matrix_of(c->delta, 1, n), strips_of(w, n, 16),
+               1.0f, true, false);
+        free(was);
+    }
+    return result;
+}
+
+/* A block's output matrix: the original's stream goes on, and the matrix makes good what its own input
+   and, where nothing norms its output, the stream lack. exact_in is work. */
+static llm_result calibrate_follow_output(calibration *c, uint32_t role, uint32_t bias, uint32_t post,
+                                          uint32_t padded) {
+    const llm__file_desc *d = c->run.d;
+    const size_t tokens = forward_tokens(&c->run), width = d->width;
+    float *missing = c->exact_in, *w = c->layer.w[role];
+    const float *gain = c->layer.w[post];
+    llm_result result;
+    size_t i;
+    for (i = 0; i < tokens * width; i++) missing[i] = gain ? 0.0f : c->exact[i] - c->x[i];
+    forward_add(&c->run, c->exact_out, padded, w, c->layer.w[bias], gain, c->exact);
+    if (!calibrate_quantised(c->tensor[role]) || !(d->residual_scale > 0.0f)) return LLM_OK;
+    for (i = 0; i < tokens * padded; i++) c->exact_out[i] -= c->out[i];
+    forward_add(&c->run, c->exact_out, padded, w, NULL, NULL, missing);
+    result = calibrate_follow(c, missing, width, width, c->out, padded);
+    for (i = 0; i < width * padded && result == LLM_OK; i++) w[i] += c->delta[i] / d->residual_scale;
+    return result;
 }
 
 /* The input of the matrices roles[0 .. count - 1], which `gain` norms: evened out, rotated, and its
@@ -334,6 +499,7 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     uint32_t i;
     for (r = 0; r < count; r++) quantised = quantised || calibrate_quantised(c->tensor[roles[r]]);
     calibrate_norm(c, gain, padded);
+    calibrate_norm_of(c, c->exact, gain, padded, c->exact_in);
     if (!quantised) return LLM_OK;
     squares = (double *)malloc(cols * sizeof *squares);
     scales = (float *)malloc(cols * sizeof *scales);
@@ -355,16 +521,17 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     free(squares);
     free(scales);
     calibrate_norm(c, gain, padded);
+    calibrate_norm_of(c, c->exact, gain, padded, c->exact_in);
     quantize_rotate(c->in, tokens * padded, 1, first->file.rotation);
+    quantize_rotate(c->exact_in, tokens * padded, 1, first->file.rotation);
     return result == LLM_OK ? calibrate_moments(c, c->in, padded) : result;
 }
 
 /* Clears what lies beyond the `n` channels of out[tokens][padded]. */
-static void calibrate_clear(calibration *c, uint32_t n, uint32_t padded) {
+static void calibrate_clear(const calibration *c, float *out, uint32_t n, uint32_t padded) {
     const size_t tokens = forward_tokens(&c->run);
     size_t t;
-    for (t = 0; t < tokens; t++)
-        memset(c->out + t * padded + n, 0, (padded - n) * sizeof *c->out);
+    for (t = 0; t < tokens; t++) memset(out + t * padded + n, 0, (padded - n) * sizeof *out);
 }
 
 /* ---- attention ------------------------------------------------------------ */
@@ -428,6 +595,8 @@ static llm_result calibrate_attention(calibration *c) {
     const llm__file_layer *layer = &c->w->plan->layers[c->layer.number];
     const uint32_t width = llm__padded(d->width), n = d->heads * d->value_size;
     const uint32_t padded = llm__padded(n);
+    const bool quantised = calibrate_quantised(c->tensor[LLM__Q]) || calibrate_quantised(c->tensor[LLM__K]) ||
+                           calibrate_quantised(c->tensor[LLM__V]);
     unsigned i;
     llm_result result = calibrate_normed(c, LLM__ATTN_NORM, qkv, 3);
     if (result == LLM_OK && calibrate_quantised(c->tensor[LLM__ATTN_OUT])) {
@@ -436,11 +605,18 @@ static llm_result calibrate_attention(calibration *c) {
         result = calibrate_even_values(c, padded);
     }
     if (result == LLM_OK) calibrate_rotate_values(c);
+    if (result != LLM_OK) return result;
+    forward_attention(&c->run, c->run.sequences, layer, &c->layer, c->exact_in, width, c->exact_out,
+                      padded);
+    calibrate_clear(c, c->exact_out, n, padded);
+    if (quantised) result = calibrate_follow_input(c, qkv, 3);
     for (i = 0; i < 3 && result == LLM_OK; i++) result = calibrate_quantise(c, qkv[i]);
     if (result != LLM_OK) return result;
     forward_attention(&c->run, c->run.sequences, layer, &c->layer, c->in, width, c->out, padded);
-    calibrate_clear(c, n, padded);
+    calibrate_clear(c, c->out, n, padded);
     if (calibrate_quantised(c->tensor[LLM__ATTN_OUT])) result = calibrate_moments(c, c->out, padded);
+    if (result == LLM_OK)
+        result = calibrate_follow_output(c, LLM__ATTN_OUT, LLM__ATTN_OUT_BIAS, LLM__ATTN_POST_NORM, padded);
     if (result == LLM_OK) result = calibrate_quantise(c, LLM__ATTN_OUT);
     if (result == LLM_OK)
         forward_add(&c->run, c->out, padded, c->layer.w[LLM__ATTN_OUT],
@@ -490,13 +666,20 @@ static llm_result calibrate_feed_forward(calibration *c) {
         forward_hidden(&c->run, calibrate_some(c), &c->layer, c->in, width, c->out, padded);
         result = calibrate_even_hidden(c, padded);
     }
-    if (result == LLM_OK) result = calibrate_quantise(c, LLM__GATE_UP);
     if (result != LLM_OK) return result;
     calibrate_rotate_columns(down, c->layer.w[LLM__DOWN]);
+    forward_hidden(&c->run, c->run.sequences, &c->layer, c->exact_in, width, c->exact_out, padded);
+    calibrate_clear(c, c->exact_out, n, padded);
+    quantize_rotate(c->exact_out, forward_tokens(&c->run) * padded, 1, down->file.rotation);
+    if (calibrate_quantised(c->tensor[LLM__GATE_UP])) result = calibrate_follow_input(c, gate_up, 1);
+    if (result == LLM_OK) result = calibrate_quantise(c, LLM__GATE_UP);
+    if (result != LLM_OK) return result;
     forward_hidden(&c->run, c->run.sequences, &c->layer, c->in, width, c->out, padded);
-    calibrate_clear(c, n, padded);
+    calibrate_clear(c, c->out, n, padded);
     quantize_rotate(c->out, forward_tokens(&c->run) * padded, 1, down->file.rotation);
     if (calibrate_quantised(down)) result = calibrate_moments(c, c->out, padded);
+    if (result == LLM_OK)
+        result = calibrate_follow_output(c, LLM__DOWN, LLM__DOWN_BIAS, LLM__FFN_POST_NORM, padded);
     if (result == LLM_OK) result = calibrate_quantise(c, LLM__DOWN);
     if (result == LLM_OK)
         forward_add(&c->run, c->out, padded, c->layer.w[LLM__DOWN], c->layer.w[LLM__DOWN_BIAS],
@@ -559,6 +742,7 @@ static llm_result calibrate_embed(calibration *c) {
         if (unit.bad) return writer_not_finite(c->w, t, &unit);
         for (k = 0; k < d->width; k++) x[k] *= d->embedding_scale;
     }
+    memcpy(c->exact, c->x, tokens * d->width * sizeof *c->x);
     return LLM_OK;
 }
 
@@ -569,6 +753,11 @@ static void calibrate_close(calibration *c) {
     free(c->x);
     free(c->in);
     free(c->out);
+    free(c->exact);
+    free(c->exact_in);
+    free(c->exact_out);
+    free(c->delta);
+    free(c->doubt);
     free(c->h);
     free(c->d);
     free(c->panel);
@@ -608,7 +797,7 @@ static llm_result calibrate_make(calibration *c) {
     const size_t widest = out > width ? out : width;
     /* The largest matmuls: gate and up of a sequence, second moments of the widest input. */
     const size_t wide = (size_t)c->length + ((size_t)d->ffn + 15) / 16 * 32 + d->width;
-    const size_t heads = (size_t)d->heads * d->head_size + c->length;
+    const size_t heads = (size_t)d->heads * d->head_size + c->length + width + WRITER_UNIT;
     const size_t most = wide > 2 * widest ? wide : 2 * widest;
     const size_t head = d->head_size > d->value_size ? d->head_size : d->value_size;
     const size_t alone = c->length + (head > c->length ? head : c->length);
@@ -620,12 +809,17 @@ static llm_result calibrate_make(calibration *c) {
     c->x = (float *)malloc(tokens * d->width * sizeof *c->x);
     c->in = (float *)malloc(tokens * width * sizeof *c->in);
     c->out = (float *)malloc(tokens * out * sizeof *c->out);
+    c->exact = (float *)malloc(tokens * d->width * sizeof *c->exact);
+    c->exact_in = (float *)malloc(tokens * width * sizeof *c->exact_in);
+    c->exact_out = (float *)malloc(tokens * out * sizeof *c->exact_out);
+    c->delta = (float *)malloc(width * widest * sizeof *c->delta);
+    c->doubt = (float *)malloc(width * widest * sizeof *c->doubt);
     c->h = (float *)malloc(widest * widest * sizeof *c->h);
     c->d = (float *)malloc(widest * sizeof *c->d);
     c->panel = (float *)malloc(widest * 64 * sizeof *c->panel);
     c->space = (float *)malloc(w->threads * feedback_floats((uint32_t)w->widest) *
                                sizeof *c->space);
-    if (!c->x || !c->in || !c->out || !c->h || !c->d || !c->panel || !c->space)
+    if (!c->x || !c->in || !c->out || !c->exact || !c->exact_in || !c->exact_out || !c->delta || !c->doubt || !c->h || !c->d || !c->panel || !c->space)
         return calibrate_memory(c, "the calibration");
     w->space = c->space;
     result = calibrate_turns(c);

@@ -18,6 +18,7 @@
 #include "vocabulary.h"
 #include "writer.h"
 #include "calibration.h"
+#include "continuation.h"
 #include "imatrix.h"
 #include "resume.h"
 
@@ -53,9 +54,9 @@ static const char usage[] =
     "  --rotate WHEN     rotate matrices and their inputs by a Hadamard matrix: yes, no, or\n"
     "                    auto (default: those of 6 and 8 bits)\n"
     "  --calibrate [TEXT]  run a text (UTF-8, after INPUT and OUTPUT; by default one that is built\n"
-    "                    in) through the model, and quantise so that errors cancel in what it\n"
-    "                    computes. The default where the source has 16 bits or more and a\n"
-    "                    tokenizer\n"
+    "                    in, and that a small model goes on with) through the model, and\n"
+    "                    quantise so that errors cancel in what it computes. The default where\n"
+    "                    the source has 16 bits or more and a tokenizer\n"
     "  --fast            do not: every weight by itself\n"
     "  --bits N          3 .. 8: so many bits a weight on average, in formats that are chosen\n"
     "                    matrix by matrix by what they cost the model\n"
@@ -155,6 +156,7 @@ static void choose(const options *o, plan *p) {
     for (i = 0; i < p->count; i++) {
         plan_tensor *t = &p->tensors[i];
         t->file.type = choose_type(o, t);
+        t->file.rotation = t->file.row_rotation = t->rotation = 0;
         if (t->file.role == LLM__EMBEDDING || t->file.role == LLM__HEAD ||
             t->file.role == LLM__GATE_UP || t->file.role == LLM__DOWN)
             t->file.rotation = choose_rotated(o, t) ? 64 : 0;
@@ -187,16 +189,32 @@ static bool choose_odd(const source_file *s, plan *p) {
     return any;
 }
 
+/* Tokens times weights of all layers that a calibration may take: some four minutes of two cores;
+   and tokens beyond which more teach nothing new. */
+#define CHOOSE_EFFORT 2.3e12
+#define CHOOSE_TOKENS 20480.0
+
+/* So many tokens may run through the model, where its weights are few enough to add to a text. */
+static double choose_tokens(const plan *p) {
+    double weights = 1.0;
+    size_t i;
+    for (i = 0; i < p->count; i++)
+        if (family_is_matrix(p->tensors[i].file.role) && p->tensors[i].file.layer != LLM__NONE)
+            weights += (double)p->tensors[i].file.rows * p->tensors[i].file.cols;
+    return CHOOSE_EFFORT / weights < CHOOSE_TOKENS ? CHOOSE_EFFORT / weights : CHOOSE_TOKENS;
+}
+
 /* Bytes that a calibration works in, about: a layer in float, activations, second moments. */
 static double choose_memory(const plan *p) {
     const llm__file_desc *d = &p->desc;
-    const double tokens = 5120.0, widest = d->ffn > d->width ? d->ffn : d->width;
+    const double widest = d->ffn > d->width ? d->ffn : d->width;
+    const double tokens = choose_tokens(p) > 5120.0 ? choose_tokens(p) : 5120.0;
     double layer = 0.0;
     size_t i;
     for (i = 0; i < p->count; i++)
         if (p->tensors[i].file.layer == 0 && p->tensors[i].file.role != LLM__ROPE)
             layer += (double)p->tensors[i].file.rows * p->tensors[i].file.cols;
-    return 4.0 * (1.5 * layer + tokens * (2.0 * d->width + widest) + widest * widest);
+    return 4.0 * (1.5 * layer + tokens * (4.0 * d->width + 2.0 * widest) + widest * (widest + 2.0 * d->width));
 }
 
 /* By default where something can be learnt: what was 16 bits wide becomes narrower, and there is a
@@ -648,15 +666,84 @@ static llm_result convert_adapter(const options *o, source_file *s, llm_error *e
     return result;
 }
 
+/* ---- a text that goes on ------------------------------------------------- */
+
+/* Sequences that the model should add to the built-in text. */
+static uint32_t convert_wants(const options *o, const plan *p, const spoken *t) {
+    const uint32_t sequences = (uint32_t)(choose_tokens(p) / t->length);
+    if (o->calibrate != CALIBRATE_YES || o->text) return 0;
+    return sequences > t->sequences ? sequences - t->sequences : 0;
+}
+
+/* The draft: every matrix in 8 bits, by itself. The plan is as it was, but for types. */
+static llm_result convert_draft(const options *o, const source_file *s, plan *p, const spoken *t,
+                                const char *path, llm_error *error) {
+    options draft = *o;
+    llm_result result;
+    size_t i;
+    draft.output = path, draft.type = draft.embedding = LLM_Q8, draft.bits = 0.0;
+    draft.calibrate = CALIBRATE_NO, draft.write_imatrix = NULL, draft.quiet = true;
+    choose(&draft, p);
+    result = convert_write(&draft, s, p, t, error);
+    for (i = 0; i < p->count; i++) p->tensors[i].norm = p->tensors[i].error = 0.0;
+    return result;
+}
+
+/* The built-in text, continued by the model. Where that fails (no room for the draft, say), the text
+   alone has to do. */
+static llm_result convert_continue(const options *o, const source_file *s, plan *p, spoken *t,
+                                   llm_error *error) {
+    const uint32_t more = convert_wants(o, p, t);
+    const size_t own = (size_t)t->length * t->sequences, room = strlen(o->output) + 8;
+    llm_tokenizer_info about;
+    llm_tokenizer words;
+    progress bar;
+    char *path;
+    int32_t *ids;
+    llm_result result;
+    if (!more) return LLM_OK;
+    path = (char *)malloc(room);
+    ids = (int32_t *)malloc((own + (size_t)t->length * more) * sizeof *ids);
+    if (!path || !ids) {
+        free(path);
+        free(ids);
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %u sequences", more);
+    }
+    (void)snprintf(path, room, "%s.draft", o->output);
+    memcpy(ids, t->ids, own * sizeof *ids);
+    bar.quiet = o->quiet, bar.shown = !o->quiet && isatty(2), bar.last = -1;
+    result = convert_draft(o, s, p, t, path, error);
+    if (result == LLM_OK)
+        result = llm__tokenizer_init(&words, (const char *)t->tokenizer, t->size, p->desc.vocab, error);
+    if (result == LLM_OK) {
+        llm_tokenizer_describe(&words, &about);
+        result = continuation_write(path, o->threads, ids, own, about.add_bos ? about.bos : -1, t->length,
+                                    more, progress_show, &bar, ids + own, error);
+    }
+    (void)platform_remove(path);
+    free(path);
+    if (result == LLM_OK) {
+        free(t->ids);
+        t->ids = ids;
+        t->sequences += more;
+        return LLM_OK;
+    }
+    free(ids);
+    if (result == LLM_ERROR_NUMERIC) return result; /* weights that are not finite: said once */
+    if (!o->quiet) fprintf(stderr, "llm-convert: the text is not continued: %s\n", error->text);
+    return LLM_OK;
+}
+
 /* From the plan to the file. */
 static llm_result convert_plan(options *o, const source_file *s, plan *p, llm_error *error) {
     merge_list m = {NULL, 0, 0};
     spoken text = {NULL, 0, NULL, 0, 0};
     llm_result result = choose_text(o, s, p, &text, error);
-    if (result == LLM_OK) choose(o, p);
     if (result == LLM_OK && o->imatrix) result = importance_read(o->imatrix, p, error);
     if (result == LLM_OK) result = merge_all(o, p, &m, error);
     if (m.count) o->merged = &m;
+    if (result == LLM_OK) result = convert_continue(o, s, p, &text, error);
+    if (result == LLM_OK) choose(o, p);
     if (result == LLM_OK) result = convert_write(o, s, p, &text, error);
     o->merged = NULL;
     merge_close(&m);

@@ -62,14 +62,14 @@ static void mixed_layer(calibration *c, double *squares[4]) {
     if (squares) calibrate_squares(c->in, tokens, width, d->width, squares[0]);
     forward_attention(&c->run, c->run.sequences, &c->w->plan->layers[l->number], l, c->in, width,
                       c->out, attention);
-    calibrate_clear(c, d->heads * d->value_size, attention);
+    calibrate_clear(c, c->out, d->heads * d->value_size, attention);
     if (squares) calibrate_squares(c->out, tokens, attention, d->heads * d->value_size, squares[1]);
     forward_add(&c->run, c->out, attention, l->w[LLM__ATTN_OUT], l->w[LLM__ATTN_OUT_BIAS],
                 l->w[LLM__ATTN_POST_NORM], c->x);
     calibrate_norm(c, l->w[LLM__FFN_NORM], width);
     if (squares) calibrate_squares(c->in, tokens, width, d->width, squares[2]);
     forward_hidden(&c->run, c->run.sequences, l, c->in, width, c->out, hidden);
-    calibrate_clear(c, (d->ffn + 15) / 16 * 16, hidden);
+    calibrate_clear(c, c->out, (d->ffn + 15) / 16 * 16, hidden);
     if (squares) calibrate_squares(c->out, tokens, hidden, d->ffn, squares[3]);
     forward_add(&c->run, c->out, hidden, l->w[LLM__DOWN], l->w[LLM__DOWN_BIAS],
                 l->w[LLM__FFN_POST_NORM], c->x);

@@ -7,8 +7,8 @@
    another name and renamed, as every file here.
 
        +-------+-----+------+----+----------+------+------------------+------+-------------+--------+
-       | magic | key | done | at | checksum | name | done x (checksum | SMTH | stream f32  | XXH64  |
-       |       |     |      |    | of DATA  |      | norm, error)     |      | [tokens][w] | of all |
+       | magic | key | done | at | checksum | name | done x (checksum | SMTH | streams f32 | XXH64  |
+       |       |     |      |    | of DATA  |      | norm, error)     |      | 2 x [t][w]  | of all |
        +-------+-----+------+----+----------+------+------------------+------+-------------+--------+ */
 #ifndef CONVERT_RESUME_H
 #define CONVERT_RESUME_H
@@ -21,13 +21,13 @@
 #endif
 
 /* Ends in a number that changes with what a calibration makes of the same input. */
-#define RESUME_MAGIC "llmrsm02"
+#define RESUME_MAGIC "llmrsm03"
 
 typedef struct resume_head {
     char magic[8];
     uint64_t key;       /* of everything that the result depends on */
     uint64_t done, at;  /* tensors and bytes that are in the temporary file */
-    uint64_t floats;    /* of the stream */
+    uint64_t floats;    /* of a stream, ours and the original's */
     checksum data;
     char temporary[32]; /* what comes after OUTPUT in its name */
 } resume_head;
@@ -111,9 +111,11 @@ static void resume_save(void *user, size_t done) {
     }
     checksum_add(&sum, w->smooth, w->smooth_size);
     checksum_add(&sum, c->x, floats * sizeof *c->x);
+    checksum_add(&sum, c->exact, floats * sizeof *c->exact);
     end = checksum_end(&sum);
     good = good && new_file_write(&file, w->smooth, w->smooth_size, &error) == LLM_OK &&
            new_file_write(&file, c->x, floats * sizeof *c->x, &error) == LLM_OK &&
+           new_file_write(&file, c->exact, floats * sizeof *c->exact, &error) == LLM_OK &&
            new_file_write(&file, &end, sizeof end, &error) == LLM_OK;
     if (good) (void)new_file_commit(&file, &error);
     else new_file_abandon(&file);
@@ -137,7 +139,7 @@ static bool resume_fits(const calibration *c, map_file map, resume_head *head) {
            head->floats == floats && head->at &&
            head->at == resume_end_of(c->w->plan, head->done) &&
            map.size == sizeof *head + head->done * sizeof(resume_tensor) +
-                           c->w->smooth_size + floats * sizeof(float) + sizeof end &&
+                           c->w->smooth_size + 2 * floats * sizeof(float) + sizeof end &&
            memchr(head->temporary, 0, sizeof head->temporary) &&
            !strpbrk(head->temporary, "/\\") &&
            llm__xxh64(map.data, map.size - sizeof end) == end;
@@ -168,6 +170,7 @@ static bool resume_load(void *user, uint64_t sections) {
         memcpy(w->smooth, at, w->smooth_size);
         at += w->smooth_size;
         memcpy(c->x, at, (size_t)head.floats * sizeof *c->x);
+        memcpy(c->exact, at + (size_t)head.floats * sizeof *c->x, (size_t)head.floats * sizeof *c->x);
         w->at = head.at;
         w->data = head.data;
         w->first = (size_t)head.done;
