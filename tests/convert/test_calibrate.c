@@ -488,6 +488,45 @@ static void test_refusals(void) {
     refused(source_of("gemma"), "--fast --write-imatrix x", 2, "--fast excludes --write-imatrix");
 }
 
+/* ---- the model's own words ------------------------------------------------ */
+
+static void count_progress(void *user, uint64_t done, uint64_t total) {
+    *(uint64_t *)user = done * 1000 + total;
+}
+
+/* As often as asked for, by any number of threads the same; every sequence begins with the text. */
+static void test_continuation(const char *name) {
+    enum { SEQUENCES = 20, LENGTH = 80, TEXT = 60 };
+    llm_model *model = fixture_open(name, "q8");
+    const uint32_t vocab = fixture_vocab(model);
+    int32_t text[TEXT], ids[2][SEQUENCES * LENGTH];
+    uint64_t progress = 0;
+    unsigned threads, i, k, found = 0, different = 0;
+    llm_error error;
+    llm_model_close(model);
+    for (i = 0; i < TEXT; i++) text[i] = (int32_t)((i * 37 + 11) % vocab);
+    for (threads = 1; threads <= 3; threads += 2)
+        CHECK(continuation_write(fixture_model_path(name, "q8"), threads, text, TEXT, 2, LENGTH, SEQUENCES,
+                                 count_progress, &progress, ids[threads / 2], &error) == LLM_OK,
+              "%s: %s", name, error.text);
+    CHECK(progress == SEQUENCES * 1000 + SEQUENCES, "%s: progress ends at %llu", name, (unsigned long long)progress);
+    CHECK(memcmp(ids[0], ids[1], sizeof ids[0]) == 0, "%s: three threads write something else", name);
+    for (i = 0; i < SEQUENCES; i++) {
+        const int32_t *row = ids[0] + i * LENGTH;
+        for (k = 0; k + CONTINUATION_GIVEN <= TEXT; k++)
+            if (memcmp(row + 1, text + k, CONTINUATION_GIVEN * sizeof *text) == 0) break;
+        found += row[0] == 2 && k + CONTINUATION_GIVEN <= TEXT;
+        different += i && memcmp(row + 40, row + 40 - LENGTH, 40 * sizeof *row) != 0;
+        for (k = 0; k < LENGTH; k++)
+            if (row[k] < 0 || row[k] >= (int32_t)vocab) break;
+        CHECK(k == LENGTH, "%s: sequence %u: token %u is %d", name, i, k, row[k]);
+    }
+    CHECK(found == SEQUENCES, "%s: %u of %u sequences begin with the text", name, found, SEQUENCES);
+    CHECK(different == SEQUENCES - 1, "%s: %u sequences are as the one before", name, SEQUENCES - 1 - different);
+    CHECK(continuation_write("no such file", 1, text, TEXT, -1, LENGTH, 1, count_progress, &progress, ids[0],
+                             &error) == LLM_ERROR_IO, "a draft that is not there: %s", error.text);
+}
+
 int main(int count, char **arguments) {
     quantizer *tables = quantize_create();
     llm_error error;
@@ -523,6 +562,8 @@ int main(int count, char **arguments) {
         strcat(learned, calibration_pieces[i]);
     write_text("learned", learned, strlen(learned));
     for (i = 0; i < FIXTURES; i++) test_whole(fixture_names[i]);
+    test_continuation("llama-tied");
+    test_continuation("gemma");
     test_default();
     (void)snprintf(then, sizeof then, "--type q4 --threads 2 --calibrate %s", in_folder("learned"));
     test_killed(8, then, WHOLE);

@@ -670,8 +670,9 @@ static llm_result convert_adapter(const options *o, source_file *s, llm_error *e
 
 /* Sequences that the model should add to the built-in text. */
 static uint32_t convert_wants(const options *o, const plan *p, const spoken *t) {
-    const uint32_t sequences = (uint32_t)(choose_tokens(p) / t->length);
+    uint32_t sequences;
     if (o->calibrate != CALIBRATE_YES || o->text) return 0;
+    sequences = (uint32_t)(choose_tokens(p) / t->length);
     return sequences > t->sequences ? sequences - t->sequences : 0;
 }
 
@@ -707,7 +708,7 @@ static llm_result convert_continue(const options *o, const source_file *s, plan 
     if (!path || !ids) {
         free(path);
         free(ids);
-        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %u sequences", more);
+        return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %zu tokens", (size_t)t->length * more);
     }
     (void)snprintf(path, room, "%s.draft", o->output);
     memcpy(ids, t->ids, own * sizeof *ids);
