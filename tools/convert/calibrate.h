@@ -499,8 +499,10 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     uint32_t i;
     for (r = 0; r < count; r++) quantised = quantised || calibrate_quantised(c->tensor[roles[r]]);
     calibrate_norm(c, gain, padded);
-    calibrate_norm_of(c, c->exact, gain, padded, c->exact_in);
-    if (!quantised) return LLM_OK;
+    if (!quantised) {
+        calibrate_norm_of(c, c->exact, gain, padded, c->exact_in);
+        return LLM_OK;
+    }
     squares = (double *)malloc(cols * sizeof *squares);
     scales = (float *)malloc(cols * sizeof *scales);
     if (!squares || !scales) {
