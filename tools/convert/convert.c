@@ -690,8 +690,8 @@ static llm_result convert_draft(const options *o, const source_file *s, plan *p,
     return result;
 }
 
-/* The built-in text, continued by the model. Where there is no room for the draft, the text alone has to
-   do. */
+/* The built-in text, continued by the model. Where there is no room for the draft, or it has no words to
+   say, the text alone has to do: it finds the layer whose values are not finite. */
 static llm_result convert_continue(const options *o, const source_file *s, plan *p, spoken *t,
                                    llm_error *error) {
     const uint32_t more = convert_wants(o, p, t);
@@ -730,7 +730,7 @@ static llm_result convert_continue(const options *o, const source_file *s, plan 
         return LLM_OK;
     }
     free(ids);
-    if (result != LLM_ERROR_IO) return result;
+    if (result != LLM_ERROR_IO && result != LLM_ERROR_NUMERIC) return result;
     if (!o->quiet) fprintf(stderr, "llm-convert: the text is not continued: %s\n", error->text);
     return LLM_OK;
 }
