@@ -1359,6 +1359,7 @@ LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0
    the input of Q, K and V, ATTN_OUT, GATE_UP and DOWN are their own; where nothing is said, all are
    1. The division is done by norm gains for Q and GATE_UP, by V's rows for ATTN_OUT (so the scales of
    query heads with the same kv head are equal; before the rows are rotated), by up's rows for DOWN.
+   Inputs with a SUB_NORM are not divided: their scales are 1.
 
    An adapter's file has the same header and table, and is of its own kind: it has LORA, PAIR and
    DATA, perhaps META, and no DESC. It is opened with a model. A reader takes it if the header and
@@ -1471,9 +1472,11 @@ typedef struct llm__file_layer { /* 16 bytes */
        Q                 heads head_size x width      Q_BIAS        1 x heads head_size
        K                 kv_heads head_size x width   K_BIAS        1 x kv_heads head_size
        V                 kv_heads value_size x width  V_BIAS        1 x kv_heads value_size
-       ATTN_OUT          width x heads value_size     GATE_UP_BIAS  1 x 2 (ffn rounded up to 16)
-       GATE_UP           2 (ffn rounded up to 16) x width, see llm__file_tensor
-       DOWN              width x ffn */
+       ATTN_OUT          width x heads value_size     ATTN_SUB_NORM      1 x heads value_size
+       GATE_UP           2 (ffn rounded up to 16) x width, see llm__file_tensor; its BIAS: 1 x rows
+       DOWN              width x ffn                  FFN_SUB_NORM       1 x ffn
+
+   The SUB_NORMs norm what ATTN_OUT and DOWN eat (BitNet b1.58, Ma et al. 2025, arXiv 2504.12285). */
 #define LLM__ROLES(X)                             \
     X(EMBEDDING, "embedding", M)                  \
     X(POSITIONS, "positions", M)                  \
@@ -1502,7 +1505,9 @@ typedef struct llm__file_layer { /* 16 bytes */
     X(OUT_NORM, "out_norm", V)                    \
     X(OUT_NORM_BIAS, "out_norm_bias", V)          \
     X(HEAD, "head", M)                            \
-    X(HEAD_BIAS, "head_bias", V)
+    X(HEAD_BIAS, "head_bias", V)                  \
+    X(ATTN_SUB_NORM, "attn_sub_norm", V)          \
+    X(FFN_SUB_NORM, "ffn_sub_norm", V)
 
 typedef enum llm__role {
 #define LLM__ROLE(NAME, name, shape) LLM__##NAME,
@@ -3592,6 +3597,8 @@ static void llm__role_shape(const llm__file_desc *d, uint32_t role, uint32_t *ro
         *cols = d->ffn;
         break;
     case LLM__HEAD_BIAS: *cols = d->vocab; break;
+    case LLM__ATTN_SUB_NORM: *cols = d->heads * d->value_size; break;
+    case LLM__FFN_SUB_NORM: *cols = d->ffn; break;
     default: break;
     }
 }
@@ -4855,8 +4862,9 @@ static void llm__run_lane(void *context, uint32_t lane) {
        input(norm) | head | cap
 
    "input" makes what a matmul eats: it finishes the residual stream where the model norms a
-   block's output (post_gain), norms, rotates, quantises. Where there is a single row it is part of
-   the matmul, and where each session has one, "heads" is part of "attend": five steps a layer.
+   block's output (post_gain), norms (the inputs of out and down in few families), rotates,
+   quantises. Where there is a single row it is part of the matmul, and where each session has one,
+   "heads" is part of "attend": five steps a layer.
 
    Where rows have adapters, a step "low" between input and matmul makes A x for all of them, and
    the matmul's items add B of that to the panels that they have made. */
@@ -5225,8 +5233,10 @@ static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t 
     const llm__file_desc *d = b->model->desc;
     const llm__kernels *kernels = &b->kernels;
     const uint32_t padded = llm__padded(step->width), aligned = llm__up(step->width, 16);
-    const bool same = step->unrotate == step->rotate && !step->want_float; /* there and back */
+    const bool same = /* there and back */
+        step->unrotate == step->rotate && !step->want_float && !step->gain;
     const size_t row = llm__stream_row(b, step, item), at = (size_t)to * in->stride;
+    const size_t tail = (padded - step->width) * sizeof(float);
     const float *x = step->x + row * b->shape.stream;
     const float *from = step->from == LLM__FROM_STREAM ? step->post_gain ? next : x
                         : step->from == LLM__FROM_ATTENTION
@@ -5238,14 +5248,16 @@ static void llm__make_input(const llm_batch *b, const llm__step *step, uint32_t 
         memcpy(next, x, aligned * sizeof(float));
         kernels->add(next, buffer, d->residual_scale, aligned);
     }
+    if (step->from != LLM__FROM_STREAM) {
+        memcpy(buffer, from, step->width * sizeof(float));
+        memset(buffer + step->width, 0, tail);
+        if (step->unrotate && !same) kernels->rotate(buffer, padded, step->unrotate);
+        from = buffer;
+    }
     if (step->gain)
-        kernels->norm(buffer, from, step->gain, aligned, llm__recip((float)d->width),
+        kernels->norm(buffer, from, step->gain, aligned, llm__recip((float)step->width),
                       d->norm_epsilon);
-    else
-        memcpy(buffer, from, aligned * sizeof(float));
-    if (padded > step->width)
-        memset(buffer + step->width, 0, (padded - step->width) * sizeof(float));
-    if (step->unrotate && !same) kernels->rotate(buffer, padded, step->unrotate);
+    memset(buffer + step->width, 0, tail);
     if (step->want_float || b->row[row].session->adapters) {
         memcpy(in->x + at, buffer, padded * sizeof(float));
         if (same && step->unrotate) kernels->rotate(in->x + at, padded, step->unrotate);
@@ -6025,7 +6037,7 @@ static llm_result llm__need_vector(const llm_batch *b, const void *data, uint32_
 }
 
 static llm_result llm__need_gains(const llm_batch *b, const llm__step *input, llm_error *error) {
-    if (llm__need_vector(b, input->gain, b->model->desc->width, error)) return LLM_ERROR_IO;
+    if (llm__need_vector(b, input->gain, input->width, error)) return LLM_ERROR_IO;
     return llm__need_vector(b, input->post_gain, b->model->desc->width, error);
 }
 
@@ -6214,6 +6226,7 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     llm__new_step(b, LLM__OP_ATTEND, layer);
 
     input = llm__plan_input(b, layer, LLM__FROM_ATTENTION, d->heads * d->value_size, basis);
+    input->gain = llm__vector(m, layer, LLM__ATTN_SUB_NORM);
     llm__plan_low(b, LLM__LOW_OUT, 1);
     step = t[LLM__ATTN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)
@@ -6229,6 +6242,7 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
     step->planned = llm__up(step->planned, 2);
 
     input = llm__plan_input(b, layer, LLM__FROM_HIDDEN, d->ffn, 0);
+    input->gain = llm__vector(m, layer, LLM__FFN_SUB_NORM);
     llm__plan_low(b, LLM__LOW_DOWN, 1);
     step = t[LLM__FFN_POST_NORM].data
                ? llm__plan_matmul(b, layer, LLM__TO_STORE, b->y, b->shape.stream)

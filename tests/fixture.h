@@ -7,11 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIXTURES 6
+#define FIXTURES 7
 #define FIXTURE_TOKENS 48u
 
 static const char *const fixture_names[FIXTURES] = {"llama-tied", "llama-untied", "llama-odd", "qwen3", "gemma",
-                                                    "gemma-pattern"};
+                                                    "gemma-pattern", "bitnet"};
 static const char *fixture_folder = "build/tests/models";
 
 /* Every test that uses fixtures begins with this. */

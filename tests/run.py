@@ -45,7 +45,7 @@ SCRIPTS = [
     (f"reference of {name}",
      [PYTHON, "tests/reference/forward.py", f"tests/fixtures/models/{name}.gguf", f"tests/fixtures/models/{name}.ids",
       "--compare", f"tests/fixtures/models/{name}.logits", "--limit", "1e-5"], ["numpy", "gguf"], 100)
-    for name in ("llama-tied", "llama-untied", "llama-odd", "qwen3", "gemma", "gemma-pattern")
+    for name in ("llama-tied", "llama-untied", "llama-odd", "qwen3", "gemma", "gemma-pattern", "bitnet")
 ]
 # Only with --require-real, as SCRIPTS: what needs other tools, a real model or many minutes.
 LONG_SCRIPTS = [

@@ -3,7 +3,7 @@
 
 Folders of tests/fixtures/folders: their logits against those of transformers; the same weights as a GGUF file,
 written here, must give the same tensors, description and template; tokens against the `tokenizers` package; 8-bit
-floats with scales of every kind against the products in F32. A .bin of every form, written here, and stories260K
+floats with scales of every kind, and ternary weights in every form, against the products in F32. A .bin of every form, written here, and stories260K
 where it is: logits against the float64 reference. Refused: what the program says of an input that is none.
 """
 import json
@@ -84,7 +84,7 @@ def read_tensors(folder):
         for name, t in json.loads(data[8:8 + size]).items():
             if name != "__metadata__":
                 a, b = t["data_offsets"]
-                kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[t["dtype"]]
+                kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}[t["dtype"]]
                 tensors[name] = t["dtype"], np.frombuffer(data[8 + size + a:8 + size + b], kind).reshape(t["shape"])
     return tensors
 
@@ -274,6 +274,46 @@ def test_eight(t, dtype, values, kind, block):
         t.check(ours["DATA"] == right["DATA"], f"{dtype}, scales for a {kind} {block}, as {stored}: other weights")
 
 
+# ---- ternary weights -----------------------------------------------------------------------------------
+
+def test_ternary(t, form):
+    """The same model with every weight in F32 must be the same file."""
+    source = os.path.join(FOLDERS, "bitnet")
+    config = json.load(open(os.path.join(source, "config.json"), encoding="utf-8"))
+    random = np.random.Generator(np.random.PCG64(6))
+    stored, plain = {}, {}
+    for name, (dtype, array) in read_tensors(source).items():
+        if dtype != "U8":
+            if not name.endswith("_scale"):
+                stored[name] = plain[name] = (dtype, array.tobytes(), array.shape)
+            continue
+        shape = (4 * array.shape[0], array.shape[1])
+        weights = np.concatenate([array >> 2 * i & 3 for i in range(4)]).astype(np.float32) - 1
+        size = np.float32(random.integers(1, 200) / 4096)  # BF16 holds it
+        if form == "rounded":
+            trained = (weights * random.uniform(0.7, 1.3, shape) + random.uniform(-0.3, 0.3, shape)) * size
+            trained = (trained.astype(np.float32).view(np.uint32) >> 16).astype("<u2")
+            stored[name] = ("BF16", trained.tobytes(), shape)
+            trained = (trained.astype(np.uint32) << 16).view(np.float32)
+            size = np.abs(trained.astype(np.float64)).mean().astype(np.float32)
+            weights = np.clip(np.round(trained / size), -1, 1) + 0.0  # no -0
+        else:
+            stored[name] = ("U8", array.tobytes(), array.shape)
+            written = size if form == "multiplied" else 1 / size
+            stored[name + "_scale"] = ("F32", np.float32(written).tobytes(), (1,) if form == "multiplied" else ())
+            size = size if form == "multiplied" else 1 / np.float32(written)
+        plain[name] = ("F32", (weights * size).astype("<f4").tobytes(), shape)
+    settings = {"quant_method": "bitnet"}
+    if form != "divided":
+        settings.update(linear_class="autobitlinear", quantization_mode="online" if form == "rounded" else "offline")
+    save_eight(t.path("stored"), stored, {**config, "quantization_config": settings})
+    del config["quantization_config"]
+    save_eight(t.path("plain"), plain, config)
+    for kind in ("f32", "auto", "q2", "q4"):
+        ours, right = (sections(t.convert(t.path(n), n, "--type", kind, "--fast")) for n in ("stored", "plain"))
+        t.check(ours["DATA"] == right["DATA"], f"ternary weights, {form}, as {kind}: other weights")
+
+
 # ---- llama2.c ----------------------------------------------------------------------------------------
 
 class Floats:
@@ -442,10 +482,11 @@ def test_refused(t):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         t = Test(folder)
-        for name in ("llama", "qwen3", "gemma3"):
+        for name in ("llama", "qwen3", "gemma3", "bitnet"):
             test_logits(t, name)
-            test_same_as_gguf(t, name)
             test_tokens(t, name)
+            if name != "bitnet":
+                test_same_as_gguf(t, name)
         test_ends(t, "llama", [281, 284])
         test_ends(t, "qwen3", [282, 280])
         test_ends(t, "gemma3", [1, 5])
@@ -453,6 +494,8 @@ def main():
         for dtype, table in zip(("F8_E4M3", "F8_E5M2"), values):
             for kind in ("none", "scalar", "tensor", "row", "block"):
                 test_eight(t, dtype, table, kind, (16, 20))
+        for form in ("divided", "multiplied", "rounded"):
+            test_ternary(t, form)
         test_bin(t)
         test_bin_tokens(t)
         test_stories(t)

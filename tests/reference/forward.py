@@ -7,7 +7,7 @@
 IDS.txt holds token ids separated by blanks or commas (`-` reads standard input). The logits are raw
 little-endian float32, [position][vocabulary]. It shares no code with the library: weights are read
 and dequantised by the `gguf` package, everything after that is NumPy. Families: llama, qwen3,
-gemma3.
+gemma3, bitnet, bitnet-b1.58.
 
 Sources: Touvron et al. 2023 (arXiv 2302.13971), Gemma Team 2025 (arXiv 2503.19786), Su et al. 2021
 (RoPE, arXiv 2104.09864), and the tensor names and row orders of the GGUF specification.
@@ -49,16 +49,16 @@ class Shape:
     """The hyperparameters that the pass needs, from the metadata."""
 
     def __init__(self, w):
-        if w.family not in ("llama", "qwen3", "gemma3"):
+        if w.family not in ("llama", "qwen3", "gemma3", "bitnet", "bitnet-b1.58"):
             raise SystemExit(f"no reference for the family {w.family}")
-        for name in (f"{w.family}.rope.scaling.type", f"{w.family}.final_logit_softcapping"):
-            if name in w.fields:
-                raise SystemExit(f"the reference does not know {name}")
+        if f"{w.family}.final_logit_softcapping" in w.fields or w.setting("rope.scaling.factor", 1.0) != 1.0:
+            raise SystemExit("the reference does not know scaled positions and squashed logits")
         if "rope_freqs.weight" in w.tensors:
             raise SystemExit("the reference does not know rope_freqs.weight")
         self.gemma = w.family == "gemma3"
         self.interleaved = w.family == "llama"  # rows of Q and K
-        self.normed_heads = w.family != "llama"
+        self.normed_heads = w.family in ("qwen3", "gemma3")
+        self.activation = {"gemma3": gelu_tanh, "bitnet-b1.58": relu2}.get(w.family, silu)
         self.width = w.setting("embedding_length")
         self.layers = w.setting("block_count")
         self.heads = w.setting("attention.head_count")
@@ -81,6 +81,11 @@ class Shape:
 
 def rms_norm(x, gain, epsilon):
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + epsilon) * gain
+
+
+def sub_norm(w, s, name, x):
+    """Of what goes into an output matrix, in the families that have such norms."""
+    return rms_norm(x, w.rows(name), s.epsilon) if name in w.tensors else x
 
 
 def rope(x, base, interleaved):
@@ -152,7 +157,7 @@ def attention(w, s, layer, x, kv_type):
         g = h * s.kv_heads // s.heads
         scores = q[:, h] @ k[:, g].T / np.sqrt(s.head_dim)
         out[:, h] = softmax(np.where(hidden, -np.inf, scores)) @ v[:, g]
-    return out.reshape(positions, -1) @ w.rows(blk + "attn_output.weight").T
+    return sub_norm(w, s, blk + "attn_sub_norm.weight", out.reshape(positions, -1)) @ w.rows(blk + "attn_output.weight").T
 
 
 def silu(x):
@@ -163,11 +168,15 @@ def gelu_tanh(x):
     return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x ** 3)))
 
 
+def relu2(x):
+    return np.maximum(x, 0.0) ** 2
+
+
 def feed_forward(w, s, layer, x):
     blk = f"blk.{layer}."
     gate = x @ w.rows(blk + "ffn_gate.weight").T
     up = x @ w.rows(blk + "ffn_up.weight").T
-    return ((gelu_tanh if s.gemma else silu)(gate) * up) @ w.rows(blk + "ffn_down.weight").T
+    return sub_norm(w, s, blk + "ffn_sub_norm.weight", s.activation(gate) * up) @ w.rows(blk + "ffn_down.weight").T
 
 
 def hidden_states(w, s, ids, kv_type):

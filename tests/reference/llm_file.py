@@ -16,7 +16,7 @@ PAGE = 4096
 
 ROLES = """EMBEDDING POSITIONS ROPE ATTN_NORM ATTN_NORM_BIAS Q K V Q_BIAS K_BIAS V_BIAS Q_NORM K_NORM ATTN_OUT
     ATTN_OUT_BIAS ATTN_POST_NORM FFN_NORM FFN_NORM_BIAS ROUTER GATE_UP GATE_UP_BIAS DOWN DOWN_BIAS FFN_POST_NORM
-    OUT_NORM OUT_NORM_BIAS HEAD HEAD_BIAS""".split()
+    OUT_NORM OUT_NORM_BIAS HEAD HEAD_BIAS ATTN_SUB_NORM FFN_SUB_NORM""".split()
 MATRICES = "EMBEDDING POSITIONS Q K V ATTN_OUT ROUTER GATE_UP DOWN HEAD".split()
 LATER = "POSITIONS ROUTER ATTN_NORM_BIAS FFN_NORM_BIAS OUT_NORM_BIAS".split()
 WITHOUT_LAYER = "EMBEDDING OUT_NORM HEAD HEAD_BIAS".split()
@@ -160,7 +160,8 @@ def shape_of(d, role):
             "ROPE": (1, None), "Q": (q, d["width"]), "K": (k, d["width"]), "V": (v, d["width"]), "Q_BIAS": (1, q),
             "K_BIAS": (1, k), "V_BIAS": (1, v), "Q_NORM": (1, d["head_size"]), "K_NORM": (1, d["head_size"]),
             "ATTN_OUT": (d["width"], d["heads"] * d["value_size"]), "GATE_UP": (2 * ffn, d["width"]),
-            "GATE_UP_BIAS": (1, 2 * ffn), "DOWN": (d["width"], d["ffn"])}.get(role, (1, d["width"]))
+            "GATE_UP_BIAS": (1, 2 * ffn), "DOWN": (d["width"], d["ffn"]),
+            "ATTN_SUB_NORM": (1, d["heads"] * d["value_size"]), "FFN_SUB_NORM": (1, d["ffn"])}.get(role, (1, d["width"]))
 
 
 def size_of(role, kind, rows, cols):

@@ -578,6 +578,25 @@ static llm_result calibrate_even_values(calibration *c, uint32_t padded) {
     return result;
 }
 
+/* An input that a norm of its own makes is not evened out. */
+static llm_result calibrate_note_input(calibration *c, uint32_t role, uint32_t padded) {
+    const size_t tokens = (size_t)calibrate_some(c) * c->run.length;
+    const uint32_t n = c->tensor[role]->file.cols;
+    double *squares = (double *)malloc(n * sizeof *squares);
+    llm_result result;
+    if (!squares) return calibrate_memory(c, "an importance matrix");
+    calibrate_squares(c->out, tokens, padded, n, squares);
+    result = calibrate_note(c, c->tensor[role], squares, tokens);
+    free(squares);
+    return result;
+}
+
+/* What the heads put out is rotated where V's rows have not done that. */
+static void calibrate_rotate_heads(const calibration *c, float *out, uint32_t padded) {
+    if (c->tensor[LLM__V]->file.row_rotation) return;
+    quantize_rotate(out, forward_tokens(&c->run) * padded, 1, c->tensor[LLM__ATTN_OUT]->file.rotation);
+}
+
 static void calibrate_rotate_values(calibration *c) {
     const plan_tensor *v = c->tensor[LLM__V], *out = c->tensor[LLM__ATTN_OUT];
     const uint32_t cols = llm__padded(v->file.cols);
@@ -604,18 +623,21 @@ static llm_result calibrate_attention(calibration *c) {
     if (result == LLM_OK && calibrate_quantised(c->tensor[LLM__ATTN_OUT])) {
         forward_attention(&c->run, calibrate_some(c), layer, &c->layer, c->in, width, c->out,
                           padded);
-        result = calibrate_even_values(c, padded);
+        result = c->layer.w[LLM__ATTN_SUB_NORM] ? calibrate_note_input(c, LLM__ATTN_OUT, padded)
+                                                : calibrate_even_values(c, padded);
     }
     if (result == LLM_OK) calibrate_rotate_values(c);
     if (result != LLM_OK) return result;
     forward_attention(&c->run, c->run.sequences, layer, &c->layer, c->exact_in, width, c->exact_out,
                       padded);
     calibrate_clear(c, c->exact_out, n, padded);
+    calibrate_rotate_heads(c, c->exact_out, padded);
     if (quantised) result = calibrate_follow_input(c, qkv, 3);
     for (i = 0; i < 3 && result == LLM_OK; i++) result = calibrate_quantise(c, qkv[i]);
     if (result != LLM_OK) return result;
     forward_attention(&c->run, c->run.sequences, layer, &c->layer, c->in, width, c->out, padded);
     calibrate_clear(c, c->out, n, padded);
+    calibrate_rotate_heads(c, c->out, padded);
     if (calibrate_quantised(c->tensor[LLM__ATTN_OUT])) result = calibrate_moments(c, c->out, padded);
     if (result == LLM_OK)
         result = calibrate_follow_output(c, LLM__ATTN_OUT, LLM__ATTN_OUT_BIAS, LLM__ATTN_POST_NORM, padded);
@@ -666,7 +688,8 @@ static llm_result calibrate_feed_forward(calibration *c) {
     llm_result result = calibrate_normed(c, LLM__FFN_NORM, gate_up, 1);
     if (result == LLM_OK && calibrate_quantised(down)) {
         forward_hidden(&c->run, calibrate_some(c), &c->layer, c->in, width, c->out, padded);
-        result = calibrate_even_hidden(c, padded);
+        result = c->layer.w[LLM__FFN_SUB_NORM] ? calibrate_note_input(c, LLM__DOWN, padded)
+                                               : calibrate_even_hidden(c, padded);
     }
     if (result != LLM_OK) return result;
     calibrate_rotate_columns(down, c->layer.w[LLM__DOWN]);

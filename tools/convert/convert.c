@@ -136,7 +136,7 @@ static bool choose_rotated(const options *o, const plan_tensor *t) {
 }
 
 /* Queries, keys and values share one input: all or none. What the attention puts out is rotated
-   by V's rows, so by no block that is larger than a head allows. */
+   by V's rows, so by no block that is larger than a head allows; where a norm follows, behind that. */
 static void choose_attention(const options *o, plan *p, uint32_t layer) {
     plan_tensor *q = plan_find(p, LLM__Q, layer), *k = plan_find(p, LLM__K, layer);
     plan_tensor *v = plan_find(p, LLM__V, layer), *bias = plan_find(p, LLM__V_BIAS, layer);
@@ -144,6 +144,10 @@ static void choose_attention(const options *o, plan *p, uint32_t layer) {
     uint32_t block = 64;
     bool rotated = choose_rotated(o, q) && choose_rotated(o, k) && choose_rotated(o, v);
     if (q && k && v && rotated) q->file.rotation = k->file.rotation = v->file.rotation = 64;
+    if (plan_find(p, LLM__ATTN_SUB_NORM, layer)) {
+        out->file.rotation = choose_rotated(o, out) ? block : 0;
+        return;
+    }
     while (p->desc.value_size % block) block /= 2;
     if (block < 16 || !v || !out || !choose_rotated(o, out)) return;
     out->file.rotation = v->file.row_rotation = block;
@@ -162,6 +166,43 @@ static void choose(const options *o, plan *p) {
             t->file.rotation = choose_rotated(o, t) ? 64 : 0;
     }
     for (layer = 0; layer < p->desc.layers; layer++) choose_attention(o, p, layer);
+}
+
+/* Is every weight 0 or of one size? */
+static bool choose_is_ternary(const source_file *s, const source_tensor *t, float *row) {
+    float size = 0.0f;
+    uint64_t r, c;
+    for (r = 0; r < t->shape[1]; r++) {
+        s->row(s, t, r, row);
+        for (c = 0; c < t->shape[0]; c++) {
+            const float x = fabsf(row[c]);
+            if (!(x > 0.0f)) continue;
+            if (!(size > 0.0f)) size = x;
+            if (x < size || x > size) return false;
+        }
+    }
+    return size > 0.0f;
+}
+
+/* BitNet's matrices are ternary, whatever type the source keeps them in. */
+static llm_result choose_ternary(const source_file *s, plan *p, llm_error *error) {
+    const uint32_t widest = p->desc.ffn > p->desc.width ? p->desc.ffn : p->desc.width;
+    const uint32_t heads = p->desc.heads * p->desc.value_size;
+    float *row;
+    size_t i;
+    int k;
+    if (!plan_find(p, LLM__FFN_SUB_NORM, 0)) return LLM_OK;
+    row = (float *)malloc((widest > heads ? widest : heads) * sizeof *row);
+    if (!row) return llm__fail(error, LLM_ERROR_MEMORY, "no memory for %u columns", widest);
+    for (i = 0; i < p->count; i++)
+        for (k = 0; k < 2; k++) {
+            source_tensor *t = p->tensors[i].from[k];
+            if (t && family_is_matrix(p->tensors[i].file.role) && p->tensors[i].file.layer != LLM__NONE &&
+                t->bits >= 16 && choose_is_ternary(s, t, row))
+                t->bits = 1;
+        }
+    free(row);
+    return LLM_OK;
 }
 
 /* Marks matrices with weights that are not finite; true if there are any. */
@@ -765,8 +806,9 @@ static llm_result convert(options *o, llm_error *error) {
                            "takes one", o->base);
     if (result == LLM_OK) result = plan_open(&p, &s, error);
     if (result == LLM_OK) {
-        if (o->keep_odd && choose_odd(&s, &p)) o->calibrate = CALIBRATE_NO;
-        result = convert_plan(o, &s, &p, error);
+        result = choose_ternary(&s, &p, error);
+        if (result == LLM_OK && o->keep_odd && choose_odd(&s, &p)) o->calibrate = CALIBRATE_NO;
+        if (result == LLM_OK) result = convert_plan(o, &s, &p, error);
         plan_close(&p);
     }
     s.close(&s);

@@ -51,6 +51,11 @@ typedef struct family {
      FAMILY_BIT(V) | FAMILY_BIT(ATTN_OUT) | FAMILY_BIT(FFN_NORM) | FAMILY_BIT(GATE_UP) |      \
      FAMILY_BIT(DOWN) | FAMILY_BIT(OUT_NORM))
 
+#define FAMILY_BITNET (FAMILY_BLOCK | FAMILY_BIT(ATTN_SUB_NORM) | FAMILY_BIT(FFN_SUB_NORM))
+#define FAMILY_BITNET_TOO                                                                     \
+    (FAMILY_BIT(HEAD) | FAMILY_BIT(Q_BIAS) | FAMILY_BIT(K_BIAS) | FAMILY_BIT(V_BIAS) |        \
+     FAMILY_BIT(ATTN_OUT_BIAS))
+
 static const family families[] = {
     {"llama", FAMILY_BLOCK,
      FAMILY_BIT(HEAD) | FAMILY_BIT(Q_BIAS) | FAMILY_BIT(K_BIAS) | FAMILY_BIT(V_BIAS) |
@@ -65,7 +70,9 @@ static const family families[] = {
     {"gemma3",
      FAMILY_BLOCK | FAMILY_BIT(Q_NORM) | FAMILY_BIT(K_NORM) | FAMILY_BIT(ATTN_POST_NORM) |
          FAMILY_BIT(FFN_POST_NORM),
-     FAMILY_BIT(HEAD), LLM__ACT_GELU_TANH, true, 6, 10000.0, 62}};
+     FAMILY_BIT(HEAD), LLM__ACT_GELU_TANH, true, 6, 10000.0, 62},
+    {"bitnet", FAMILY_BITNET, FAMILY_BITNET_TOO, LLM__ACT_SILU, false, 0, 0.0, 0},
+    {"bitnet-b1.58", FAMILY_BITNET, FAMILY_BITNET_TOO, LLM__ACT_RELU2, false, 0, 0.0, 0}};
 
 /* How the source spells a tensor's name. */
 typedef struct family_spelled {
@@ -217,12 +224,14 @@ static const family_part family_parts[] = {
     {LLM__V_BIAS, true, "attn_v.bias", NULL},
     {LLM__Q_NORM, true, "attn_q_norm.weight", NULL},
     {LLM__K_NORM, true, "attn_k_norm.weight", NULL},
+    {LLM__ATTN_SUB_NORM, true, "attn_sub_norm.weight", NULL},
     {LLM__ATTN_OUT, true, "attn_output.weight", NULL},
     {LLM__ATTN_OUT_BIAS, true, "attn_output.bias", NULL},
     {LLM__ATTN_POST_NORM, true, "post_attention_norm.weight", NULL},
     {LLM__FFN_NORM, true, "ffn_norm.weight", NULL},
     {LLM__GATE_UP, true, "ffn_gate.weight", "ffn_up.weight"},
     {LLM__GATE_UP_BIAS, true, "ffn_gate.bias", "ffn_up.bias"},
+    {LLM__FFN_SUB_NORM, true, "ffn_sub_norm.weight", NULL},
     {LLM__DOWN, true, "ffn_down.weight", NULL},
     {LLM__DOWN_BIAS, true, "ffn_down.bias", NULL},
     {LLM__FFN_POST_NORM, true, "post_ffw_norm.weight", NULL},
@@ -260,6 +269,8 @@ static void family_shape(const llm__file_desc *d, uint32_t role, uint32_t *rows,
     case LLM__GATE_UP: *rows = d->ffn; break;
     case LLM__GATE_UP_BIAS: *cols = d->ffn; break;
     case LLM__DOWN: *rows = d->width, *cols = d->ffn; break;
+    case LLM__ATTN_SUB_NORM: *cols = o; break;
+    case LLM__FFN_SUB_NORM: *cols = d->ffn; break;
     default: break;
     }
 }
@@ -466,8 +477,8 @@ static llm_result plan_open(plan *p, const source_file *s, llm_error *error) {
         if (strcmp(families[i].name, s->architecture) == 0) f = &families[i];
     if (!f)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
-                         "architecture \"%s\" is not supported, expected llama, qwen2, qwen3 or "
-                         "gemma3", show(text_of(s->architecture)).text);
+                         "architecture \"%s\" is not supported, expected llama, qwen2, qwen3, "
+                         "gemma3, bitnet or bitnet-b1.58", show(text_of(s->architecture)).text);
     result = family_describe(s, f, &p->desc, error);
     if (result == LLM_OK) result = family_layers(s, f, p, error);
     if (result == LLM_OK) result = family_list(s, f, p, error);

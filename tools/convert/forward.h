@@ -139,6 +139,13 @@ typedef struct forward_layer {
     float *w[LLM__ROLE_COUNT];
 } forward_layer;
 
+/* x[length][stride] = x, normed in its first n columns, where the family does that to what goes into the
+   output matrices of attention and feed-forward. */
+static void forward_sub_norm(const forward *f, const float *gain, uint32_t n, float *x, size_t stride) {
+    uint32_t i;
+    for (i = 0; gain && i < f->length; i++, x += stride) forward_norm(x, gain, n, f->d->norm_epsilon, x);
+}
+
 /* out[tokens][out_stride] = what the heads make of in[tokens][in_stride], normed, of the first
    `sequences` sequences. */
 static void forward_attention(const forward *f, uint32_t sequences, const llm__file_layer *layer,
@@ -159,6 +166,7 @@ static void forward_attention(const forward *f, uint32_t sequences, const llm__f
                        l->w[LLM__V_BIAS], f->v);
         crew_for(f->crew, f->length, forward_position, &h);
         crew_for(f->crew, d->heads, forward_head, &h);
+        forward_sub_norm(f, l->w[LLM__ATTN_SUB_NORM], d->heads * d->value_size, h.out, out_stride);
     }
 }
 
@@ -200,6 +208,7 @@ static void forward_hidden(const forward *f, uint32_t sequences, const forward_l
         forward_matmul(f, in, f->length, l->w[LLM__GATE_UP], g.rows, in_stride,
                        l->w[LLM__GATE_UP_BIAS], f->wide);
         crew_for(f->crew, f->length, forward_gate_token, &g);
+        forward_sub_norm(f, l->w[LLM__FFN_SUB_NORM], f->d->ffn, g.out, out_stride);
     }
 }
 

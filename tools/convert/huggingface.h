@@ -15,8 +15,7 @@
 #include "json.h"
 #include "keys.h"
 #include "platform.h"
-#include "safetensors.h"
-#include <math.h>
+#include "ternary.h"
 
 /* A file of a folder. */
 typedef struct hf_part {
@@ -31,9 +30,14 @@ typedef struct hf_tensor {
     const safetensors_tensor *scale;     /* NULL: none */
     uint64_t block_rows, block_cols, scale_cols; /* one scale for each block */
     float add;                           /* to every element */
+    uint64_t quarter;                    /* packed ternary weights: rows as they are stored, or 0 */
+    float mean, size;                    /* ternary weights, packed or, if mean > 0, to be rounded */
 } hf_tensor;
 
 enum { HF_SHARDS = 1024, HF_LAYERS = 1024 };
+
+/* Ternary weights: none, packed with a scale that they are divided or multiplied by, or to be rounded. */
+enum { HF_NOT_TERNARY, HF_DIVIDED, HF_MULTIPLIED, HF_ROUNDED };
 
 typedef struct hf_family hf_family;
 
@@ -56,6 +60,7 @@ typedef struct hf_file {
     uint8_t *factors;    /* of Llama 3's frequencies, F32, or NULL */
     size_t factor_count;
     uint32_t layers, left_out;
+    int ternary;
     bool tied;
 } hf_file;
 
@@ -175,23 +180,27 @@ struct hf_family {
     const char *activation_key, *activation;
     double width, ffn, layers, heads, kv_heads, head_size, context, window; /* head size 0: width /
                                       heads; window 0: the model has none unless it says so */
-    double rope_base, local_base;
+    double rope_base, local_base, epsilon;
     bool tied, gemma, windows;     /* windows: in all layers, when a window is given */
 };
 
 static const hf_family hf_families[] = {
     {"llama", "LlamaForCausalLM", "llama", "hidden_act", "silu",
-     -1, -1, -1, -1, 0, 0, 2048, 0, 1e4, 0, false, false, false},
+     -1, -1, -1, -1, 0, 0, 2048, 0, 1e4, 0, 1e-6, false, false, false},
     {"mistral", "MistralForCausalLM", "llama", "hidden_act", "silu",
-     -1, -1, -1, -1, 8, 0, 131072, 0, 1e4, 0, false, false, true},
+     -1, -1, -1, -1, 8, 0, 131072, 0, 1e4, 0, 1e-6, false, false, true},
     {"qwen2", "Qwen2ForCausalLM", "qwen2", "hidden_act", "silu",
-     -1, -1, -1, -1, 32, 0, 32768, 0, 1e4, 0, false, false, false},
+     -1, -1, -1, -1, 32, 0, 32768, 0, 1e4, 0, 1e-6, false, false, false},
     {"qwen3", "Qwen3ForCausalLM", "qwen3", "hidden_act", "silu",
-     -1, -1, -1, -1, 32, 128, 32768, 0, 1e4, 0, false, false, false},
+     -1, -1, -1, -1, 32, 128, 32768, 0, 1e4, 0, 1e-6, false, false, false},
     {"gemma3_text", "Gemma3ForCausalLM", "gemma3", "hidden_activation", "gelu_pytorch_tanh",
-     2304, 9216, 26, 8, 4, 256, 131072, 4096, 1e6, 1e4, true, true, false},
+     2304, 9216, 26, 8, 4, 256, 131072, 4096, 1e6, 1e4, 1e-6, true, true, false},
     {"gemma3", "Gemma3ForConditionalGeneration", "gemma3", "hidden_activation",
-     "gelu_pytorch_tanh", 2304, 9216, 26, 8, 4, 256, 131072, 4096, 1e6, 1e4, true, true, false}};
+     "gelu_pytorch_tanh", 2304, 9216, 26, 8, 4, 256, 131072, 4096, 1e6, 1e4, 1e-6, true, true, false},
+    {"bitnet", "BitNetForCausalLM", "bitnet-b1.58", "hidden_act", "relu2",
+     -1, -1, -1, -1, 5, 0, 2048, 0, 5e5, 0, 1e-5, false, false, false},
+    {"bitnet", "BitNetForCausalLM", "bitnet", "hidden_act", "silu",
+     -1, -1, -1, -1, 5, 0, 2048, 0, 5e5, 0, 1e-5, false, false, false}};
 
 /* Settings of other arithmetic than any family here has. */
 static const char *const hf_refused[] = {
@@ -205,11 +214,13 @@ static llm_result hf_family_of(hf_file *f, llm_error *error) {
     const uint32_t classes = hf_find(j, 0, "architectures");
     char text[64];
     size_t i;
-    for (i = 0; i < sizeof hf_families / sizeof *hf_families; i++)
-        if (json_is(j, type, hf_families[i].type)) f->family = &hf_families[i];
+    for (i = 0; i < sizeof hf_families / sizeof *hf_families; i++) /* some differ in the activation */
+        if (json_is(j, type, hf_families[i].type) &&
+            (!f->family || json_is(j, hf_find(j, 0, hf_families[i].activation_key), hf_families[i].activation)))
+            f->family = &hf_families[i];
     if (!f->family)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED, "config.json: model_type: %s, expected "
-                         "llama, mistral, qwen2, qwen3, gemma3 or gemma3_text",
+                         "llama, mistral, qwen2, qwen3, gemma3, gemma3_text or bitnet",
                          hf_show(j, type, text));
     if (classes != JSON_NONE &&
         (json_type(j, classes) != JSON_ARRAY || json_count(j, classes) != 1 ||
@@ -262,7 +273,8 @@ static llm_result hf_sizes(hf_file *f, llm_error *error) {
     keys_number(&f->keys, ".attention.key_length", other);
     keys_number(&f->keys, ".attention.value_length", other);
     if (result == LLM_OK)
-        result = hf_number(&f->config, f->text, "rms_norm_eps", 1e-6, 1e-30, 1, &other, error);
+        result = hf_number(&f->config, f->text, "rms_norm_eps", family->epsilon, 1e-30, 1, &other,
+                           error);
     keys_number(&f->keys, ".attention.layer_norm_rms_epsilon", other);
     return result;
 }
@@ -592,6 +604,7 @@ static const hf_name hf_names[] = {
     {"self_attn.q_proj", "attn_q", -1},       {"self_attn.k_proj", "attn_k", -1},
     {"self_attn.v_proj", "attn_v", -1},       {"self_attn.o_proj", "attn_output", -1},
     {"self_attn.q_norm", "attn_q_norm", -1},  {"self_attn.k_norm", "attn_k_norm", -1},
+    {"self_attn.attn_sub_norm", "attn_sub_norm", 0}, {"mlp.ffn_sub_norm", "ffn_sub_norm", 0},
     {"mlp.gate_proj", "ffn_gate", -1},        {"mlp.up_proj", "ffn_up", -1},
     {"mlp.down_proj", "ffn_down", -1},        {"input_layernorm", "attn_norm", -1},
     {"post_attention_layernorm", "ffn_norm", 0},
@@ -749,7 +762,87 @@ static llm_result hf_scale(hf_file *f, const safetensors_tensor *t, hf_tensor *h
     return hf_blocks(f, t, h, error);
 }
 
-/* Weights in 8-bit floats are read; those in whole numbers are another matter. */
+/* ---- ternary weights ------------------------------------------------------- */
+
+/* A text of quantization_config that is one of two; the first where there is none. */
+static llm_result hf_either(const hf_file *f, const char *name, const char *first, const char *second,
+                            bool *is_second, llm_error *error) {
+    const json *j = &f->config;
+    const uint32_t node = hf_find(j, hf_find(j, 0, "quantization_config"), name);
+    char whole[64], expected[64];
+    *is_second = json_is(j, node, second);
+    if (node == JSON_NONE || *is_second || json_is(j, node, first)) return LLM_OK;
+    (void)snprintf(whole, sizeof whole, "quantization_config.%s", name);
+    (void)snprintf(expected, sizeof expected, "%s or %s", first, second);
+    return hf_refuse(j, whole, node, expected, error);
+}
+
+/* What transformers' BitLinear and AutoBitLinear make of the same settings. */
+static llm_result hf_ternary_settings(hf_file *f, llm_error *error) {
+    const json *j = &f->config;
+    const uint32_t settings = hf_find(j, 0, "quantization_config");
+    const uint32_t kept = hf_find(j, settings, "modules_to_not_convert");
+    bool automatic, online, normed;
+    uint32_t n;
+    llm_result result = hf_either(f, "linear_class", "bitlinear", "autobitlinear", &automatic, error);
+    if (result == LLM_OK)
+        result = hf_either(f, "quantization_mode", "offline", "online", &online, error);
+    if (result == LLM_OK) result = hf_flag(j, settings, "use_rms_norm", false, &normed, error);
+    if (result != LLM_OK) return result;
+    if (normed)
+        return hf_refuse(j, "quantization_config.use_rms_norm", hf_find(j, settings, "use_rms_norm"),
+                         "false", error);
+    for (n = kept + 1; json_type(j, kept) == JSON_ARRAY && n < json_next(j, kept); n = json_next(j, n))
+        if (!json_is(j, n, "lm_head"))
+            return hf_refuse(j, "quantization_config.modules_to_not_convert", n, "lm_head alone", error);
+    f->ternary = !automatic ? HF_DIVIDED : online ? HF_ROUNDED : HF_MULTIPLIED;
+    return LLM_OK;
+}
+
+/* A matrix whose bytes hold four weights each. */
+static bool hf_is_packed(const hf_file *f, const safetensors_tensor *t) {
+    return (f->ternary == HF_DIVIDED || f->ternary == HF_MULTIPLIED) && t->dims == 2 &&
+           strcmp(t->type->name, "U8") == 0;
+}
+
+static llm_result hf_add_packed(hf_file *f, const safetensors_tensor *from, source_tensor *t,
+                                hf_tensor *h, llm_error *error) {
+    const size_t found = hf_companion(f, from->name, ".weight_scale");
+    const safetensors_tensor *scale = found < f->all_count ? f->all[found] : NULL;
+    if (!scale || !scale->type->read || scale->size != scale->type->size)
+        return llm__fail(error, LLM_ERROR_FORMAT, "%s: tensor %.80s: packed, expected a tensor "
+                         "weight_scale of one number beside it", hf_shard_of(f, from),
+                         show(from->name).text);
+    if (!from->shape[0] || from->shape[0] > 1u << 20)
+        return llm__fail(error, LLM_ERROR_FORMAT, "%s: tensor %.80s: %llu packed rows, expected 1 .. "
+                         "1048576", hf_shard_of(f, from), show(from->name).text,
+                         (unsigned long long)from->shape[0]);
+    scale->type->read(scale->data, &h->size);
+    if (f->ternary == HF_DIVIDED) h->size = 1.0f / h->size;
+    if (!llm__finite(h->size))
+        return llm__fail(error, LLM_ERROR_NUMERIC, "%s: tensor %.80s: the weights are %g times -1, 0 and "
+                         "1, expected a finite number", hf_shard_of(f, scale), show(scale->name).text,
+                         (double)h->size);
+    f->consumed[found] = true;
+    h->quarter = from->shape[0];
+    t->type = "ternary";
+    t->bits = 1;
+    t->shape[1] = 4 * from->shape[0];
+    return LLM_OK;
+}
+
+/* Matrices of layers that are rounded when they are used. */
+static void hf_add_rounded(const safetensors_tensor *from, source_tensor *t, hf_tensor *h) {
+    h->mean = h->size = ternary_mean(from->type, from->data, from->shape[0] * from->shape[1]);
+    t->type = "ternary";
+    t->bits = 1;
+}
+
+static bool hf_is_scaled(const hf_file *f, const safetensors_tensor *t) {
+    return hf_is_eight(t) || hf_is_packed(f, t);
+}
+
+/* Weights in 8-bit floats and ternary ones are read; other whole numbers are another matter. */
 static llm_result hf_check_quantization(hf_file *f, llm_error *error) {
     static const char *const known[] = {"fp8", "fbgemm_fp8", "compressed-tensors"};
     const json *j = &f->config;
@@ -757,10 +850,11 @@ static llm_result hf_check_quantization(hf_file *f, llm_error *error) {
     const uint32_t method = hf_find(j, settings, "quant_method");
     size_t i;
     if (settings == JSON_NONE) return LLM_OK;
+    if (json_is(j, method, "bitnet")) return hf_ternary_settings(f, error);
     for (i = 0; i < sizeof known / sizeof *known; i++)
         if (json_is(j, method, known[i])) return LLM_OK;
     return hf_refuse(j, "quantization_config.quant_method", method,
-                     "fp8, fbgemm_fp8 or compressed-tensors", error);
+                     "fp8, fbgemm_fp8, compressed-tensors or bitnet", error);
 }
 
 /* ---- tensors of the source ----------------------------------------------- */
@@ -770,6 +864,10 @@ static void hf_row(const source_file *s, const source_tensor *t, uint64_t row, f
     const hf_tensor *h = &f->tensors[t->format];
     const uint8_t *p = t->data + row * t->shape[0] * h->type->size;
     uint64_t i;
+    if (h->quarter) {
+        ternary_unpack(t->data, h->quarter, t->shape[0], row, h->size, out);
+        return;
+    }
     for (i = 0; i < t->shape[0]; i++) h->type->read(p + i * h->type->size, &out[i]);
     for (i = 0; h->scale && i < t->shape[0]; i++) {
         const safetensors_type *type = h->scale->type;
@@ -780,6 +878,7 @@ static void hf_row(const source_file *s, const source_tensor *t, uint64_t row, f
     }
     if (h->add > 0.0f)
         for (i = 0; i < t->shape[0]; i++) out[i] += h->add;
+    if (h->mean > 0.0f) ternary_round(out, t->shape[0], h->mean, h->size);
 }
 
 static llm_result hf_add(source_file *s, hf_file *f, const safetensors_tensor *from,
@@ -793,7 +892,7 @@ static llm_result hf_add(source_file *s, hf_file *f, const safetensors_tensor *f
         return llm__fail(error, LLM_ERROR_UNSUPPORTED, "%s: tensor %.80s: not known in a model of "
                          "the %s family with %u layers", hf_shard_of(f, from),
                          show(from->name).text, f->family->name, (unsigned)f->layers);
-    if (!from->type->read || from->dims < 1 || from->dims > 4)
+    if ((!from->type->read && !hf_is_packed(f, from)) || from->dims < 1 || from->dims > 4)
         return llm__fail(error, LLM_ERROR_UNSUPPORTED, "%s: tensor %.80s: %s in %u dimensions, "
                          "expected F32, F16, BF16, F8_E4M3 or F8_E5M2 in 1 .. 4",
                          hf_shard_of(f, from), show(from->name).text, from->type->name,
@@ -810,6 +909,9 @@ static llm_result hf_add(source_file *s, hf_file *f, const safetensors_tensor *f
     t->format = (uint32_t)s->tensor_count++;
     h->type = from->type;
     if (hf_is_eight(from)) result = hf_scale(f, from, h, error);
+    if (hf_is_packed(f, from)) result = hf_add_packed(f, from, t, h, error);
+    if (f->ternary == HF_ROUNDED && from->dims == 2 && strncmp(name, "blk.", 4) == 0)
+        hf_add_rounded(from, t, h);
     if (f->family->gemma && from->dims == 1 && t->name.size > 11 &&
         !memcmp(t->name.data + t->name.size - 11, "norm.weight", 11))
         h->add = 1.0f;
@@ -846,9 +948,9 @@ static llm_result hf_tensors(source_file *s, hf_file *f, llm_error *error) {
         f->left_out++;
     }
     for (i = 0; i < f->all_count && result == LLM_OK; i++) /* weights first, which have scales */
-        if (!f->consumed[i] && hf_is_eight(f->all[i])) result = hf_add(s, f, f->all[i], error);
+        if (!f->consumed[i] && hf_is_scaled(f, f->all[i])) result = hf_add(s, f, f->all[i], error);
     for (i = 0; i < f->all_count && result == LLM_OK; i++)
-        if (!f->consumed[i] && !hf_is_eight(f->all[i])) result = hf_add(s, f, f->all[i], error);
+        if (!f->consumed[i] && !hf_is_scaled(f, f->all[i])) result = hf_add(s, f, f->all[i], error);
     if (result != LLM_OK) return result;
     hf_add_factors(s, f);
     qsort(s->tensors, s->tensor_count, sizeof *s->tensors, hf_source_order);
