@@ -279,7 +279,7 @@ static void test_directory(void) {
     BAD_TENSOR(LLM__Q, 1, t->size--, message);
     BAD_TENSOR(LLM__FFN_NORM, 1, (t->role = LLM__ATTN_NORM), "tensor blk.1.attn_norm: stands twice in the directory");
     BAD_TENSOR(LLM__FFN_NORM, 1, t->role = LLM__ATTN_POST_NORM, "tensor blk.1.ffn_norm is missing");
-    MUTATED(tensor_of(&f, LLM__Q, 1)->role = 99, LLM_ERROR_UNSUPPORTED, "directory: a tensor has role 99, not in 0 .. 27");
+    MUTATED(tensor_of(&f, LLM__Q, 1)->role = 99, LLM_ERROR_UNSUPPORTED, "directory: a tensor has role 99, not in 0 .. 29");
     MUTATED(tensor_of(&f, LLM__Q, 1)->expert = 3, LLM_ERROR_UNSUPPORTED, "tensor blk.1.attn_q: expert 3, this version supports none (4294967295)");
     BAD_FORMAT(layers_of(&f)[1].rope = 1, "layer 1: rope 1, the description has 1");
     /* With q as floats, k and v still share an input. */

@@ -654,7 +654,7 @@ static void test_kinds(void) {
                 "dimensions, expected F32, F16, BF16, F8_E4M3 or F8_E5M2 in 2", __LINE__);
     put_file(in_folder("peft/config.json"), "{}", 2); /* both a model's and an adapter's */
     expect_said(RUN(in_folder("peft"), in_folder("x.llm")), 1, in_folder("peft"),
-                "config.json: model_type: nothing, expected llama, mistral, qwen2, qwen3, gemma3 or gemma3_text", __LINE__);
+                "config.json: model_type: nothing, expected llama, mistral, qwen2, qwen3, gemma3, gemma3_text or bitnet", __LINE__);
     expect_said(RUN(in_folder("peft"), in_folder("x.llm"), "--base", in_folder("base.llm")), 1, in_folder("peft"),
                 "adapter_model.safetensors: tensor base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight: I32 in 2 "
                 "dimensions, expected F32, F16, BF16, F8_E4M3 or F8_E5M2 in 2", __LINE__);

@@ -347,7 +347,7 @@ static void test_models(void) {
            "expected 64 x 64");
     TENSOR("token_embd.weight", (s.tensors[s.tensor_count - 1].name = text_of("zzz\033"),
            strcpy(s.architecture, "qwen\n9")), LLM_ERROR_UNSUPPORTED,
-           "architecture \"qwen?9\" is not supported, expected llama, qwen2, qwen3 or gemma3");
+           "architecture \"qwen?9\" is not supported, expected llama, qwen2, qwen3, gemma3, bitnet or bitnet-b1.58");
 }
 
 /* A tensor that nothing asks for is not dropped in silence. */

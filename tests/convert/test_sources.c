@@ -173,7 +173,7 @@ static void test_config(void) {
     CHECK(open_changed("\"vocab_size\": 4", "\"head_dim\": null", NULL, NULL) == LLM_OK, "null: %s", said.text);
     CONFIG(good_config, "[]", "config.json: expected an object");
     CONFIG("\"model_type\": \"llama\"", "\"model_type\": \"mamba\"",
-           "config.json: model_type: \"mamba\", expected llama, mistral, qwen2, qwen3, gemma3 or gemma3_text");
+           "config.json: model_type: \"mamba\", expected llama, mistral, qwen2, qwen3, gemma3, gemma3_text or bitnet");
     CONFIG("[\"LlamaForCausalLM\"]", "[\"LlamaForTokenClassification\"]",
            "config.json: architectures: \"LlamaForTokenClassification\", expected [\"LlamaForCausalLM\"]");
     CONFIG("\"hidden_size\": 4", "\"hidden_size\": 65537",
@@ -197,7 +197,7 @@ static void test_config(void) {
     CONFIG("\"rms_norm_eps\"", "\"eos_token_id\": [1, -2], \"rms_norm_eps\"",
            "config.json: eos_token_id: -2, expected token ids of 0 .. 4194303");
     CONFIG("\"rms_norm_eps\"", "\"quantization_config\": {\"quant_method\": \"gptq\"}, \"rms_norm_eps\"",
-           "config.json: quantization_config.quant_method: \"gptq\", expected fp8, fbgemm_fp8 or compressed-tensors");
+           "config.json: quantization_config.quant_method: \"gptq\", expected fp8, fbgemm_fp8, compressed-tensors or bitnet");
     CONFIG("\"rms_norm_eps\"", "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}, \"rms_norm_eps\"",
            "config.json: rope_type: \"yarn\", expected default, linear or llama3");
     CONFIG("\"rms_norm_eps\"", "\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, "
@@ -299,6 +299,55 @@ static void test_scales(void) {
          "or weight_scale beside it");
     items_reset();
 #undef SCALED
+}
+
+/* Matrices of BitNet: q_proj packed, with a scale (0, as all data here) of `dtype`; settings of
+   quantization_config. */
+static llm_result open_ternary(const char *settings, const char *scale, const char *dtype, const char *shape) {
+    char config[300];
+    llm_result result;
+    (void)snprintf(config, sizeof config, "\"quantization_config\": {\"quant_method\": \"bitnet\"%s}, \"rms_norm_eps\"", settings);
+    items_reset();
+    items[1].dtype = "U8", items[1].shape = "[1,4]", items[1].bytes = 4;
+    items[item_count].name = scale, items[item_count].dtype = dtype, items[item_count].shape = shape;
+    items[item_count++].bytes = 4;
+    result = open_changed("\"rms_norm_eps\"", config, NULL, NULL);
+    items_reset();
+    return result;
+}
+
+static void test_ternary(void) {
+    static const char *const scale = "model.layers.0.self_attn.q_proj.weight_scale";
+    static const char *const offline = ", \"linear_class\": \"autobitlinear\"";
+    static const char *const online = ", \"linear_class\": \"autobitlinear\", \"quantization_mode\": \"online\"";
+    CHECK(open_ternary(offline, scale, "F32", "[1]") == LLM_OK, "packed: %s", said.text);
+    CHECK(open_ternary(offline, scale, "F32", "[]") == LLM_OK, "packed: %s", said.text);
+    CHECK(open_ternary(", \"linear_class\": \"autobitlinear\", \"modules_to_not_convert\": [\"lm_head\"]", scale, "F32", "[]") == LLM_OK,
+          "packed: %s", said.text);
+    SAYS(open_ternary("", scale, "F32", "[1]"), "model.safetensors: tensor model.layers.0.self_attn.q_proj.weight_scale: the weights are inf "
+         "times -1, 0 and 1, expected a finite number");
+    SAYS(open_ternary(offline, scale, "F16", "[2]"), "model.safetensors: tensor model.layers.0.self_attn.q_proj.weight: packed, expected a tensor "
+         "weight_scale of one number beside it");
+    SAYS(open_ternary(offline, "model.layers.0.self_attn.q_proj.scale", "F32", "[1]"), "model.safetensors: tensor "
+         "model.layers.0.self_attn.q_proj.weight: packed, expected a tensor weight_scale of one number beside it");
+    SAYS(open_ternary(online, scale, "F32", "[1]"), "model.safetensors: tensor model.layers.0.self_attn.q_proj.weight: U8 in 2 dimensions, expected "
+         "F32, F16, BF16, F8_E4M3 or F8_E5M2 in 1 .. 4");
+    SAYS(open_ternary(", \"linear_class\": \"linear\"", scale, "F32", "[1]"),
+         "config.json: quantization_config.linear_class: \"linear\", expected bitlinear or autobitlinear");
+    SAYS(open_ternary(", \"quantization_mode\": 1", scale, "F32", "[1]"),
+         "config.json: quantization_config.quantization_mode: 1, expected offline or online");
+    SAYS(open_ternary(", \"use_rms_norm\": true", scale, "F32", "[1]"),
+         "config.json: quantization_config.use_rms_norm: true, expected false");
+    SAYS(open_ternary(", \"modules_to_not_convert\": [\"lm_head\", \"k_proj\"]", scale, "F32", "[1]"),
+         "config.json: quantization_config.modules_to_not_convert: \"k_proj\", expected lm_head alone");
+    items_reset();
+    items[1].dtype = "U8", items[1].shape = "[0,4]", items[1].bytes = 0;
+    items[item_count].name = scale, items[item_count].dtype = "F32", items[item_count].shape = "[1]";
+    items[item_count++].bytes = 4;
+    SAYS(open_changed("\"rms_norm_eps\"", "\"quantization_config\": {\"quant_method\": \"bitnet\", \"linear_class\": \"autobitlinear\"}, "
+                      "\"rms_norm_eps\"", NULL, NULL),
+         "model.safetensors: tensor model.layers.0.self_attn.q_proj.weight: 0 packed rows, expected 1 .. 1048576");
+    items_reset();
 }
 
 /* ---- shards --------------------------------------------------------------- */
@@ -606,6 +655,7 @@ int main(void) {
     test_config();
     test_tensors();
     test_scales();
+    test_ternary();
     test_shards();
     test_many_shards();
     test_llama2c();
