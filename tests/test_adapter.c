@@ -679,5 +679,6 @@ int main(int count, char **arguments) {
     test_model("gemma-pattern", "q6", LLM_KV_F16, true);
     test_model("gemma", "bf16", LLM_KV_Q8, true);
     test_model("qwen3", "f32", LLM_KV_F16, true);
+    test_model("bitnet", "q6", LLM_KV_Q8, true);
     return check_report("adapter");
 }

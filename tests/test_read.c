@@ -547,7 +547,7 @@ static void test_prefetch(source *s) {
 }
 
 int main(int count, char **arguments) {
-    static const char *const names[] = {"llama-odd", "gemma-pattern"};
+    static const char *const names[] = {"llama-odd", "gemma-pattern", "bitnet"};
     llm_pool_desc p;
     llm_pool *pool;
     size_t i;
@@ -555,7 +555,7 @@ int main(int count, char **arguments) {
     memset(&p, 0, sizeof p);
     p.threads = 3;
     if (llm_pool_create(&pool, &p)) return 1;
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
         source s = spread(names[i], i ? "q4" : "f32");
         fixture_ids(names[i], ids);
         make_reference(&s);

@@ -328,7 +328,7 @@ static void stop_everywhere(llm_pool *pool, const llm_model *m, const int32_t *t
 }
 
 static void test_stops(void) {
-    static const char *const names[] = {"llama-tied", "qwen3", "gemma", "gemma-pattern"};
+    static const char *const names[] = {"llama-tied", "qwen3", "gemma", "gemma-pattern", "bitnet"};
     int32_t tokens[TOKENS];
     llm_pool_desc d;
     llm_pool *pool;

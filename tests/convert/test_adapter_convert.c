@@ -778,6 +778,8 @@ int main(int count, char **arguments) {
     test_fixture("llama-odd", "f32", "no", 1e-3);
     test_fixture("qwen3", "f32", "no", 1e-3);
     test_fixture("gemma-pattern", "f32", "no", 1e-3);
+    test_fixture("bitnet", "f32", "no", 1e-3);
+    test_fixture("bitnet", "auto", "no", 0.5); /* merged, the weights are ternary no more */
     test_fixture("llama-untied", "q8", "yes", 0.1); /* both are quantised, each by itself */
     test_fixture("gemma", "q8", "yes", 0.1);
     test_fixture("llama-tied", "q6", "no", 0.25);

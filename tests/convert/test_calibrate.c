@@ -322,8 +322,10 @@ static const char *source_of(const char *name) {
     return path;
 }
 
+/* Ternary weights are rotated only if asked to, and only then there is something to learn. */
 static void test_whole(const char *name) {
     static const char *const types[] = {"q8", "q5", "q3"};
+    const char *rotate = strcmp(name, "bitnet") ? "auto" : "yes";
     char a[128], b[128], options[256];
     uint32_t vocab;
     float *want;
@@ -334,17 +336,17 @@ static void test_whole(const char *name) {
     CHECK(run_converter(source_of(name), a, "--type f32") == 0, "%s: %s", name, text);
     want = logits_of(a, &vocab);
     for (i = 0; i < 3; i++) {
-        (void)snprintf(options, sizeof options, "--type %s --fast", types[i]);
+        (void)snprintf(options, sizeof options, "--type %s --rotate %s --fast", types[i], rotate);
         CHECK(run_converter(source_of(name), a, options) == 0, "%s: %s", name, text);
         fast = apart(a, want);
-        (void)snprintf(options, sizeof options, "--type %s --threads %zu --calibrate %s", types[i], i % 3 + 1,
-                       in_folder("learned"));
+        (void)snprintf(options, sizeof options, "--type %s --rotate %s --threads %zu --calibrate %s", types[i], rotate,
+                       i % 3 + 1, in_folder("learned"));
         CHECK(run_converter(source_of(name), a, options) == 0, "%s: %s", name, text);
         seen = apart(a, want);
         CHECK(i ? seen < 0.95 * fast : seen < 1.2 * fast, "%s %s: %g of the logits with calibration, %g without", name,
               types[i], seen, fast);
     }
-    (void)snprintf(options, sizeof options, "--type q3 --threads 1 --calibrate %s", in_folder("learned"));
+    (void)snprintf(options, sizeof options, "--type q3 --rotate %s --threads 1 --calibrate %s", rotate, in_folder("learned"));
     CHECK(run_converter(source_of(name), b, options) == 0 && same_files(a, b), "%s: with one thread it is another file",
           name);
     (void)snprintf(options, sizeof options, "--bits %s --calibrate %s", strcmp(name, "llama-odd") ? "5" : "7.5",
@@ -352,6 +354,32 @@ static void test_whole(const char *name) {
     CHECK(run_converter(source_of(name), b, options) == 0, "%s: %s", name, text);
     CHECK(apart(b, want) < seen, "%s: with more bits it is worse than q3", name);
     free(want);
+}
+
+/* Matrices of layers have the same bytes with and without a look at the activations. */
+static void test_ternary(void) {
+    llm_model_desc desc;
+    llm_model *m[2] = {NULL, NULL};
+    uint32_t layer, role;
+    char options[256];
+    (void)snprintf(options, sizeof options, "--bits 4 --calibrate %s", in_folder("learned"));
+    CHECK(run_converter(source_of("bitnet"), in_folder("a.llm"), "--type q2 --fast") == 0, "%s", text);
+    CHECK(run_converter(source_of("bitnet"), in_folder("b.llm"), options) == 0, "%s", text);
+    memset(&desc, 0, sizeof desc);
+    for (role = 0; role < 2; role++) {
+        desc.path = in_folder(role ? "b.llm" : "a.llm");
+        CHECK(!llm_model_open(&m[role], &desc), "%s", desc.path);
+    }
+    for (layer = 0; m[0] && m[1] && layer < m[0]->desc->layers; layer++)
+        for (role = LLM__Q; role <= LLM__DOWN; role++) {
+            const llm__tensor *a = llm__tensor_at(m[0], layer, role), *b = llm__tensor_at(m[1], layer, role);
+            const size_t size = llm__panel_size(LLM_Q2, llm__padded(a->cols)) * ((a->rows + 15) / 16);
+            if (!a->data || a->type == LLM_F32) continue;
+            CHECK(a->type == LLM_Q2 && b->type == LLM_Q2 && !memcmp(a->data, b->data, size), "layer %u, role %u: other bytes",
+                  layer, role);
+        }
+    llm_model_close(m[0]);
+    llm_model_close(m[1]);
 }
 
 /* ---- killed, and taken up again ------------------------------------------ */
@@ -562,6 +590,7 @@ int main(int count, char **arguments) {
         strcat(learned, calibration_pieces[i]);
     write_text("learned", learned, strlen(learned));
     for (i = 0; i < FIXTURES; i++) test_whole(fixture_names[i]);
+    test_ternary();
     test_continuation("llama-tied");
     test_continuation("gemma");
     test_default();

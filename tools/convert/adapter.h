@@ -536,6 +536,14 @@ static LLM__UNUSED llm_result merge_add(merge_list *m, const char *path, float w
     return result;
 }
 
+/* Is there anything to add to this tensor? */
+static LLM__UNUSED bool merge_changes(const merge_list *m, const plan_tensor *t) {
+    size_t i;
+    for (i = 0; m && i < m->count; i++)
+        if (m->pairs[i].file.role == t->file.role && m->pairs[i].file.layer == t->file.layer) return true;
+    return false;
+}
+
 /* Adds to row `row` of a tensor of the result, still in the checkpoint's basis. */
 static LLM__UNUSED void merge_row(const void *user, const plan_tensor *t, uint32_t row, float *x) {
     const merge_list *m = (const merge_list *)user;

@@ -151,9 +151,10 @@ static void calibrate_rotate_columns(const plan_tensor *t, float *w) {
     quantize_rotate(w, calibrate_rows(t) * llm__padded(t->file.cols), 1, t->file.rotation);
 }
 
-/* Quantised: what is stored in integers. */
+/* What is stored in integers and loses by that: there the activations are of use. Ternary weights stay what
+   they are in every type. */
 static bool calibrate_quantised(const plan_tensor *t) {
-    return t && llm__formats[t->file.type].bits != 0;
+    return t && llm__formats[t->file.type].bits != 0 && !(t->ternary && !t->file.rotation);
 }
 
 /* ---- second moments and quantising --------------------------------------- */

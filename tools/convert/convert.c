@@ -106,14 +106,19 @@ typedef struct spoken {
 
 /* ---- types and rotations ----------------------------------------------- */
 
+/* Of a weight in the source. */
+static unsigned choose_bits(const plan_tensor *t) {
+    const unsigned bits = t->from[0]->bits;
+    return t->from[1] && t->from[1]->bits > bits ? t->from[1]->bits : bits;
+}
+
 /* More than the source has: a second rounding at the same width would double the error. Measured on
    SmolLM2 from Q4_1, perplexity over the source's: 5 bits +3.3 %, 6 bits +0.3 %. Ternary weights
-   are values of 2 bits. */
+   are values of 2 bits, unless something is added to them. */
 static uint32_t choose_auto(const plan_tensor *t) {
-    unsigned bits = t->from[0]->bits;
-    if (t->from[1] && t->from[1]->bits > bits) bits = t->from[1]->bits;
-    if (bits == 1) return LLM_Q2;
-    return bits <= 3 ? LLM_Q5 : bits <= 5 ? LLM_Q6 : LLM_Q8;
+    const unsigned bits = choose_bits(t);
+    if (t->ternary) return LLM_Q2;
+    return bits == 1 ? LLM_Q8 : bits <= 3 ? LLM_Q5 : bits <= 5 ? LLM_Q6 : LLM_Q8;
 }
 
 static uint32_t choose_type(const options *o, const plan_tensor *t) {
@@ -131,7 +136,7 @@ static uint32_t choose_type(const options *o, const plan_tensor *t) {
 }
 
 static bool choose_rotated(const options *o, const plan_tensor *t) {
-    unsigned bits = t ? llm__formats[t->file.type].bits : 0;
+    unsigned bits = t && !(t->ternary && o->rotate == ROTATE_AUTO) ? llm__formats[t->file.type].bits : 0;
     return bits && (o->rotate == ROTATE_YES || (o->rotate == ROTATE_AUTO && (bits >= 6 || o->calibrate == CALIBRATE_YES)));
 }
 
@@ -159,6 +164,7 @@ static void choose(const options *o, plan *p) {
     size_t i;
     for (i = 0; i < p->count; i++) {
         plan_tensor *t = &p->tensors[i];
+        t->ternary = family_is_matrix(t->file.role) && choose_bits(t) == 1 && !merge_changes(o->merged, t);
         t->file.type = choose_type(o, t);
         t->file.rotation = t->file.row_rotation = t->rotation = 0;
         if (t->file.role == LLM__EMBEDDING || t->file.role == LLM__HEAD ||

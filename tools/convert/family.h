@@ -21,6 +21,7 @@ typedef struct plan_tensor {
     double base, factor;    /* ROPE: frequency i is base^(-2 i / dims) / factor / from[0][i] */
     double norm, error;     /* squared, of the weights and of what the conversion changed */
     bool odd;               /* has weights that are not finite, and keeps them, in 16 bits */
+    bool ternary;           /* every weight is one of three, and stays that */
     uint8_t *made;          /* its bytes, where they are there before it is written */
     float *importance;      /* [padded columns] mean squares of its input, from outside, or NULL */
     double *squares;        /* [columns] sums of squares of its input as it was seen, or NULL, */

@@ -440,6 +440,9 @@ static double mixed_bytes(const plan_tensor *t, uint32_t type) {
            (double)llm__panel_size(type, llm__padded(t->file.cols));
 }
 
+/* What format `f` does to a matrix. */
+static double mixed_noise(const plan_tensor *t, size_t f) { return t->ternary ? 0.0 : mixed_formats[f].noise; }
+
 /* Formats at a price of a byte; their bytes. */
 static double mixed_at_price(const mixed *m, const double *sensitive, double price) {
     plan *p = m->c->w->plan;
@@ -451,7 +454,7 @@ static double mixed_at_price(const mixed *m, const double *sensitive, double pri
         size_t best = MIXED_FORMATS;
         if (!family_is_matrix(t->file.role)) continue;
         for (f = 0; f < MIXED_FORMATS; f++) {
-            const double cost = sensitive[i] * mixed_formats[f].noise +
+            const double cost = sensitive[i] * mixed_noise(t, f) +
                                 price * mixed_bytes(t, mixed_formats[f].type);
             if (best < MIXED_FORMATS && cost >= least) continue;
             least = cost;
@@ -478,9 +481,9 @@ static void mixed_spend(const mixed *m, const double *sensitive, double left) {
                 const double more = mixed_bytes(t, mixed_formats[f].type) -
                                     mixed_bytes(t, t->file.type);
                 double gain;
-                if (mixed_formats[f].type == t->file.type) now = mixed_formats[f].noise;
+                if (mixed_formats[f].type == t->file.type) now = mixed_noise(t, f);
                 if (!(now > 0.0) || more <= 0.0 || more > left) continue;
-                gain = sensitive[i] * (now - mixed_formats[f].noise) / more;
+                gain = sensitive[i] * (now - mixed_noise(t, f)) / more;
                 if (gain > most) most = gain, best = t, to = f, price = more;
             }
         }
