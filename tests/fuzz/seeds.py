@@ -88,8 +88,10 @@ def gguf_model(family, pieces, kind, data):
                matrix("blk.0.attn_v", 16), matrix("blk.0.attn_output", 32), matrix("blk.0.ffn_gate", 32),
                matrix("blk.0.ffn_up", 32), matrix("blk.0.ffn_down", 32), vector("blk.0.attn_norm", 32),
                vector("blk.0.ffn_norm", 32), vector("output_norm", 32)]
-    if family != "llama":
+    if family in ("qwen3", "gemma3"):
         tensors += [vector("blk.0.attn_q_norm", 16), vector("blk.0.attn_k_norm", 16)]
+    if family == "bitnet":
+        tensors += [vector("blk.0.attn_sub_norm", 32), vector("blk.0.ffn_sub_norm", 32)]
     if family == "gemma3":
         tensors += [vector("blk.0.post_attention_norm", 32), vector("blk.0.post_ffw_norm", 32)]
         pairs += [("gemma3.attention.sliding_window", U32, 16)]
@@ -117,6 +119,7 @@ def gguf_seeds():
     yield "llama-pieces", gguf_model("llama", True, 1, one)
     yield "qwen3", gguf_model("qwen3", False, 2, rng.randbytes(18))
     yield "gemma3", gguf_model("gemma3", True, 8, rng.randbytes(34))
+    yield "bitnet", gguf_model("bitnet", False, 1, struct.pack("<8e", *[0.5, 0.0, -0.5, 0.5] * 2))
     yield "types", gguf_file([("general.architecture", STRING, "llama")],
                              [(f"t{n}", (256, 2), n, rng.randbytes(512 // w * size))
                               for n, (w, size) in BLOCKS.items()])
@@ -195,6 +198,9 @@ def folder_seed(kind, family, types):
               "max_position_embeddings": 64, "tie_word_embeddings": True, "hidden_act": "silu", "rope_theta": 1e4}
     if kind.startswith("gemma"):
         config.update(hidden_activation="gelu_pytorch_tanh", sliding_window=16, sliding_window_pattern=6)
+    if kind == "bitnet":
+        config["quantization_config"] = {"quant_method": "bitnet", "linear_class": "autobitlinear",
+                                         "quantization_mode": family}
     if family == "llama3":
         config["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                   "original_max_position_embeddings": 32}
@@ -209,10 +215,15 @@ def folder_seed(kind, family, types):
         shapes.update({layer + "self_attn.q_norm.weight": [8], layer + "self_attn.k_norm.weight": [8]})
     if kind == "gemma3_text":
         shapes.update({layer + "pre_feedforward_layernorm.weight": [16], layer + "post_feedforward_layernorm.weight": [16]})
+    if kind == "bitnet":
+        shapes.update({layer + "self_attn.attn_sub_norm.weight": [16], layer + "mlp.ffn_sub_norm.weight": [16]})
+    packed = [n for n, s in shapes.items() if family == "offline" and len(s) == 2 and "proj" in n]
+    shapes.update({n: [shapes[n][0] // 4, 16] for n in packed}, **{n + "_scale": [1] for n in packed})
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for i, (name, shape) in enumerate(shapes.items()):
-        dtype = types[i % len(types)]
-        end = at + shape[0] * (shape[1] if len(shape) > 1 else 1) * {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}[dtype]
+        dtype = "U8" if name in packed else types[i % len(types)]
+        size = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "U8": 1}[dtype]
+        end = at + shape[0] * (shape[1] if len(shape) > 1 else 1) * size
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
         at = end
     texts = [compact(config), compact({"chat_template": "{{ bos_token }}", "eos_token": "</s>"}),
@@ -222,7 +233,8 @@ def folder_seed(kind, family, types):
 
 def safetensors_seeds():
     for kind, family, types in (("llama", "", ["BF16"]), ("llama", "llama3", ["F32"]), ("qwen3", "", ["F16", "BF16"]),
-                                ("gemma3_text", "", ["BF16"]), ("mistral", "", ["F8_E4M3"])):
+                                ("gemma3_text", "", ["BF16"]), ("mistral", "", ["F8_E4M3"]),
+                                ("bitnet", "offline", ["BF16"]), ("bitnet", "online", ["BF16"])):
         yield f"folder-{kind}{family}", folder_seed(kind, family, types)
     for i, text in enumerate(['{"a": [1, -2.5e3, true, null, "\\u00e9\\ud83d\\ude00\\n"], "b": {"c": {}}}', "[[[[[[]]]]]]",
                               '"text"', "18446744073709551615", "[0.1, 1e-400, 123456789012345678901234567890]"]):
