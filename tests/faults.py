@@ -8,8 +8,11 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
+sys.path.insert(1, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools", "quality"))
+import texts  # noqa: E402
 from toolchain import BUILD, ROOT, Report, in_parallel
 
 PROGRAMS = os.path.join(ROOT, "build")
@@ -127,6 +130,28 @@ def check_disk(report, folder):
         os.unlink(logits)
 
 
+def check_draft(report, folder):
+    """A small model goes on with the built-in text; where a disk has room for the result, but not for the draft that
+    speaks, the text alone does."""
+    source = os.path.join(ROOT, "tests", "fixtures", "models", "llama-untied.gguf")
+    text, found = os.path.join(folder, "text"), {}
+    with open(text, "wb") as f:
+        f.write(texts.calibration())
+    whole = os.path.getsize(os.path.join(BUILD, "models", "llama-untied.q4.llm"))
+    draft = os.path.getsize(os.path.join(BUILD, "models", "llama-untied.q8.llm"))
+    for name, words, to in (("continued", [], {}), ("given", [text], {}), ("full", [], {"FSIZE": (whole + draft) // 2})):
+        output = os.path.join(folder, name)
+        status, _, said = start("llm-convert", [source, output, "--type", "q4", "--calibrate", *words], **to)
+        report.check(status == 0 and ("the text is not continued" in said) == (name == "full"), f"{name}: {status} {said}")
+        if os.path.exists(output):
+            with open(output, "rb") as f:
+                found[name] = f.read()
+            os.unlink(output)
+    os.unlink(text)
+    report.check(found.get("full") == found.get("given") != found.get("continued"), "what the text alone makes")
+    report.check(not os.listdir(folder), f"{os.listdir(folder)} is left")
+
+
 def check_devices(report, folder):
     """What is no ordinary file is not replaced by one."""
     pipe = os.path.join(folder, "pipe")
@@ -171,7 +196,7 @@ def main():
                 report.end()
     folder = tempfile.mkdtemp(prefix="llm-faults-")
     try:
-        for check in (check_inputs, check_disk, check_devices, check_limits):
+        for check in (check_inputs, check_disk, check_draft, check_devices, check_limits):
             check(report, folder)
         check_outputs(report)
     finally:
