@@ -268,6 +268,7 @@ int main(int count, char **arguments) {
     test_weights("gemma-pattern", "q6", true, 8);
     test_weights("gemma-pattern", "q3", true, 8);
     test_weights("llama-tied", "q5", true, 8);
+    test_weights("bitnet", "q2", true, 8);
     test_positions("llama-tied");
     test_positions("llama-odd");
     test_description("llama-tied", "q4");
