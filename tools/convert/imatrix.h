@@ -233,15 +233,21 @@ static LLM__UNUSED llm_result imatrix_find(const imatrix *m, const char *name, u
     return LLM_OK;
 }
 
+#define IMATRIX_LEAST 1e-9f
+
 /* Mean squares as weights of errors: only their ratios count, and with the largest at 0.5 .. 1 sums
-   of weighted squares neither overflow nor vanish. By a power of two, so no ratio changes. */
+   of weighted squares neither overflow nor vanish. By a power of two, so no ratio changes but those with
+   what never was anything: that still counts for a little, and its weights become what they are near. */
 static LLM__UNUSED void imatrix_scale(float *mean_squares, uint32_t cols) {
     float most = 0.0f;
     int exponent;
     uint32_t i;
     for (i = 0; i < cols; i++) most = mean_squares[i] > most ? mean_squares[i] : most;
     (void)frexpf(most, &exponent);
-    for (i = 0; i < cols; i++) mean_squares[i] = ldexpf(mean_squares[i], -exponent);
+    for (i = 0; i < cols; i++) {
+        mean_squares[i] = ldexpf(mean_squares[i], -exponent);
+        if (mean_squares[i] < IMATRIX_LEAST) mean_squares[i] = IMATRIX_LEAST;
+    }
 }
 
 /* ---- writing ------------------------------------------------------------- */
