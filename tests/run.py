@@ -50,10 +50,10 @@ SCRIPTS = [
 # Only with --require-real, as SCRIPTS: what needs other tools, a real model or many minutes.
 LONG_SCRIPTS = [
     ("memory checkers", [PYTHON, "tests/memory_checkers.py"], [], 1500),
-    ("fuzz", [PYTHON, "tests/fuzz/run.py", "--seconds", "600"], [], 2400),
+    ("fuzz", [PYTHON, "tests/fuzz/run.py", "--seconds", "400"], [], 2400),
     ("soak of millions of tokens", [PYTHON, "tests/soak.py", "1000000", "2", "3", "4"], [], 600),
     ("other machines", [PYTHON, "tests/platforms.py"], [], 1500),
-    ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1200),
+    ("all mutants", [PYTHON, "tests/mutants.py"], ["gguf"], 1800),
     ("hostile weights", [PYTHON, "tests/hostile.py"], [], 900),
     ("windows", [PYTHON, "tests/windows.py"], [], 1800),
     ("coverage", [PYTHON, "tests/coverage.py"], [], 600),
