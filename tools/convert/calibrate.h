@@ -27,6 +27,7 @@
 #define CALIBRATE_LENGTH 512u  /* tokens of a sequence */
 #define CALIBRATE_LEAST  128u  /* fewer tokens say too little */
 #define CALIBRATE_DAMP   0.01f /* of the mean second moment, added to each */
+#define CALIBRATE_SAMPLE 40u   /* sixteens of rows that tell chance from the rest */
 
 typedef struct calibration {
     writer *w;          /* source, plan, tables, threads, error */
@@ -336,49 +337,28 @@ typedef struct calibrate_solving {
     const calibration *c;
     size_t n;
     float *x;      /* [m][n] */
-    double *norms; /* [m / 16] sums of x H^-1 x^T */
+    size_t every;  /* only every so manyth 16 rows */
+    double *norms; /* [m / 16 / every] sums of x H^-1 x^T */
     bool whole;    /* x becomes x H^-1 */
 } calibrate_solving;
-
-/* t[j][16 rows] -= t[k][16 rows] U_jk for the 16 columns k of a strip u, all j above it. */
-LLM__INLINE void calibrate_back_in(const float *u, size_t at, float *t) {
-    const float *from = t + at * 16;
-    float sums[16];
-    size_t j, k, r;
-    for (j = 0; j < at; j++) {
-        memcpy(sums, t + j * 16, sizeof sums);
-        for (k = 0; k < 16; k++) {
-            const float f = u[j * 16 + k];
-            for (r = 0; r < 16; r++) sums[r] -= from[k * 16 + r] * f;
-        }
-        memcpy(t + j * 16, sums, sizeof sums);
-    }
-}
-static void calibrate_back_plain(const float *u, size_t at, float *t) { calibrate_back_in(u, at, t); }
-#ifdef MATMUL_AVX2
-__attribute__((target("avx2,fma"))) static void calibrate_back_avx2(const float *u, size_t at, float *t) {
-    calibrate_back_in(u, at, t);
-}
-#endif
 
 /* 16 rows of x H^-1, with H = U D U^T: first by D^-1 U^-T, then, negated, by U^-1. */
 static void calibrate_solve(void *context, size_t index, unsigned worker) {
     const calibrate_solving *s = (const calibrate_solving *)context;
     const size_t n = s->n;
-    float *x = s->x + index * 16 * n, *t = s->c->space + worker * feedback_floats((uint32_t)s->c->w->widest);
-    void (*back)(const float *u, size_t at, float *t) = calibrate_back_plain;
+    float *x = s->x + index * s->every * 16 * n;
+    float *t = s->c->space + worker * feedback_floats((uint32_t)s->c->w->widest);
     size_t b, i, j, r;
-#ifdef MATMUL_AVX2
-    if (s->c->crew.tile == matmul_tile_avx2) back = calibrate_back_avx2;
-#endif
     for (i = 0; i < n; i++)
         for (r = 0; r < 16; r++) t[i * 16 + r] = x[r * n + i];
     for (b = n; b > 0;) {
         const float *u = s->c->h + (b -= 16) * n;
+        float minus[256];
         for (i = 16; i-- > 0;)
             for (j = 0; j < i; j++)
                 for (r = 0; r < 16; r++) t[(b + j) * 16 + r] -= t[(b + i) * 16 + r] * u[(b + j) * 16 + i];
-        back(u, b, t);
+        for (i = 0; i < 256; i++) minus[i] = -t[b * 16 + i];
+        for (j = 0; j < b; j += 4) s->c->crew.tile(16, u + j * 16, 1, 16, minus, t + j * 16, 16, true);
     }
     s->norms[index] = 0.0;
     for (i = 0; i < n; i++)
@@ -392,7 +372,7 @@ static void calibrate_solve(void *context, size_t index, unsigned worker) {
         const float *u = s->c->h + b * n;
         float sums[256];
         memset(sums, 0, sizeof sums);
-        for (i = 0; b && i < 16; i += 4) s->c->crew.tile(b, u + i, 16, t, sums + i * 16, 16, true);
+        for (i = 0; b && i < 16; i += 4) s->c->crew.tile(b, u + i, 16, 1, t, sums + i * 16, 16, true);
         for (i = 0; i < 256; i++) t[b * 16 + i] -= sums[i];
         for (i = 0; i < 16; i++)
             for (j = i + 1; j < 16; j++)
@@ -402,26 +382,25 @@ static void calibrate_solve(void *context, size_t index, unsigned worker) {
         for (r = 0; r < 16; r++) x[r * n + i] = -t[i * 16 + r];
 }
 
-static double calibrate_solve_all(calibration *c, float *x, size_t m, size_t n, double *norms, bool whole) {
+/* Of every so manyth 16 rows of x[m][n]: the sums, or x H^-1 as well. */
+static void calibrate_solve_some(calibration *c, float *x, size_t m, size_t n, size_t every, double *norms,
+                                 bool whole) {
     calibrate_solving s;
-    double sum = 0.0;
-    size_t i;
-    s.c = c, s.n = n, s.x = x, s.norms = norms, s.whole = whole;
-    crew_for(&c->crew, m / 16, calibrate_solve, &s);
-    for (i = 0; i < m / 16; i++) sum += norms[i];
-    return sum;
+    s.c = c, s.n = n, s.x = x, s.every = every, s.norms = norms, s.whole = whole;
+    crew_for(&c->crew, (m / 16 + every - 1) / every, calibrate_solve, &s);
 }
 
 /* delta[m][n] = what best tells missing[tokens][m] from data[tokens][n], whose moments are factored:
    the regression C H^-1, C = missing^T data (QEP, Arai and Ichikawa 2025, arXiv 2504.09629; GPTAQ, Li
    et al. 2025, arXiv 2504.02692), shrunk, since few tokens also tell what is only chance. Of two halves
    of the tokens chance makes the C differ, and it is in their sum as much as in their difference: so
-   1 - |difference|^2 / |sum|^2 of C H^-1/2 is what holds for other tokens. */
+   1 - |difference|^2 / |sum|^2 of C H^-1/2 is what holds for other tokens. Some hundred of m rows tell. */
 static llm_result calibrate_follow(calibration *c, const float *missing, size_t m, size_t stride,
                                    const float *data, size_t n) {
     const size_t tokens = forward_tokens(&c->run), half = tokens / 2, rows = (m + 15) / 16 * 16;
     const float part = 1.0f / (float)tokens;
-    double *norms = (double *)malloc(rows / 16 * sizeof *norms), sum, difference, share;
+    const size_t every = (rows / 16 - 1) / CALIBRATE_SAMPLE + 1;
+    double *norms = (double *)malloc(rows / 16 * sizeof *norms), sum = 0.0, difference = 0.0, share;
     size_t i;
     if (!norms) return calibrate_memory(c, "what layers before have changed");
     memset(c->delta + m * n, 0, (rows - m) * n * sizeof *c->delta);
@@ -435,8 +414,10 @@ static llm_result calibrate_follow(calibration *c, const float *missing, size_t 
         c->delta[i] = a + b;
         c->doubt[i] = a - b;
     }
-    difference = calibrate_solve_all(c, c->doubt, rows, n, norms, false);
-    sum = calibrate_solve_all(c, c->delta, rows, n, norms, true);
+    calibrate_solve_some(c, c->doubt, rows, n, every, norms, false);
+    for (i = 0; i < rows / 16; i += every) difference += norms[i / every];
+    calibrate_solve_some(c, c->delta, rows, n, 1, norms, true);
+    for (i = 0; i < rows / 16; i += every) sum += norms[i];
     share = sum > difference ? 1.0 - difference / sum : 0.0; /* 0 as well where they are not finite */
     for (i = 0; i < rows * n; i++) c->delta[i] = share > 0.0 ? (float)share * c->delta[i] : 0.0f;
     free(norms);

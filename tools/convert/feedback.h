@@ -119,7 +119,7 @@ static void feedback_aim(const feedback *f, size_t at, const float *from, const 
     const float *u = f->u + at / 16 * f->n * 16 + first * 16;
     unsigned c;
     memcpy(aims, from, 256 * sizeof *aims);
-    for (c = 0; k && c < 16; c += 4) f->tile(k, u + c, 16, e, aims + c * 16, 16, true);
+    for (c = 0; k && c < 16; c += 4) f->tile(k, u + c, 16, 1, e, aims + c * 16, 16, true);
 }
 
 /* One try at a super-block with a scale for each row; costs[16]. */

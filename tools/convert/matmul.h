@@ -14,18 +14,19 @@
 #define MATMUL_COLS  256u /* its columns, */
 #define MATMUL_DEPTH 256u /* and how much of K is packed at a time */
 
-/* c[4][16] (+)= sum over k of a[k][4] b[k][16]; rows of `a` are `step` apart, of `c` `stride`. */
-typedef void (*matmul_tile)(size_t k, const float *a, size_t step, const float *b, float *c,
+/* c[r][16] (+)= sum over k of a(r, k) b[k][16] for 4 rows, with a(r, k) at a[k * step + r * row] and rows of
+   `c` `stride` apart. */
+typedef void (*matmul_tile)(size_t k, const float *a, size_t step, size_t row, const float *b, float *c,
                             size_t stride, bool add);
 
-static void matmul_tile_plain(size_t k, const float *a, size_t step, const float *b, float *c,
+static void matmul_tile_plain(size_t k, const float *a, size_t step, size_t row, const float *b, float *c,
                               size_t stride, bool add) {
     float sum[4][16];
     size_t i, r, j;
     memset(sum, 0, sizeof sum);
     for (i = 0; i < k; i++, a += step, b += 16)
         for (r = 0; r < 4; r++)
-            for (j = 0; j < 16; j++) sum[r][j] += a[r] * b[j];
+            for (j = 0; j < 16; j++) sum[r][j] += a[r * row] * b[j];
     for (r = 0; r < 4; r++)
         for (j = 0; j < 16; j++) c[r * stride + j] = (add ? c[r * stride + j] : 0.0f) + sum[r][j];
 }
@@ -33,8 +34,8 @@ static void matmul_tile_plain(size_t k, const float *a, size_t step, const float
 #if (defined(__GNUC__) || defined(__clang__)) && defined(LLM__HAVE_AVX2)
 #define MATMUL_AVX2 1
 __attribute__((target("avx2,fma"))) static void
-matmul_tile_avx2(size_t k, const float *a, size_t step, const float *b, float *c, size_t stride,
-                 bool add) {
+matmul_tile_avx2(size_t k, const float *a, size_t step, size_t row, const float *b, float *c,
+                 size_t stride, bool add) {
     __m256 c00 = _mm256_setzero_ps(), c01 = c00, c10 = c00, c11 = c00;
     __m256 c20 = c00, c21 = c00, c30 = c00, c31 = c00;
     size_t i;
@@ -42,11 +43,11 @@ matmul_tile_avx2(size_t k, const float *a, size_t step, const float *b, float *c
         const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
         __m256 x = _mm256_broadcast_ss(a);
         c00 = _mm256_fmadd_ps(x, b0, c00), c01 = _mm256_fmadd_ps(x, b1, c01);
-        x = _mm256_broadcast_ss(a + 1);
+        x = _mm256_broadcast_ss(a + row);
         c10 = _mm256_fmadd_ps(x, b0, c10), c11 = _mm256_fmadd_ps(x, b1, c11);
-        x = _mm256_broadcast_ss(a + 2);
+        x = _mm256_broadcast_ss(a + 2 * row);
         c20 = _mm256_fmadd_ps(x, b0, c20), c21 = _mm256_fmadd_ps(x, b1, c21);
-        x = _mm256_broadcast_ss(a + 3);
+        x = _mm256_broadcast_ss(a + 3 * row);
         c30 = _mm256_fmadd_ps(x, b0, c30), c31 = _mm256_fmadd_ps(x, b1, c31);
     }
 #define MATMUL_STORE(row, low, high)                                              \
@@ -167,10 +168,10 @@ static void matmul_put(const matmul_job *j, size_t row, size_t col, size_t depth
     const size_t rows = j->m - row < 4 ? j->m - row : 4, cols = j->n - col < 16 ? j->n - col : 16;
     size_t r, i;
     if (rows == 4 && cols == 16) {
-        j->tile(depth, a, 4, b, c, j->c.row, add);
+        j->tile(depth, a, 4, 1, b, c, j->c.row, add);
         return;
     }
-    j->tile(depth, a, 4, b, copy[0], 16, false);
+    j->tile(depth, a, 4, 1, b, copy[0], 16, false);
     for (r = 0; r < rows; r++)
         for (i = 0; i < cols; i++)
             c[r * j->c.row + i] = (add ? c[r * j->c.row + i] : 0.0f) + copy[r][i];
