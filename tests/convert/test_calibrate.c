@@ -457,6 +457,28 @@ static void test_killed(unsigned long after, const char *then, spoil how) {
 
 /* ---- importance matrices --------------------------------------------------- */
 
+/* What was seen is kept of every matrix, also of those that lose nothing. */
+static void test_seen(const char *name, const char *type) {
+    static const char *const matrices[] = {"blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.1.ffn_up.weight",
+                                           "blk.1.ffn_down.weight", "token_embd.weight"};
+    char options[256];
+    float mean[256];
+    llm_error error;
+    imatrix m;
+    bool found;
+    size_t i;
+    (void)snprintf(options, sizeof options, "--type %s --write-imatrix %s --calibrate %s", type, in_folder("seen.gguf"),
+                   in_folder("learned"));
+    CHECK(run_converter(source_of(name), in_folder("a.llm"), options) == 0, "%s", text);
+    CHECK(imatrix_open(&m, in_folder("seen.gguf"), &error) == LLM_OK, "%s", error.text);
+    for (i = 0; i < sizeof matrices / sizeof *matrices; i++) {
+        const uint32_t n = strcmp(name, "bitnet") ? 64 : strstr(matrices[i], "ffn_down") ? 104 : 96;
+        CHECK(imatrix_find(&m, matrices[i], n, mean, &found, &error) == LLM_OK && found && mean[n / 2] > 0.0f,
+              "%s as %s: nothing of %s", name, type, matrices[i]);
+    }
+    imatrix_close(&m);
+}
+
 static void test_importance(void) {
     char a[128], b[128], options[256];
     uint32_t vocab;
@@ -600,6 +622,8 @@ int main(int count, char **arguments) {
     test_killed(8, then, WRONG_END);
     then[8] = '5';
     test_killed(8, then, WHOLE);
+    test_seen("llama-tied", "f32");
+    test_seen("bitnet", "q2");
     test_importance();
     test_refusals();
     (void)snprintf(text, sizeof text, "rm -rf %s", folder);

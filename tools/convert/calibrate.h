@@ -315,6 +315,21 @@ static llm_result calibrate_note(const calibration *c, plan_tensor *t, const dou
     return LLM_OK;
 }
 
+/* The same of an input that is left as it is. */
+static llm_result calibrate_note_input(const calibration *c, uint32_t role, const float *in, size_t tokens,
+                                       uint32_t padded) {
+    const uint32_t n = c->tensor[role]->file.cols;
+    double *squares;
+    llm_result result;
+    if (!c->collect) return LLM_OK;
+    squares = (double *)malloc(n * sizeof *squares);
+    if (!squares) return calibrate_memory(c, "an importance matrix");
+    calibrate_squares(in, tokens, padded, n, squares);
+    result = calibrate_note(c, c->tensor[role], squares, tokens);
+    free(squares);
+    return result;
+}
+
 /* in[tokens][padded] = the stream x, normed. */
 static void calibrate_norm_of(const calibration *c, const float *x, const float *gain, uint32_t padded,
                               float *in) {
@@ -483,7 +498,9 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     calibrate_norm(c, gain, padded);
     if (!quantised) {
         calibrate_norm_of(c, c->exact, gain, padded, c->exact_in);
-        return LLM_OK;
+        for (r = 0; r < count && result == LLM_OK; r++)
+            result = calibrate_note_input(c, roles[r], c->in, tokens, padded);
+        return result;
     }
     squares = (double *)malloc(cols * sizeof *squares);
     scales = (float *)malloc(cols * sizeof *scales);
@@ -560,17 +577,9 @@ static llm_result calibrate_even_values(calibration *c, uint32_t padded) {
     return result;
 }
 
-/* An input that a norm of its own makes is not evened out. */
-static llm_result calibrate_note_input(calibration *c, uint32_t role, uint32_t padded) {
-    const size_t tokens = (size_t)calibrate_some(c) * c->run.length;
-    const uint32_t n = c->tensor[role]->file.cols;
-    double *squares = (double *)malloc(n * sizeof *squares);
-    llm_result result;
-    if (!squares) return calibrate_memory(c, "an importance matrix");
-    calibrate_squares(c->out, tokens, padded, n, squares);
-    result = calibrate_note(c, c->tensor[role], squares, tokens);
-    free(squares);
-    return result;
+/* Is the input of an output matrix evened out? Not where a norm of its own makes it. */
+static bool calibrate_evened(const calibration *c, uint32_t role, uint32_t norm) {
+    return calibrate_quantised(c->tensor[role]) && !c->layer.w[norm];
 }
 
 /* What the heads put out is rotated where V's rows have not done that. */
@@ -598,15 +607,17 @@ static llm_result calibrate_attention(calibration *c) {
     const llm__file_layer *layer = &c->w->plan->layers[c->layer.number];
     const uint32_t width = llm__padded(d->width), n = d->heads * d->value_size;
     const uint32_t padded = llm__padded(n);
+    const size_t some = (size_t)calibrate_some(c) * c->run.length;
     const bool quantised = calibrate_quantised(c->tensor[LLM__Q]) || calibrate_quantised(c->tensor[LLM__K]) ||
                            calibrate_quantised(c->tensor[LLM__V]);
     unsigned i;
     llm_result result = calibrate_normed(c, LLM__ATTN_NORM, qkv, 3);
-    if (result == LLM_OK && calibrate_quantised(c->tensor[LLM__ATTN_OUT])) {
+    if (result == LLM_OK && (c->collect || calibrate_quantised(c->tensor[LLM__ATTN_OUT]))) {
         forward_attention(&c->run, calibrate_some(c), layer, &c->layer, c->in, width, c->out,
                           padded);
-        result = c->layer.w[LLM__ATTN_SUB_NORM] ? calibrate_note_input(c, LLM__ATTN_OUT, padded)
-                                                : calibrate_even_values(c, padded);
+        result = calibrate_evened(c, LLM__ATTN_OUT, LLM__ATTN_SUB_NORM)
+                     ? calibrate_even_values(c, padded)
+                     : calibrate_note_input(c, LLM__ATTN_OUT, c->out, some, padded);
     }
     if (result == LLM_OK) calibrate_rotate_values(c);
     if (result != LLM_OK) return result;
@@ -666,12 +677,14 @@ static llm_result calibrate_feed_forward(calibration *c) {
     const llm__file_desc *d = c->run.d;
     const uint32_t width = llm__padded(d->width), n = (d->ffn + 15) / 16 * 16;
     const uint32_t padded = llm__padded(d->ffn);
+    const size_t some = (size_t)calibrate_some(c) * c->run.length;
     const plan_tensor *down = c->tensor[LLM__DOWN];
     llm_result result = calibrate_normed(c, LLM__FFN_NORM, gate_up, 1);
-    if (result == LLM_OK && calibrate_quantised(down)) {
+    if (result == LLM_OK && (c->collect || calibrate_quantised(down))) {
         forward_hidden(&c->run, calibrate_some(c), &c->layer, c->in, width, c->out, padded);
-        result = c->layer.w[LLM__FFN_SUB_NORM] ? calibrate_note_input(c, LLM__DOWN, padded)
-                                               : calibrate_even_hidden(c, padded);
+        result = calibrate_evened(c, LLM__DOWN, LLM__FFN_SUB_NORM)
+                     ? calibrate_even_hidden(c, padded)
+                     : calibrate_note_input(c, LLM__DOWN, c->out, some, padded);
     }
     if (result != LLM_OK) return result;
     calibrate_rotate_columns(down, c->layer.w[LLM__DOWN]);
@@ -826,7 +839,8 @@ static llm_result calibrate_make(calibration *c) {
     c->panel = (float *)malloc(widest * 64 * sizeof *c->panel);
     c->space = (float *)malloc(w->threads * feedback_floats((uint32_t)w->widest) *
                                sizeof *c->space);
-    if (!c->x || !c->in || !c->out || !c->exact || !c->exact_in || !c->exact_out || !c->delta || !c->doubt || !c->h || !c->d || !c->panel || !c->space)
+    if (!c->x || !c->in || !c->out || !c->exact || !c->exact_in || !c->exact_out || !c->delta ||
+        !c->doubt || !c->h || !c->d || !c->panel || !c->space)
         return calibrate_memory(c, "the calibration");
     w->space = c->space;
     result = calibrate_turns(c);
@@ -850,8 +864,8 @@ static llm_result calibrate_tensor(void *user, plan_tensor *t) {
     if (t->file.layer != LLM__NONE && t->file.role != LLM__ROPE)
         return t->made ? LLM_OK : calibrate_layer(c, t->file.layer);
     c->w->feedback = NULL;
-    if (t->file.role != head || !calibrate_quantised(t)) return LLM_OK;
-    c->w->feedback = &c->head;
+    if (t->file.role != head || !(c->collect || calibrate_quantised(t))) return LLM_OK;
+    if (calibrate_quantised(t)) c->w->feedback = &c->head;
     return calibrate_head(c, t);
 }
 

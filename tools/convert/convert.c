@@ -136,8 +136,9 @@ static uint32_t choose_type(const options *o, const plan_tensor *t) {
 }
 
 static bool choose_rotated(const options *o, const plan_tensor *t) {
-    unsigned bits = t && !(t->ternary && o->rotate == ROTATE_AUTO) ? llm__formats[t->file.type].bits : 0;
-    return bits && (o->rotate == ROTATE_YES || (o->rotate == ROTATE_AUTO && (bits >= 6 || o->calibrate == CALIBRATE_YES)));
+    const unsigned bits = t ? llm__formats[t->file.type].bits : 0;
+    if (!bits || o->rotate != ROTATE_AUTO) return bits && o->rotate == ROTATE_YES;
+    return !t->ternary && (bits >= 6 || o->calibrate == CALIBRATE_YES);
 }
 
 /* Queries, keys and values share one input: all or none. What the attention puts out is rotated
