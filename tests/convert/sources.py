@@ -3,8 +3,9 @@
 
 Folders of tests/fixtures/folders: their logits against those of transformers; the same weights as a GGUF file,
 written here, must give the same tensors, description and template; tokens against the `tokenizers` package; 8-bit
-floats with scales of every kind, and ternary weights in every form, against the products in F32. A .bin of every form, written here, and stories260K
-where it is: logits against the float64 reference. Refused: what the program says of an input that is none.
+floats with scales of every kind, and ternary weights in every form, against the products in F32. A .bin of every
+form, written here, and stories260K where it is: logits against the float64 reference. Refused: what the program says
+of an input that is none.
 """
 import json
 import os

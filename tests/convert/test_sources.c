@@ -316,6 +316,27 @@ static llm_result open_ternary(const char *settings, const char *scale, const ch
     return result;
 }
 
+/* q_proj packed, with this byte in it. */
+static llm_result open_code(unsigned char byte) {
+    hf_part parts[2];
+    buffer config = replaced(good_config, "\"rms_norm_eps\"", "\"quantization_config\": {\"quant_method\": \"bitnet\", "
+                             "\"linear_class\": \"autobitlinear\"}, \"rms_norm_eps\""), tensors;
+    llm_result result;
+    size_t i, data = 0;
+    items_reset();
+    items[1].dtype = "U8", items[1].shape = "[1,4]", items[1].bytes = 4;
+    items[item_count].name = "model.layers.0.self_attn.q_proj.weight_scale", items[item_count].dtype = "F32";
+    items[item_count].shape = "[1]", items[item_count++].bytes = 4;
+    tensors = make_tensors(items, item_count, NULL, NULL);
+    for (i = 0; i < item_count; i++) data += items[i].bytes;
+    tensors.data[tensors.size - data + items[0].bytes + 2] = (char)byte;
+    parts[0] = part("config.json", &config), parts[1] = part("model.safetensors", &tensors);
+    result = open_parts(parts, 2);
+    free(config.data), free(tensors.data);
+    items_reset();
+    return result;
+}
+
 static void test_ternary(void) {
     static const char *const scale = "model.layers.0.self_attn.q_proj.weight_scale";
     static const char *const offline = ", \"linear_class\": \"autobitlinear\"";
@@ -324,6 +345,9 @@ static void test_ternary(void) {
     CHECK(open_ternary(offline, scale, "F32", "[]") == LLM_OK, "packed: %s", said.text);
     CHECK(open_ternary(", \"linear_class\": \"autobitlinear\", \"modules_to_not_convert\": [\"lm_head\"]", scale, "F32", "[]") == LLM_OK,
           "packed: %s", said.text);
+    CHECK(open_code(0xa6) == LLM_OK, "codes of 0 .. 2: %s", said.text);
+    SAYS(open_code(0xac), "model.safetensors: tensor model.layers.0.self_attn.q_proj.weight: byte 2 is 0xac, expected codes of "
+         "0 .. 2");
     SAYS(open_ternary("", scale, "F32", "[1]"), "model.safetensors: tensor model.layers.0.self_attn.q_proj.weight_scale: the weights are inf "
          "times -1, 0 and 1, expected a finite number");
     SAYS(open_ternary(offline, scale, "F16", "[2]"), "model.safetensors: tensor model.layers.0.self_attn.q_proj.weight: packed, expected a tensor "

@@ -31,7 +31,8 @@ typedef struct hf_tensor {
     uint64_t block_rows, block_cols, scale_cols; /* one scale for each block */
     float add;                           /* to every element */
     uint64_t quarter;                    /* packed ternary weights: rows as they are stored, or 0 */
-    float mean, size;                    /* ternary weights, packed or, if mean > 0, to be rounded */
+    float size;                          /* of ternary weights, packed */
+    bool rounded;                        /* or to be rounded */
 } hf_tensor;
 
 enum { HF_SHARDS = 1024, HF_LAYERS = 1024 };
@@ -809,6 +810,7 @@ static llm_result hf_add_packed(hf_file *f, const safetensors_tensor *from, sour
                                 hf_tensor *h, llm_error *error) {
     const size_t found = hf_companion(f, from->name, ".weight_scale");
     const safetensors_tensor *scale = found < f->all_count ? f->all[found] : NULL;
+    uint64_t odd;
     if (!scale || !scale->type->read || scale->size != scale->type->size)
         return llm__fail(error, LLM_ERROR_FORMAT, "%s: tensor %.80s: packed, expected a tensor "
                          "weight_scale of one number beside it", hf_shard_of(f, from),
@@ -823,6 +825,11 @@ static llm_result hf_add_packed(hf_file *f, const safetensors_tensor *from, sour
         return llm__fail(error, LLM_ERROR_NUMERIC, "%s: tensor %.80s: the weights are %g times -1, 0 and "
                          "1, expected a finite number", hf_shard_of(f, scale), show(scale->name).text,
                          (double)h->size);
+    odd = ternary_odd(from->data, from->size);
+    if (odd < from->size)
+        return llm__fail(error, LLM_ERROR_FORMAT, "%s: tensor %.80s: byte %llu is 0x%02x, expected codes of "
+                         "0 .. 2", hf_shard_of(f, from), show(from->name).text, (unsigned long long)odd,
+                         (unsigned)from->data[odd]);
     f->consumed[found] = true;
     h->quarter = from->shape[0];
     t->type = "ternary";
@@ -833,7 +840,8 @@ static llm_result hf_add_packed(hf_file *f, const safetensors_tensor *from, sour
 
 /* Matrices of layers that are rounded when they are used. */
 static void hf_add_rounded(const safetensors_tensor *from, source_tensor *t, hf_tensor *h) {
-    h->mean = h->size = ternary_mean(from->type, from->data, from->shape[0] * from->shape[1]);
+    h->size = ternary_size(from->type, from->data, from->shape[0] * from->shape[1]);
+    h->rounded = true;
     t->type = "ternary";
     t->bits = 1;
 }
@@ -878,7 +886,7 @@ static void hf_row(const source_file *s, const source_tensor *t, uint64_t row, f
     }
     if (h->add > 0.0f)
         for (i = 0; i < t->shape[0]; i++) out[i] += h->add;
-    if (h->mean > 0.0f) ternary_round(out, t->shape[0], h->mean, h->size);
+    if (h->rounded) ternary_round(out, t->shape[0], h->size);
 }
 
 static llm_result hf_add(source_file *s, hf_file *f, const safetensors_tensor *from,

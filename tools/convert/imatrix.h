@@ -236,8 +236,8 @@ static LLM__UNUSED llm_result imatrix_find(const imatrix *m, const char *name, u
 #define IMATRIX_LEAST 1e-9f
 
 /* Mean squares as weights of errors: only their ratios count, and with the largest at 0.5 .. 1 sums
-   of weighted squares neither overflow nor vanish. By a power of two, so no ratio changes but those with
-   what never was anything: that still counts for a little, and its weights become what they are near. */
+   of weighted squares neither overflow nor vanish. By a power of two, so ratios stay; but a channel that
+   saw nothing counts for IMATRIX_LEAST, or blocks of such channels would get arbitrary parameters. */
 static LLM__UNUSED void imatrix_scale(float *mean_squares, uint32_t cols) {
     float most = 0.0f;
     int exponent;

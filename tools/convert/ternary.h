@@ -25,8 +25,15 @@ static void ternary_unpack(const uint8_t *data, uint64_t quarter, uint64_t cols,
     for (i = 0; i < cols; i++) out[i] = (float)((int)(p[i] >> shift & 3u) - 1) * size;
 }
 
-/* The mean size of weights: what is half as large or smaller becomes 0. */
-static float ternary_mean(const safetensors_type *type, const uint8_t *data, uint64_t count) {
+/* The first byte that holds a code of 3, which no weight has; `size` if none does. */
+static uint64_t ternary_odd(const uint8_t *data, uint64_t size) {
+    uint64_t i;
+    for (i = 0; i < size && !(data[i] & data[i] >> 1 & 0x55u); i++) continue;
+    return i;
+}
+
+/* The size that weights are rounded to, their mean: what is half as large or smaller becomes 0. */
+static float ternary_size(const safetensors_type *type, const uint8_t *data, uint64_t count) {
     double sum = 0.0, mean;
     uint64_t i;
     for (i = 0; i < count; i++) {
@@ -39,11 +46,11 @@ static float ternary_mean(const safetensors_type *type, const uint8_t *data, uin
 }
 
 /* x[n] to -size, 0 and size; what is not finite stays. */
-static void ternary_round(float *x, uint64_t n, float mean, float size) {
+static void ternary_round(float *x, uint64_t n, float size) {
     uint64_t i;
     for (i = 0; i < n; i++)
         if (llm__finite(x[i]))
-            x[i] = fabsf(x[i]) * (1.0f / mean) > 0.5f ? copysignf(size, x[i]) : 0.0f;
+            x[i] = fabsf(x[i]) * (1.0f / size) > 0.5f ? copysignf(size, x[i]) : 0.0f;
 }
 
 #endif
