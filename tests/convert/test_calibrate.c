@@ -143,6 +143,45 @@ static void test_follow(crew *c, size_t n, size_t m, double least, double most, 
     free(cal.h), free(cal.d), free(cal.delta), free(cal.doubt), free(cal.space);
 }
 
+/* Tokens whose outputs a norm makes smaller count for as much less, whatever their inputs are. */
+static void test_weigh(crew *c, uint32_t n, uint32_t width) {
+    const size_t tokens = 9;
+    float *in = gaussian(tokens * n), *was = gaussian(tokens * n), *w = gaussian((size_t)width * n);
+    float *missing = gaussian(tokens * width), *bias = gaussian(width), *wide = gaussian(tokens * width);
+    double first = 0.0, worst = 0.0, sum = 0.0;
+    calibration cal;
+    writer file;
+    llm__file_desc desc;
+    llm_error error;
+    size_t t, i, k;
+    memset(&cal, 0, sizeof cal);
+    memset(&file, 0, sizeof file);
+    memset(&desc, 0, sizeof desc);
+    desc.width = width, desc.residual_scale = 1.0f;
+    cal.w = &file, file.error = &error, cal.crew = *c;
+    cal.run.d = &desc, cal.run.crew = c, cal.run.length = (uint32_t)tokens, cal.run.sequences = 1, cal.run.wide = wide;
+    for (t = 0; t < tokens; t++)
+        for (i = 0; i < n; i++) was[t * n + i] = in[t * n + i] *= t == 3 ? 50.0f : 1.0f;
+    for (i = 0; i < tokens * width; i++) missing[i] = 1.0f;
+    CHECK(calibrate_weigh(&cal, w, bias, in, n, missing) == LLM_OK, "it fails: %s", error.text);
+    for (t = 0; t < tokens; t++) {
+        const double by = (double)missing[t * width];
+        double size = 0.0;
+        for (i = 0; i < width; i++) {
+            double y = (double)bias[i];
+            for (k = 0; k < n; k++) y += (double)w[i * n + k] * (double)was[t * n + k];
+            size += y * y;
+        }
+        first = t ? first : by * sqrt(size);
+        worst = fmax(worst, fabs(by * sqrt(size) / first - 1.0));
+        sum += by * by / (double)tokens;
+        for (i = 0; i < n; i++) worst = fmax(worst, fabs((double)in[t * n + i] - by * (double)was[t * n + i]) / 50.0);
+        for (i = 0; i < width; i++) worst = fmax(worst, fabs((double)missing[t * width + i] - by));
+    }
+    CHECK(worst < 1e-5 && fabs(sum - 1.0) < 1e-5, "%u x %u: weights are off by %g, their mean is %g", width, n, worst, sum);
+    free(in), free(was), free(w), free(missing), free(bias), free(wide);
+}
+
 /* ---- feedback ------------------------------------------------------------ */
 
 static double weight_at(uint32_t type, const uint8_t *panel, uint32_t n, unsigned r, uint32_t k) {
@@ -209,6 +248,63 @@ static void test_feedback(crew *c, const quantizer *tables, uint32_t type, uint3
     free(weight);
     free(panel);
     free(plain);
+}
+
+static void embedding_row(const source_file *s, const source_tensor *t, uint64_t row, float *out) {
+    memcpy(out, (const float *)s->self + row * t->shape[0], (size_t)t->shape[0] * sizeof *out);
+}
+
+/* What the stream begins with is what the file's embedding holds, whoever a row shares a panel with. */
+static void test_look_up(crew *c, const quantizer *tables, uint32_t type, uint32_t rotation, bool fed) {
+    enum { VOCAB = 48, TOKENS = 70, N = 96, PADDED = 128 };
+    float *all = gaussian((size_t)VOCAB * PADDED), *x = gaussian((size_t)TOKENS * N), *h, *in, *panel64, d[PADDED];
+    float *rows = (float *)calloc((size_t)c->threads * WRITER_UNIT, PADDED * sizeof *rows);
+    float *space = gaussian(c->threads * feedback_floats(PADDED)), made[16 * PADDED];
+    uint8_t *panels = (uint8_t *)malloc(c->threads * llm__panel_size(type, PADDED));
+    uint8_t *panel = (uint8_t *)malloc(llm__panel_size(type, PADDED));
+    int32_t ids[TOKENS];
+    quantize_sums sums = {0.0, 0.0};
+    source_file from;
+    source_tensor source;
+    plan_tensor tensor;
+    plan p;
+    writer w;
+    calibration cal;
+    uint32_t i, k, t, wrong = 0;
+    memset(&from, 0, sizeof from), memset(&source, 0, sizeof source), memset(&tensor, 0, sizeof tensor);
+    memset(&p, 0, sizeof p), memset(&w, 0, sizeof w), memset(&cal, 0, sizeof cal);
+    from.self = all, from.row = embedding_row, source.shape[0] = N;
+    tensor.file.role = LLM__EMBEDDING, tensor.file.layer = LLM__NONE, tensor.file.type = type;
+    tensor.file.rows = VOCAB, tensor.file.cols = N, tensor.file.rotation = rotation, tensor.from[0] = &source;
+    p.tensors = &tensor, p.count = 1, p.desc.width = N, p.desc.embedding_scale = 3.0f;
+    w.from = &from, w.plan = &p, w.tables = tables, w.rows = rows, w.panels = panels, w.widest = PADDED, w.space = space;
+    cal.w = &w, cal.run.d = &p.desc, cal.run.length = TOKENS, cal.run.sequences = 1, cal.crew = *c, cal.x = x;
+    cal.ids = ids;
+    for (t = 0; t < TOKENS; t++) ids[t] = (int32_t)(t * 29 % 47);
+    h = (float *)calloc((size_t)PADDED * PADDED, sizeof *h), panel64 = gaussian((size_t)PADDED * 64);
+    in = inputs(3 * PADDED, PADDED);
+    moments(c, in, 3 * PADDED, PADDED, h);
+    CHECK(moments_factor(c, h, PADDED, 1e-6f, panel64), "not positive");
+    for (i = 0; i < PADDED; i++) d[i] = MOMENTS_AT(h, PADDED, i, i);
+    cal.head.tables = tables, cal.head.type = type, cal.head.n = PADDED, cal.head.tile = c->tile;
+    cal.head.u = h, cal.head.d = d;
+    w.feedback = fed ? &cal.head : NULL;
+    crew_for(c, (TOKENS + 15) / 16, calibrate_look_up, &cal);
+    for (i = 0; i < VOCAB; i += 16) {
+        memset(made, 0, sizeof made);
+        for (k = 0; k < 16; k++) memcpy(made + k * PADDED, all + (i + k) * N, N * sizeof *made);
+        quantize_rotate(made, sizeof made / sizeof *made, 1, rotation);
+        writer_quantize(&w, &tensor, 0, made, panel, &sums);
+        for (t = 0; t < TOKENS; t++) {
+            if (ids[t] / 16 != (int32_t)(i / 16)) continue;
+            for (k = 0; k < PADDED; k++) made[k] = quantize_value(type, panel, PADDED, (uint32_t)ids[t] % 16, k);
+            quantize_rotate(made, PADDED, 1, rotation);
+            for (k = 0; k < N; k++) wrong += made[k] * 3.0f != x[t * N + k];
+        }
+    }
+    CHECK(wrong == 0, "%s, rotation %u: %u values of the stream are not what the embedding holds", llm__type_names[type],
+          rotation, wrong);
+    free(all), free(x), free(h), free(in), free(panel64), free(rows), free(space), free(panels), free(panel);
 }
 
 /* ---- whole conversions ---------------------------------------------------- */
@@ -605,6 +701,13 @@ int main(int count, char **arguments) {
     test_feedback(&three, tables, LLM_Q5, 128);
     test_feedback(&three, tables, LLM_Q6, 320);
     test_feedback(&three, tables, LLM_Q8, 64);
+    test_weigh(&three, 64, 48);
+    test_look_up(&three, tables, LLM_Q4, 0, true);
+    test_look_up(&three, tables, LLM_Q8, 64, true);
+    test_look_up(&three, tables, LLM_Q3, 32, false);
+    test_look_up(&three, tables, LLM_BF16, 0, false);
+    test_look_up(&one, tables, LLM_Q5, 64, true);
+    test_look_up(&one, tables, LLM_F32, 0, false);
     crew_close(&one);
     crew_close(&three);
     free(tables);

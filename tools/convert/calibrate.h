@@ -11,7 +11,8 @@
        the hidden values       evened out by up's rows; DOWN
 
    Evening out is SmoothQuant (Xiao et al. 2022, arXiv 2211.10438) with the fourth root of a
-   channel's RMS.
+   channel's RMS. The embedding is quantised before all layers. Where it is the output matrix too, some
+   of the text runs through the original first, to show what that eats.
 
    The text runs through the original as well. What the layers before have changed shows as the
    difference of the two, and the part of it that a matrix can tell from its input is made good by
@@ -27,6 +28,7 @@
 #define CALIBRATE_LENGTH 512u  /* tokens of a sequence */
 #define CALIBRATE_LEAST  128u  /* fewer tokens say too little */
 #define CALIBRATE_DAMP   0.01f /* of the mean second moment, added to each */
+#define CALIBRATE_AHEAD  16u   /* sequences that show what the output matrix eats */
 #define CALIBRATE_SAMPLE 40u   /* sixteens of rows that tell chance from the rest */
 
 typedef struct calibration {
@@ -50,7 +52,8 @@ typedef struct calibration {
     float *h, *d, *panel, *space; /* second moments as matmul.h factors them; work */
     forward_layer layer;
     plan_tensor *tensor[LLM__ROLE_COUNT]; /* of this layer */
-    feedback head;      /* of the output matrix, when its turn has come */
+    feedback head;      /* of the output matrix, once its input has been seen, and */
+    float *head_u, *head_d; /* what it points to */
 } calibration;
 
 static llm_result calibrate_memory(const calibration *c, const char *what) {
@@ -316,16 +319,16 @@ static llm_result calibrate_note(const calibration *c, plan_tensor *t, const dou
 }
 
 /* The same of an input that is left as it is. */
-static llm_result calibrate_note_input(const calibration *c, uint32_t role, const float *in, size_t tokens,
+static llm_result calibrate_note_input(const calibration *c, plan_tensor *t, const float *in, size_t tokens,
                                        uint32_t padded) {
-    const uint32_t n = c->tensor[role]->file.cols;
+    const uint32_t n = t->file.cols;
     double *squares;
     llm_result result;
     if (!c->collect) return LLM_OK;
     squares = (double *)malloc(n * sizeof *squares);
     if (!squares) return calibrate_memory(c, "an importance matrix");
     calibrate_squares(in, tokens, padded, n, squares);
-    result = calibrate_note(c, c->tensor[role], squares, tokens);
+    result = calibrate_note(c, t, squares, tokens);
     free(squares);
     return result;
 }
@@ -461,23 +464,54 @@ static llm_result calibrate_follow_input(calibration *c, const uint32_t *roles, 
     return result;
 }
 
-/* A block's output matrix: the original's stream goes on, and the matrix makes good what its own input
-   and, where nothing norms its output, the stream lack. exact_in is work. */
+/* A norm divides its input by its size, and with it a matrix's errors in that token: so, where one
+   follows, the token's row of data[tokens][n], what the matrix eats, and of missing[tokens][width], what
+   it is to add, count for as much less. Their sum of squares stays about what it was. */
+static llm_result calibrate_weigh(const calibration *c, const float *w, const float *bias, float *data,
+                                  uint32_t n, float *missing) {
+    const size_t tokens = forward_tokens(&c->run), width = c->run.d->width;
+    float *y = (float *)calloc(tokens * (width + 1), sizeof *y), *weight = y + tokens * width;
+    double mean = 0.0;
+    size_t t, i;
+    if (!y) return calibrate_memory(c, "what a block puts out");
+    forward_add(&c->run, data, n, w, bias, NULL, y);
+    for (t = 0; t < tokens; t++) {
+        double sum = 0.0;
+        for (i = 0; i < width; i++) sum += (double)y[t * width + i] * (double)y[t * width + i];
+        weight[t] = (float)((double)width / (sum + 1e-12 * (double)width));
+        mean += (double)weight[t] / (double)tokens;
+    }
+    for (t = 0; t < tokens; t++) {
+        const float root = sqrtf(weight[t] / (float)mean);
+        for (i = 0; i < n; i++) data[t * n + i] *= root;
+        for (i = 0; i < width; i++) missing[t * width + i] *= root;
+    }
+    free(y);
+    return LLM_OK;
+}
+
+/* A block's output matrix, and the second moments of its input: the original's stream goes on, and the
+   matrix makes good what its input and, where nothing norms its output, the stream lack. exact_in and
+   exact_out are work. */
 static llm_result calibrate_follow_output(calibration *c, uint32_t role, uint32_t bias, uint32_t post,
                                           uint32_t padded) {
     const llm__file_desc *d = c->run.d;
     const size_t tokens = forward_tokens(&c->run), width = d->width;
-    float *missing = c->exact_in, *w = c->layer.w[role];
+    float *missing = c->exact_in, *in = c->exact_out, *w = c->layer.w[role];
     const float *gain = c->layer.w[post];
-    llm_result result;
+    const bool follows = d->residual_scale > 0.0f;
+    llm_result result = LLM_OK;
     size_t i;
     for (i = 0; i < tokens * width; i++) missing[i] = gain ? 0.0f : c->exact[i] - c->x[i];
     forward_add(&c->run, c->exact_out, padded, w, c->layer.w[bias], gain, c->exact);
-    if (!calibrate_quantised(c->tensor[role]) || !(d->residual_scale > 0.0f)) return LLM_OK;
+    if (!calibrate_quantised(c->tensor[role])) return LLM_OK;
     for (i = 0; i < tokens * padded; i++) c->exact_out[i] -= c->out[i];
     forward_add(&c->run, c->exact_out, padded, w, NULL, NULL, missing);
-    result = calibrate_follow(c, missing, width, width, c->out, padded);
-    for (i = 0; i < width * padded && result == LLM_OK; i++) w[i] += c->delta[i] / d->residual_scale;
+    memcpy(in, c->out, tokens * padded * sizeof *in);
+    if (gain && follows) result = calibrate_weigh(c, w, c->layer.w[bias], in, padded, missing);
+    if (result == LLM_OK) result = calibrate_moments(c, in, padded);
+    if (result == LLM_OK && follows) result = calibrate_follow(c, missing, width, width, in, padded);
+    for (i = 0; follows && i < width * padded && result == LLM_OK; i++) w[i] += c->delta[i] / d->residual_scale;
     return result;
 }
 
@@ -499,7 +533,7 @@ static llm_result calibrate_normed(calibration *c, uint32_t gain_role, const uin
     if (!quantised) {
         calibrate_norm_of(c, c->exact, gain, padded, c->exact_in);
         for (r = 0; r < count && result == LLM_OK; r++)
-            result = calibrate_note_input(c, roles[r], c->in, tokens, padded);
+            result = calibrate_note_input(c, c->tensor[roles[r]], c->in, tokens, padded);
         return result;
     }
     squares = (double *)malloc(cols * sizeof *squares);
@@ -617,7 +651,7 @@ static llm_result calibrate_attention(calibration *c) {
                           padded);
         result = calibrate_evened(c, LLM__ATTN_OUT, LLM__ATTN_SUB_NORM)
                      ? calibrate_even_values(c, padded)
-                     : calibrate_note_input(c, LLM__ATTN_OUT, c->out, some, padded);
+                     : calibrate_note_input(c, c->tensor[LLM__ATTN_OUT], c->out, some, padded);
     }
     if (result == LLM_OK) calibrate_rotate_values(c);
     if (result != LLM_OK) return result;
@@ -631,9 +665,7 @@ static llm_result calibrate_attention(calibration *c) {
     forward_attention(&c->run, c->run.sequences, layer, &c->layer, c->in, width, c->out, padded);
     calibrate_clear(c, c->out, n, padded);
     calibrate_rotate_heads(c, c->out, padded);
-    if (calibrate_quantised(c->tensor[LLM__ATTN_OUT])) result = calibrate_moments(c, c->out, padded);
-    if (result == LLM_OK)
-        result = calibrate_follow_output(c, LLM__ATTN_OUT, LLM__ATTN_OUT_BIAS, LLM__ATTN_POST_NORM, padded);
+    result = calibrate_follow_output(c, LLM__ATTN_OUT, LLM__ATTN_OUT_BIAS, LLM__ATTN_POST_NORM, padded);
     if (result == LLM_OK) result = calibrate_quantise(c, LLM__ATTN_OUT);
     if (result == LLM_OK)
         forward_add(&c->run, c->out, padded, c->layer.w[LLM__ATTN_OUT],
@@ -684,7 +716,7 @@ static llm_result calibrate_feed_forward(calibration *c) {
         forward_hidden(&c->run, calibrate_some(c), &c->layer, c->in, width, c->out, padded);
         result = calibrate_evened(c, LLM__DOWN, LLM__FFN_SUB_NORM)
                      ? calibrate_even_hidden(c, padded)
-                     : calibrate_note_input(c, LLM__DOWN, c->out, some, padded);
+                     : calibrate_note_input(c, c->tensor[LLM__DOWN], c->out, some, padded);
     }
     if (result != LLM_OK) return result;
     calibrate_rotate_columns(down, c->layer.w[LLM__DOWN]);
@@ -697,14 +729,119 @@ static llm_result calibrate_feed_forward(calibration *c) {
     forward_hidden(&c->run, c->run.sequences, &c->layer, c->in, width, c->out, padded);
     calibrate_clear(c, c->out, n, padded);
     quantize_rotate(c->out, forward_tokens(&c->run) * padded, 1, down->file.rotation);
-    if (calibrate_quantised(down)) result = calibrate_moments(c, c->out, padded);
-    if (result == LLM_OK)
-        result = calibrate_follow_output(c, LLM__DOWN, LLM__DOWN_BIAS, LLM__FFN_POST_NORM, padded);
+    result = calibrate_follow_output(c, LLM__DOWN, LLM__DOWN_BIAS, LLM__FFN_POST_NORM, padded);
     if (result == LLM_OK) result = calibrate_quantise(c, LLM__DOWN);
     if (result == LLM_OK)
         forward_add(&c->run, c->out, padded, c->layer.w[LLM__DOWN], c->layer.w[LLM__DOWN_BIAS],
                     c->layer.w[LLM__FFN_POST_NORM], c->x);
     return result;
+}
+
+/* ---- embedding and output matrix ------------------------------------------- */
+
+/* The layer at hand in float over c->x; squares of every matmul's input, where wanted. */
+static void calibrate_run(calibration *c, double *squares[4]) {
+    const llm__file_desc *d = c->run.d;
+    const size_t tokens = forward_tokens(&c->run);
+    const uint32_t width = llm__padded(d->width), hidden = llm__padded(d->ffn);
+    const uint32_t attention = llm__padded(d->heads * d->value_size);
+    const forward_layer *l = &c->layer;
+    calibrate_norm(c, l->w[LLM__ATTN_NORM], width);
+    if (squares) calibrate_squares(c->in, tokens, width, d->width, squares[0]);
+    forward_attention(&c->run, c->run.sequences, &c->w->plan->layers[l->number], l, c->in, width,
+                      c->out, attention);
+    calibrate_clear(c, c->out, d->heads * d->value_size, attention);
+    if (squares) calibrate_squares(c->out, tokens, attention, d->heads * d->value_size, squares[1]);
+    forward_add(&c->run, c->out, attention, l->w[LLM__ATTN_OUT], l->w[LLM__ATTN_OUT_BIAS],
+                l->w[LLM__ATTN_POST_NORM], c->x);
+    calibrate_norm(c, l->w[LLM__FFN_NORM], width);
+    if (squares) calibrate_squares(c->in, tokens, width, d->width, squares[2]);
+    forward_hidden(&c->run, c->run.sequences, l, c->in, width, c->out, hidden);
+    calibrate_clear(c, c->out, (d->ffn + 15) / 16 * 16, hidden);
+    if (squares) calibrate_squares(c->out, tokens, hidden, d->ffn, squares[3]);
+    forward_add(&c->run, c->out, hidden, l->w[LLM__DOWN], l->w[LLM__DOWN_BIAS],
+                l->w[LLM__FFN_POST_NORM], c->x);
+}
+
+/* Second moments of what the output matrix eats, from the stream behind the last layer. */
+static llm_result calibrate_head_moments(calibration *c, plan_tensor *t, bool note) {
+    const uint32_t padded = llm__padded(c->run.d->width);
+    const size_t tokens = forward_tokens(&c->run);
+    plan_tensor *norm = plan_find(c->w->plan, LLM__OUT_NORM, LLM__NONE);
+    float *gain = NULL;
+    llm_result result = writer_load_vector(c->w, norm, &gain);
+    if (result == LLM_OK) {
+        calibrate_norm(c, gain, padded);
+        if (note) result = calibrate_note_input(c, t, c->in, tokens, padded);
+    }
+    free(gain);
+    if (result != LLM_OK || c->head.n || !calibrate_quantised(t)) return result;
+    quantize_rotate(c->in, tokens * padded, 1, t->file.rotation);
+    result = calibrate_moments(c, c->in, padded);
+    if (result != LLM_OK) return result;
+    memcpy(c->head_u, c->h, (size_t)padded * padded * sizeof *c->h);
+    memcpy(c->head_d, c->d, padded * sizeof *c->d);
+    c->head.tables = c->w->tables, c->head.type = t->file.type, c->head.n = padded;
+    c->head.u = c->head_u, c->head.d = c->head_d, c->head.tile = c->crew.tile;
+    return result;
+}
+
+/* The same before anything is quantised: some sequences through the original. c->x is work. */
+static llm_result calibrate_look_ahead(calibration *c, plan_tensor *t) {
+    const uint32_t all = c->run.sequences;
+    uint32_t layer;
+    llm_result result = LLM_OK;
+    if (all > CALIBRATE_AHEAD) c->run.sequences = CALIBRATE_AHEAD;
+    for (layer = 0; layer < c->run.d->layers && result == LLM_OK; layer++) {
+        result = calibrate_load_layer(c, layer);
+        if (result == LLM_OK) calibrate_run(c, NULL);
+        c->w->progress(c->w->user, layer + 1, 8 * (uint64_t)c->run.d->layers); /* a part of the whole */
+    }
+    calibrate_release(c);
+    if (result == LLM_OK) result = calibrate_head_moments(c, t, false);
+    c->run.sequences = all;
+    return result;
+}
+
+/* Sixteen tokens of the stream: rows of the embedding as the file will hold them. */
+static void calibrate_look_up(void *context, size_t index, unsigned worker) {
+    calibration *c = (calibration *)context;
+    const llm__file_desc *d = c->run.d;
+    const writer *w = c->w;
+    const plan_tensor *t = plan_find(w->plan, LLM__EMBEDDING, LLM__NONE);
+    const uint32_t padded = llm__padded(d->width);
+    const size_t first = index * 16, tokens = forward_tokens(&c->run);
+    const size_t count = tokens - first < 16 ? tokens - first : 16;
+    float *rows = w->rows + (size_t)worker * WRITER_UNIT * w->widest;
+    uint8_t *panel = w->panels + worker * llm__panel_size(t->file.type, padded);
+    quantize_sums sums = {0.0, 0.0};
+    uint32_t r, k;
+    memset(rows, 0, (size_t)16 * padded * sizeof *rows);
+    for (r = 0; r < count; r++)
+        w->from->row(w->from, t->from[0], (uint64_t)c->ids[first + r], rows + r * padded);
+    quantize_rotate(rows, (size_t)16 * padded, 1, t->file.rotation);
+    writer_quantize(w, t, worker, rows, panel, &sums);
+    for (r = 0; r < count; r++) {
+        float *x = c->x + (first + r) * d->width, *row = rows + r * padded;
+        for (k = 0; k < padded; k++) row[k] = quantize_value(t->file.type, panel, padded, r, k);
+        quantize_rotate(row, padded, 1, t->file.rotation);
+        for (k = 0; k < d->width; k++) x[k] = row[k] * d->embedding_scale;
+    }
+}
+
+/* The stream at the first layer, once more, of the embedding as it will be: its error is made good by the
+   layers behind it. One that is the output matrix too is quantised for that. Where values are not finite,
+   the layers find out where. */
+static llm_result calibrate_begin(calibration *c) {
+    plan_tensor *t = plan_find(c->w->plan, LLM__EMBEDDING, LLM__NONE);
+    const bool tied = !plan_find(c->w->plan, LLM__HEAD, LLM__NONE);
+    llm_result result = LLM_OK;
+    if (tied && calibrate_quantised(t)) result = calibrate_look_ahead(c, t);
+    if (result != LLM_OK && result != LLM_ERROR_NUMERIC) return result;
+    c->w->feedback = c->head.n ? &c->head : NULL;
+    crew_for(&c->crew, (forward_tokens(&c->run) + 15) / 16, calibrate_look_up, c);
+    c->w->feedback = NULL;
+    return LLM_OK;
 }
 
 /* ---- the whole ------------------------------------------------------------ */
@@ -718,31 +855,6 @@ static llm_result calibrate_layer(calibration *c, uint32_t layer) {
     for (role = 0; role < LLM__ROLE_COUNT && result == LLM_OK; role++)
         if (c->tensor[role] && !family_is_matrix(role)) result = calibrate_vector(c, role);
     calibrate_release(c);
-    return result;
-}
-
-/* The output matrix: its input's second moments, for the writer to quantise with, panel by panel. */
-static llm_result calibrate_head(calibration *c, plan_tensor *t) {
-    const uint32_t padded = llm__padded(c->run.d->width);
-    const size_t tokens = forward_tokens(&c->run);
-    double *squares = (double *)malloc(c->run.d->width * sizeof *squares);
-    plan_tensor *norm = plan_find(c->w->plan, LLM__OUT_NORM, LLM__NONE);
-    float *gain = NULL;
-    llm_result result = writer_load_vector(c->w, norm, &gain);
-    if (result == LLM_OK && !squares) result = calibrate_memory(c, "an importance matrix");
-    if (result == LLM_OK) {
-        calibrate_norm(c, gain, padded);
-        calibrate_squares(c->in, tokens, padded, c->run.d->width, squares);
-        result = calibrate_note(c, t, squares, tokens);
-    }
-    if (result == LLM_OK) {
-        quantize_rotate(c->in, tokens * padded, 1, t->file.rotation);
-        result = calibrate_moments(c, c->in, padded);
-    }
-    c->head.tables = c->w->tables, c->head.type = t->file.type, c->head.n = padded;
-    c->head.u = c->h, c->head.d = c->d, c->head.tile = c->crew.tile;
-    free(gain);
-    free(squares);
     return result;
 }
 
@@ -782,6 +894,8 @@ static void calibrate_close(calibration *c) {
     free(c->d);
     free(c->panel);
     free(c->space);
+    free(c->head_u);
+    free(c->head_d);
     free(c->resume);
     memset(c, 0, sizeof *c);
 }
@@ -808,7 +922,8 @@ static llm_result calibrate_turns(calibration *c) {
     return LLM_OK;
 }
 
-static llm_result calibrate_make(calibration *c) {
+/* Room, and the stream of the original. */
+static llm_result calibrate_open(calibration *c) {
     writer *w = c->w;
     const llm__file_desc *d = &w->plan->desc;
     const size_t tokens = (size_t)c->length * c->sequences;
@@ -839,8 +954,10 @@ static llm_result calibrate_make(calibration *c) {
     c->panel = (float *)malloc(widest * 64 * sizeof *c->panel);
     c->space = (float *)malloc(w->threads * feedback_floats((uint32_t)w->widest) *
                                sizeof *c->space);
+    c->head_u = (float *)malloc(width * width * sizeof *c->head_u);
+    c->head_d = (float *)malloc(width * sizeof *c->head_d);
     if (!c->x || !c->in || !c->out || !c->exact || !c->exact_in || !c->exact_out || !c->delta ||
-        !c->doubt || !c->h || !c->d || !c->panel || !c->space)
+        !c->doubt || !c->h || !c->d || !c->panel || !c->space || !c->head_u || !c->head_d)
         return calibrate_memory(c, "the calibration");
     w->space = c->space;
     result = calibrate_turns(c);
@@ -848,9 +965,11 @@ static llm_result calibrate_make(calibration *c) {
 }
 
 /* Once; what it made is released with the rest. */
-static llm_result calibrate_open(calibration *c) {
-    if (!c->tried) c->opened = calibrate_make(c);
+static llm_result calibrate_start(calibration *c) {
+    if (c->tried) return c->opened;
     c->tried = true;
+    c->opened = calibrate_open(c);
+    if (c->opened == LLM_OK) c->opened = calibrate_begin(c);
     return c->opened;
 }
 
@@ -859,14 +978,15 @@ static llm_result calibrate_tensor(void *user, plan_tensor *t) {
     calibration *c = (calibration *)user;
     const bool tied = !plan_find(c->w->plan, LLM__HEAD, LLM__NONE);
     const uint32_t head = tied ? LLM__EMBEDDING : LLM__HEAD;
-    llm_result result = calibrate_open(c);
+    llm_result result = calibrate_start(c);
     if (result != LLM_OK) return result;
     if (t->file.layer != LLM__NONE && t->file.role != LLM__ROPE)
         return t->made ? LLM_OK : calibrate_layer(c, t->file.layer);
     c->w->feedback = NULL;
     if (t->file.role != head || !(c->collect || calibrate_quantised(t))) return LLM_OK;
+    result = calibrate_head_moments(c, t, true);
     if (calibrate_quantised(t)) c->w->feedback = &c->head;
-    return calibrate_head(c, t);
+    return result;
 }
 
 /* What runs through the model when `w` writes: `ids` [sequences][length], which stay the caller's. */

@@ -51,30 +51,6 @@ static float mixed_normal(uint64_t seed, uint64_t at) {
 
 /* ---- near ----------------------------------------------------------------- */
 
-/* The layer at hand in float over c->x; squares of every matmul's input, where wanted. */
-static void mixed_layer(calibration *c, double *squares[4]) {
-    const llm__file_desc *d = c->run.d;
-    const size_t tokens = forward_tokens(&c->run);
-    const uint32_t width = llm__padded(d->width), hidden = llm__padded(d->ffn);
-    const uint32_t attention = llm__padded(d->heads * d->value_size);
-    const forward_layer *l = &c->layer;
-    calibrate_norm(c, l->w[LLM__ATTN_NORM], width);
-    if (squares) calibrate_squares(c->in, tokens, width, d->width, squares[0]);
-    forward_attention(&c->run, c->run.sequences, &c->w->plan->layers[l->number], l, c->in, width,
-                      c->out, attention);
-    calibrate_clear(c, c->out, d->heads * d->value_size, attention);
-    if (squares) calibrate_squares(c->out, tokens, attention, d->heads * d->value_size, squares[1]);
-    forward_add(&c->run, c->out, attention, l->w[LLM__ATTN_OUT], l->w[LLM__ATTN_OUT_BIAS],
-                l->w[LLM__ATTN_POST_NORM], c->x);
-    calibrate_norm(c, l->w[LLM__FFN_NORM], width);
-    if (squares) calibrate_squares(c->in, tokens, width, d->width, squares[2]);
-    forward_hidden(&c->run, c->run.sequences, l, c->in, width, c->out, hidden);
-    calibrate_clear(c, c->out, (d->ffn + 15) / 16 * 16, hidden);
-    if (squares) calibrate_squares(c->out, tokens, hidden, d->ffn, squares[3]);
-    forward_add(&c->run, c->out, hidden, l->w[LLM__DOWN], l->w[LLM__DOWN_BIAS],
-                l->w[LLM__FFN_POST_NORM], c->x);
-}
-
 /* w + noise, as large as MIXED_NOISE of a row once its inputs are evened out. */
 static void mixed_disturb(const plan_tensor *t, const float *w, const float *scales, float *out) {
     const uint32_t cols = t->file.cols, padded = llm__padded(cols);
@@ -138,7 +114,7 @@ static llm_result mixed_try(mixed *m, unsigned which, double *const squares[4], 
     if (result == LLM_OK) {
         memcpy(x, before, tokens * c->run.d->width * sizeof *x);
         c->x = x;
-        mixed_layer(c, NULL);
+        calibrate_run(c, NULL);
         c->x = own;
         *moved = mixed_moved(x, after, tokens, c->run.d->width);
     }
@@ -360,7 +336,7 @@ static llm_result mixed_pass(mixed *m, uint32_t layer, double *squares[4], float
     for (i = 0; i <= m->depths; i++) {
         if (i && m->depth[i - 1] > layer) continue;
         c->x = m->stream[i];
-        mixed_layer(c, i ? NULL : squares);
+        calibrate_run(c, i ? NULL : squares);
     }
     c->x = own;
     for (i = 1; i < m->depths && result == LLM_OK; i++)

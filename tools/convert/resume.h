@@ -21,7 +21,7 @@
 #endif
 
 /* Ends in a number that changes with what a calibration makes of the same input. */
-#define RESUME_MAGIC "llmrsm03"
+#define RESUME_MAGIC "llmrsm04"
 
 typedef struct resume_head {
     char magic[8];
@@ -155,7 +155,7 @@ static bool resume_load(void *user, uint64_t sections) {
     llm_error error;
     bool fits = false;
     size_t i;
-    if (calibrate_open(c) != LLM_OK) return false; /* the first tensor meets that again */
+    if (calibrate_start(c) != LLM_OK) return false; /* the first tensor meets that again */
     c->key = resume_key(c, sections);
     if (!path || !platform_exists(path) || map_open(&map, path, &error) != LLM_OK)
         return false;

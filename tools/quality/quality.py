@@ -28,8 +28,8 @@ ROOT = texts.ROOT
 BUILD = os.path.join(ROOT, "build")
 CONTEXT = 512
 MODELS = {  # name, fetched source, windows
-    "smollm2": ("SmolLM2-135M", "smollm2-135m-instruct.gguf", 4),
-    "gemma": ("Gemma 3 270M", "gemma-3-270m.gguf", 2),
+    "smollm2": ("SmolLM2-135M", "smollm2-135m-instruct.gguf", 38),
+    "gemma": ("Gemma 3 270M", "gemma-3-270m.gguf", 8),
 }
 KINDS = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q4_0", "Q3_K_M", "IQ3_S"]
 # Ours: options of llm-convert; {imatrix} is llama.cpp's importance matrix, {calibration} the text.
