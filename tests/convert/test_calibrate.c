@@ -143,45 +143,6 @@ static void test_follow(crew *c, size_t n, size_t m, double least, double most, 
     free(cal.h), free(cal.d), free(cal.delta), free(cal.doubt), free(cal.space);
 }
 
-/* Tokens whose outputs a norm makes smaller count for as much less, whatever their inputs are. */
-static void test_weigh(crew *c, uint32_t n, uint32_t width) {
-    const size_t tokens = 9;
-    float *in = gaussian(tokens * n), *was = gaussian(tokens * n), *w = gaussian((size_t)width * n);
-    float *missing = gaussian(tokens * width), *bias = gaussian(width), *wide = gaussian(tokens * width);
-    double first = 0.0, worst = 0.0, sum = 0.0;
-    calibration cal;
-    writer file;
-    llm__file_desc desc;
-    llm_error error;
-    size_t t, i, k;
-    memset(&cal, 0, sizeof cal);
-    memset(&file, 0, sizeof file);
-    memset(&desc, 0, sizeof desc);
-    desc.width = width, desc.residual_scale = 1.0f;
-    cal.w = &file, file.error = &error, cal.crew = *c;
-    cal.run.d = &desc, cal.run.crew = c, cal.run.length = (uint32_t)tokens, cal.run.sequences = 1, cal.run.wide = wide;
-    for (t = 0; t < tokens; t++)
-        for (i = 0; i < n; i++) was[t * n + i] = in[t * n + i] *= t == 3 ? 50.0f : 1.0f;
-    for (i = 0; i < tokens * width; i++) missing[i] = 1.0f;
-    CHECK(calibrate_weigh(&cal, w, bias, in, n, missing) == LLM_OK, "it fails: %s", error.text);
-    for (t = 0; t < tokens; t++) {
-        const double by = (double)missing[t * width];
-        double size = 0.0;
-        for (i = 0; i < width; i++) {
-            double y = (double)bias[i];
-            for (k = 0; k < n; k++) y += (double)w[i * n + k] * (double)was[t * n + k];
-            size += y * y;
-        }
-        first = t ? first : by * sqrt(size);
-        worst = fmax(worst, fabs(by * sqrt(size) / first - 1.0));
-        sum += by * by / (double)tokens;
-        for (i = 0; i < n; i++) worst = fmax(worst, fabs((double)in[t * n + i] - by * (double)was[t * n + i]) / 50.0);
-        for (i = 0; i < width; i++) worst = fmax(worst, fabs((double)missing[t * width + i] - by));
-    }
-    CHECK(worst < 1e-5 && fabs(sum - 1.0) < 1e-5, "%u x %u: weights are off by %g, their mean is %g", width, n, worst, sum);
-    free(in), free(was), free(w), free(missing), free(bias), free(wide);
-}
-
 /* ---- feedback ------------------------------------------------------------ */
 
 static double weight_at(uint32_t type, const uint8_t *panel, uint32_t n, unsigned r, uint32_t k) {
@@ -701,7 +662,6 @@ int main(int count, char **arguments) {
     test_feedback(&three, tables, LLM_Q5, 128);
     test_feedback(&three, tables, LLM_Q6, 320);
     test_feedback(&three, tables, LLM_Q8, 64);
-    test_weigh(&three, 64, 48);
     test_look_up(&three, tables, LLM_Q4, 0, true);
     test_look_up(&three, tables, LLM_Q8, 64, true);
     test_look_up(&three, tables, LLM_Q3, 32, false);

@@ -464,54 +464,23 @@ static llm_result calibrate_follow_input(calibration *c, const uint32_t *roles, 
     return result;
 }
 
-/* A norm divides its input by its size, and with it a matrix's errors in that token: so, where one
-   follows, the token's row of data[tokens][n], what the matrix eats, and of missing[tokens][width], what
-   it is to add, count for as much less. Their sum of squares stays about what it was. */
-static llm_result calibrate_weigh(const calibration *c, const float *w, const float *bias, float *data,
-                                  uint32_t n, float *missing) {
-    const size_t tokens = forward_tokens(&c->run), width = c->run.d->width;
-    float *y = (float *)calloc(tokens * (width + 1), sizeof *y), *weight = y + tokens * width;
-    double mean = 0.0;
-    size_t t, i;
-    if (!y) return calibrate_memory(c, "what a block puts out");
-    forward_add(&c->run, data, n, w, bias, NULL, y);
-    for (t = 0; t < tokens; t++) {
-        double sum = 0.0;
-        for (i = 0; i < width; i++) sum += (double)y[t * width + i] * (double)y[t * width + i];
-        weight[t] = (float)((double)width / (sum + 1e-12 * (double)width));
-        mean += (double)weight[t] / (double)tokens;
-    }
-    for (t = 0; t < tokens; t++) {
-        const float root = sqrtf(weight[t] / (float)mean);
-        for (i = 0; i < n; i++) data[t * n + i] *= root;
-        for (i = 0; i < width; i++) missing[t * width + i] *= root;
-    }
-    free(y);
-    return LLM_OK;
-}
-
-/* A block's output matrix, and the second moments of its input: the original's stream goes on, and the
-   matrix makes good what its input and, where nothing norms its output, the stream lack. exact_in and
-   exact_out are work. */
+/* A block's output matrix: the original's stream goes on, and the matrix makes good what its own input
+   and, where nothing norms its output, the stream lack. exact_in is work. */
 static llm_result calibrate_follow_output(calibration *c, uint32_t role, uint32_t bias, uint32_t post,
                                           uint32_t padded) {
     const llm__file_desc *d = c->run.d;
     const size_t tokens = forward_tokens(&c->run), width = d->width;
-    float *missing = c->exact_in, *in = c->exact_out, *w = c->layer.w[role];
+    float *missing = c->exact_in, *w = c->layer.w[role];
     const float *gain = c->layer.w[post];
-    const bool follows = d->residual_scale > 0.0f;
-    llm_result result = LLM_OK;
+    llm_result result;
     size_t i;
     for (i = 0; i < tokens * width; i++) missing[i] = gain ? 0.0f : c->exact[i] - c->x[i];
     forward_add(&c->run, c->exact_out, padded, w, c->layer.w[bias], gain, c->exact);
-    if (!calibrate_quantised(c->tensor[role])) return LLM_OK;
+    if (!calibrate_quantised(c->tensor[role]) || !(d->residual_scale > 0.0f)) return LLM_OK;
     for (i = 0; i < tokens * padded; i++) c->exact_out[i] -= c->out[i];
     forward_add(&c->run, c->exact_out, padded, w, NULL, NULL, missing);
-    memcpy(in, c->out, tokens * padded * sizeof *in);
-    if (gain && follows) result = calibrate_weigh(c, w, c->layer.w[bias], in, padded, missing);
-    if (result == LLM_OK) result = calibrate_moments(c, in, padded);
-    if (result == LLM_OK && follows) result = calibrate_follow(c, missing, width, width, in, padded);
-    for (i = 0; follows && i < width * padded && result == LLM_OK; i++) w[i] += c->delta[i] / d->residual_scale;
+    result = calibrate_follow(c, missing, width, width, c->out, padded);
+    for (i = 0; i < width * padded && result == LLM_OK; i++) w[i] += c->delta[i] / d->residual_scale;
     return result;
 }
 
@@ -665,7 +634,9 @@ static llm_result calibrate_attention(calibration *c) {
     forward_attention(&c->run, c->run.sequences, layer, &c->layer, c->in, width, c->out, padded);
     calibrate_clear(c, c->out, n, padded);
     calibrate_rotate_heads(c, c->out, padded);
-    result = calibrate_follow_output(c, LLM__ATTN_OUT, LLM__ATTN_OUT_BIAS, LLM__ATTN_POST_NORM, padded);
+    if (calibrate_quantised(c->tensor[LLM__ATTN_OUT])) result = calibrate_moments(c, c->out, padded);
+    if (result == LLM_OK)
+        result = calibrate_follow_output(c, LLM__ATTN_OUT, LLM__ATTN_OUT_BIAS, LLM__ATTN_POST_NORM, padded);
     if (result == LLM_OK) result = calibrate_quantise(c, LLM__ATTN_OUT);
     if (result == LLM_OK)
         forward_add(&c->run, c->out, padded, c->layer.w[LLM__ATTN_OUT],
@@ -729,7 +700,9 @@ static llm_result calibrate_feed_forward(calibration *c) {
     forward_hidden(&c->run, c->run.sequences, &c->layer, c->in, width, c->out, padded);
     calibrate_clear(c, c->out, n, padded);
     quantize_rotate(c->out, forward_tokens(&c->run) * padded, 1, down->file.rotation);
-    result = calibrate_follow_output(c, LLM__DOWN, LLM__DOWN_BIAS, LLM__FFN_POST_NORM, padded);
+    if (calibrate_quantised(down)) result = calibrate_moments(c, c->out, padded);
+    if (result == LLM_OK)
+        result = calibrate_follow_output(c, LLM__DOWN, LLM__DOWN_BIAS, LLM__FFN_POST_NORM, padded);
     if (result == LLM_OK) result = calibrate_quantise(c, LLM__DOWN);
     if (result == LLM_OK)
         forward_add(&c->run, c->out, padded, c->layer.w[LLM__DOWN], c->layer.w[LLM__DOWN_BIAS],

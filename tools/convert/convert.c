@@ -262,7 +262,7 @@ static double choose_memory(const plan *p) {
     for (i = 0; i < p->count; i++)
         if (p->tensors[i].file.layer == 0 && p->tensors[i].file.role != LLM__ROPE)
             layer += (double)p->tensors[i].file.rows * p->tensors[i].file.cols;
-    return 4.0 * (1.5 * layer + tokens * (5.0 * d->width + 2.0 * widest) + widest * (widest + 2.0 * d->width) +
+    return 4.0 * (1.5 * layer + tokens * (4.0 * d->width + 2.0 * widest) + widest * (widest + 2.0 * d->width) +
                   (double)d->width * d->width);
 }
 
