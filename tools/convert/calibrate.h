@@ -804,7 +804,7 @@ static void calibrate_look_up(void *context, size_t index, unsigned worker) {
 
 /* The stream at the first layer, once more, of the embedding as it will be: its error is made good by the
    layers behind it. One that is the output matrix too is quantised for that. Where values are not finite,
-   the layers find out where. */
+   the layers, or the output matrix at the end, say so. */
 static llm_result calibrate_begin(calibration *c) {
     plan_tensor *t = plan_find(c->w->plan, LLM__EMBEDDING, LLM__NONE);
     const bool tied = !plan_find(c->w->plan, LLM__HEAD, LLM__NONE);

@@ -40,7 +40,7 @@ def tensors(c):
 
 
 def write_weights(path, shapes):
-    """Normal, each row of a matrix of length 1; bf16. Returns how many."""
+    """Normal, each row of a matrix of length 1; bf16, which NumPy has no type for. Returns how many."""
     header, at = {}, 0
     for name, shape in shapes.items():
         size = 2 * int(np.prod(shape))
@@ -86,7 +86,7 @@ def main():
     if status:
         raise SystemExit(f"conversion_time: llm-convert failed ({status})")
     print(f"{weights:,} weights: {took / 60:.1f} minutes, {(used.ru_utime + used.ru_stime) / 60:.1f} of processor time, "
-          f"at most {used.ru_maxrss / 1e6:.2f} GB resident")
+          f"at most {used.ru_maxrss * 1024 / 1e9:.2f} GB resident")
 
 
 if __name__ == "__main__":
