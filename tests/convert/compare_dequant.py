@@ -26,6 +26,12 @@ def random_blocks(kind, size, rng):
     return blocks
 
 
+def i2_s(blocks):
+    """Of bitnet.cpp, which gguf-py does not know: 32 bytes, of each the highest two bits first, one quarter of the block
+    after the other."""
+    return np.concatenate([(blocks >> shift & 3).astype(np.float32) - 1 for shift in (6, 4, 2, 0)], axis=1)
+
+
 def main():
     rng = np.random.default_rng(3)
     failed = passed = 0
@@ -35,19 +41,20 @@ def main():
         subprocess.run([os.environ.get("CC", "cc"), "-O2", *extra, os.path.join(HERE, "dequantize_driver.c"),
                         "-o", program, "-lm", "-lpthread"], check=True)
         kinds = subprocess.run([program], capture_output=True, check=True, text=True).stdout.split()
-        wanted = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4"
+        wanted = ("F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS TQ1_0 TQ2_0 I2_S "
+                  "MXFP4")
         if sorted(kinds) != sorted(wanted.split()):
             print("FAIL the converter knows", kinds)
             failed += 1
         for kind in kinds:
-            qtype = GGMLQuantizationType[kind]
-            weights, size = GGML_QUANT_SIZES[qtype]
+            qtype = None if kind == "I2_S" else GGMLQuantizationType[kind]
+            weights, size = GGML_QUANT_SIZES[qtype] if qtype is not None else (128, 32)
             blocks = random_blocks(kind, size, rng)
             raw = subprocess.run([program, kind], input=blocks.tobytes(), capture_output=True, check=True).stdout
             ours = np.frombuffer(raw, np.float32)
             data = blocks if kind not in ("F32", "F16") else blocks.view(np.float32 if kind == "F32" else np.float16)
             with np.errstate(all="ignore"):
-                theirs = quants.dequantize(data, qtype).astype(np.float32).reshape(-1)
+                theirs = (quants.dequantize(data, qtype) if qtype is not None else i2_s(data)).astype(np.float32).reshape(-1)
             same = len(ours) == len(theirs) == BLOCKS * weights and np.all(
                 (ours.view(np.uint32) == theirs.view(np.uint32)) | (np.isnan(ours) & np.isnan(theirs)))
             print(f"{'ok  ' if same else 'FAIL'} {kind}")

@@ -155,6 +155,48 @@ static void test_mutated(void) {
     free(b.data);
 }
 
+/* bitnet.cpp's ternary weights: their unit lies behind all rows, and 32 bytes with it. */
+static void test_i2_s(void) {
+    enum { ROWS = 3, COLS = 256 };
+    const float unit = 0.375f;
+    gguf_file *file = (gguf_file *)calloc(1, sizeof *file);
+    buffer b = {NULL, 0, 0, false};
+    source_file s;
+    llm_error error = {LLM_OK, ""};
+    float row[COLS];
+    int want[ROWS][COLS];
+    uint8_t packed[ROWS * COLS / 4 + 32] = {0};
+    uint32_t r, i, wrong = 0;
+    size_t size;
+    for (r = 0; r < ROWS; r++)
+        for (i = 0; i < COLS; i++) {
+            want[r][i] = (int)any(3) - 1;
+            packed[r * COLS / 4 + i / 128 * 32 + i % 32] |= (uint8_t)((want[r][i] + 1) << (6 - 2 * (i % 128 / 32)));
+        }
+    memcpy(packed + ROWS * COLS / 4, &unit, sizeof unit);
+    buffer_add(&b, "GGUF", 4), put32(&b, 3), put64(&b, 1), put64(&b, 1);
+    put_key(&b, "general.architecture", GGUF_STRING), put_text(&b, "bitnet-b1.58");
+    put_tensor(&b, "t", COLS, ROWS, 36, 0);
+    while (b.size % 32) buffer_add(&b, "", 1);
+    size = b.size;
+    buffer_add(&b, (const char *)packed, sizeof packed);
+    memset(&s, 0, sizeof s);
+    s.self = file, file->map.data = (const uint8_t *)b.data, file->map.size = b.size;
+    CHECK(gguf_parse(&s, file, &error) == LLM_OK && s.tensors[0].bits == 1, "%s", error.text);
+    for (r = 0; r < ROWS; r++) {
+        gguf_row(&s, &s.tensors[0], r, row);
+        for (i = 0; i < COLS; i++) wrong += memcmp(&row[i], &(float){(float)want[r][i] * unit}, sizeof *row) != 0;
+    }
+    CHECK(!wrong, "%u weights of I2_S are others", (unsigned)wrong);
+    file->map.data = NULL;
+    gguf_close(&s);
+    CHECK(parse(b.data, b.size - 1, &error) == LLM_ERROR_FORMAT && strstr(error.text, "+ 224 bytes passes the end"), "%s",
+          error.text);
+    b.data[size + 100] |= 0x30;
+    CHECK(parse(b.data, b.size, &error) == LLM_ERROR_FORMAT, "a code of 3 is read");
+    free(b.data);
+}
+
 /* ---- whole conversions ------------------------------------------------- */
 
 #ifndef FIXTURES
@@ -398,6 +440,7 @@ int main(void) {
     test_cut();
     test_mutated();
     test_checksum();
+    test_i2_s();
     if (!mkdtemp(folder)) return 1;
     test_types(folder);
     test_random(folder);

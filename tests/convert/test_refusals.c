@@ -219,7 +219,7 @@ static void test_gguf_tensors(void) {
     REFUSE_GGUF("tensor t: dimension 0 is 144115188075855872, expected 1 .. 72057594037927936");
     b = one_tensor("t", 2, 1, 32, 4, 0);
     REFUSE_GGUF("tensor t: type 4, expected one of 0 F32, 1 F16, 2 Q4_0, 3 Q4_1, 6 Q5_0, 7 Q5_1, 8 Q8_0, 10 Q2_K, "
-                "11 Q3_K, 12 Q4_K, 13 Q5_K, 14 Q6_K, 20 IQ4_NL, 23 IQ4_XS, 30 BF16, 34 TQ1_0, 35 TQ2_0, 39 MXFP4");
+                "11 Q3_K, 12 Q4_K, 13 Q5_K, 14 Q6_K, 20 IQ4_NL, 23 IQ4_XS, 30 BF16, 34 TQ1_0, 35 TQ2_0, 36 I2_S, 39 MXFP4");
     b = one_tensor("t", 2, 1, 33, 8, 0);
     REFUSE_GGUF("tensor t: rows of 33 weights, expected a multiple of 32 for Q8_0");
     b = one_tensor("t", 2, 1, 32, 0, 0);
@@ -230,6 +230,10 @@ static void test_gguf_tensors(void) {
     b = one_tensor("t", 2, 1, 32, 0, 32);
     while (b.size < 128 + 32 + 127) put(&b, "", 1);
     REFUSE_GGUF("tensor t: offset 160 + 128 bytes passes the end of the file (287)");
+    b = one_tensor("t", 2, 1, 128, 36, 0);
+    while (b.size < 128 + 64) put(&b, "\x65", 1);
+    b.data[128 + 9] = 0x6c;
+    REFUSE_GGUF("tensor t: byte 9 is 0x6c, expected codes of 0 .. 2");
     b = one_tensor("t", 1, 1, 8, 0, 0);
     b.data[8] = 2; /* two of it */
     put_text(&b, "t"), put32(&b, 1), put64(&b, 8), put32(&b, 0), put64(&b, 0);

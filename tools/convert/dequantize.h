@@ -213,28 +213,38 @@ static void ggml_tq2_0(const uint8_t *p, float *out) {
         out[i] = d * (float)((p[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) - 1);
 }
 
+/* Ternary, of bitnet.cpp (github.com/microsoft/BitNet, src/ggml-bitnet-mad.cpp): byte i has weights i, 32 + i,
+   64 + i, 96 + i from its highest bits on, as code - 1; in units of a float behind all blocks of a tensor.
+   bitnet.cpp compiled for ARM writes blocks of 64 under the same number, which nothing in a file tells. */
+static void ggml_i2_s(const uint8_t *p, float *out) {
+    int i;
+    for (i = 0; i < 128; i++) out[i] = (float)((p[i % 32] >> (6 - i / 32 * 2) & 3) - 1);
+}
+
 typedef struct ggml_type {
     uint32_t id;          /* in the file */
     const char *name;
     unsigned bits;        /* of a code; 1: ternary */
     uint32_t block, size; /* weights and bytes of a block */
     void (*dequantize)(const uint8_t *block, float *out);
+    uint32_t end;         /* bytes behind a tensor's blocks, which begin with their unit; 0: it is 1 */
 } ggml_type;
 
 static const ggml_type ggml_types[] = {
-    {0, "F32", 32, 1, 4, ggml_f32},         {1, "F16", 16, 1, 2, ggml_f16},
-    {2, "Q4_0", 4, 32, 18, ggml_q4_0},      {3, "Q4_1", 4, 32, 20, ggml_q4_1},
-    {6, "Q5_0", 5, 32, 22, ggml_q5_0},      {7, "Q5_1", 5, 32, 24, ggml_q5_1},
-    {8, "Q8_0", 8, 32, 34, ggml_q8_0},      {10, "Q2_K", 2, 256, 84, ggml_q2_k},
-    {11, "Q3_K", 3, 256, 110, ggml_q3_k},   {12, "Q4_K", 4, 256, 144, ggml_q4_k},
-    {13, "Q5_K", 5, 256, 176, ggml_q5_k},   {14, "Q6_K", 6, 256, 210, ggml_q6_k},
-    {20, "IQ4_NL", 4, 32, 18, ggml_iq4_nl}, {23, "IQ4_XS", 4, 256, 136, ggml_iq4_xs},
-    {30, "BF16", 16, 1, 2, ggml_bf16},      {34, "TQ1_0", 1, 256, 54, ggml_tq1_0},
-    {35, "TQ2_0", 1, 256, 66, ggml_tq2_0},  {39, "MXFP4", 4, 32, 17, ggml_mxfp4}};
+    {0, "F32", 32, 1, 4, ggml_f32, 0},        {1, "F16", 16, 1, 2, ggml_f16, 0},
+    {2, "Q4_0", 4, 32, 18, ggml_q4_0, 0},     {3, "Q4_1", 4, 32, 20, ggml_q4_1, 0},
+    {6, "Q5_0", 5, 32, 22, ggml_q5_0, 0},     {7, "Q5_1", 5, 32, 24, ggml_q5_1, 0},
+    {8, "Q8_0", 8, 32, 34, ggml_q8_0, 0},     {10, "Q2_K", 2, 256, 84, ggml_q2_k, 0},
+    {11, "Q3_K", 3, 256, 110, ggml_q3_k, 0},  {12, "Q4_K", 4, 256, 144, ggml_q4_k, 0},
+    {13, "Q5_K", 5, 256, 176, ggml_q5_k, 0},  {14, "Q6_K", 6, 256, 210, ggml_q6_k, 0},
+    {20, "IQ4_NL", 4, 32, 18, ggml_iq4_nl, 0},{23, "IQ4_XS", 4, 256, 136, ggml_iq4_xs, 0},
+    {30, "BF16", 16, 1, 2, ggml_bf16, 0},     {34, "TQ1_0", 1, 256, 54, ggml_tq1_0, 0},
+    {35, "TQ2_0", 1, 256, 66, ggml_tq2_0, 0}, {36, "I2_S", 1, 128, 32, ggml_i2_s, 32},
+    {39, "MXFP4", 4, 32, 17, ggml_mxfp4, 0}};
 
 /* Their names, for messages. */
 typedef struct ggml_type_list {
-    char text[200];
+    char text[208];
 } ggml_type_list;
 static LLM__UNUSED ggml_type_list ggml_type_names(void) {
     ggml_type_list list;

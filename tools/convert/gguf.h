@@ -18,7 +18,7 @@
 
 #include "dequantize.h"
 #include "platform.h"
-#include "source.h"
+#include "ternary.h"
 
 enum { GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_TYPES = 13 };
 
@@ -165,13 +165,20 @@ static void gguf_read_tensor(gguf_cursor *c, source_tensor *t, uint64_t *offset)
     }
 }
 
+static void gguf_check_ternary(gguf_cursor *c, const source_tensor *t, uint64_t size) {
+    const uint64_t odd = ternary_odd(t->data, size);
+    if (odd < size)
+        gguf_refuse(c, "tensor %s: byte %llu is 0x%02x, expected codes of 0 .. 2", show(t->name).text,
+                    (unsigned long long)odd, (unsigned)t->data[odd]);
+}
+
 /* In bounds; elements <= 2^56 and blocks hold at least as many weights as a sixth of their bytes,
    so that no product overflows. */
 static void gguf_place_tensor(gguf_cursor *c, source_tensor *t, uint64_t offset, size_t data,
                               uint64_t alignment) {
     const ggml_type *type = ggml_type_find(t->format);
     uint64_t rows = t->shape[1] * t->shape[2] * t->shape[3];
-    uint64_t size = t->shape[0] / type->block * type->size * rows;
+    uint64_t size = t->shape[0] / type->block * type->size * rows + type->end;
     uint64_t room = (size_t)(c->end - c->start) - data;
     if (offset % alignment != 0)
         gguf_refuse(c, "tensor %s: offset %llu is no multiple of the alignment %llu",
@@ -182,6 +189,7 @@ static void gguf_place_tensor(gguf_cursor *c, source_tensor *t, uint64_t offset,
                     (unsigned long long)size, (unsigned long long)(data + room));
     else
         t->data = c->start + data + offset;
+    if (t->data && type->end) gguf_check_ternary(c, t, size - type->end);
 }
 
 static int gguf_pair_order(const void *a, const void *b) {
@@ -277,8 +285,12 @@ static void gguf_row(const source_file *s, const source_tensor *t, uint64_t row,
     const ggml_type *type = ggml_type_find(t->format);
     uint64_t blocks = t->shape[0] / type->block, i;
     const uint8_t *p = t->data + row * blocks * type->size;
+    float unit;
     (void)s;
     for (i = 0; i < blocks; i++) type->dequantize(p + i * type->size, out + i * type->block);
+    if (!type->end) return;
+    ggml_f32(t->data + t->shape[1] * t->shape[2] * t->shape[3] * blocks * type->size, &unit);
+    for (i = 0; i < t->shape[0]; i++) out[i] *= unit;
 }
 
 static void gguf_close(source_file *s) {
