@@ -123,7 +123,8 @@
    rows are the same bytes for every instruction set. Inputs are quantised to int8 per token and
    super-block, after a Walsh-Hadamard rotation in blocks of 64 that the converter has applied to
    the weights as well: it spreads outliers, and costs additions only. Measured on SmolLM2-135M, KL
-   divergence to float activations: unrotated 2.3e-2, rotated 2.1e-3.
+   divergence to float activations: unrotated 2.3e-2, rotated 2.1e-3. Embedding and output matrix may
+   be cut into ranges of tokens, each with a format of its own: rare tokens do with fewer bits.
 
    The cache of keys and values is int8, rotated, with a scale per position and head, in the layout
    of the weights: scores and sums of values are integer dots as well. Its choice of 4 bits is made
@@ -1337,17 +1338,20 @@ LLM__INLINE bool llm__finite(float x) { return (llm__bits(x) & 0x7f800000u) != 0
    - role is one of LLM__ROLES, and not POSITIONS, ROUTER or a bias of a norm: not in this version
    - layer is LLM__NONE for EMBEDDING, OUT_NORM, HEAD and HEAD_BIAS, the number (below `ropes`) of a
      ROPE, and below `layers` for everything else; no role stands twice in a layer
-   - expert is LLM__NONE
+   - expert is LLM__NONE or, for the parts of EMBEDDING and HEAD behind the first, 1 .. 7
    - type is an llm_type; LLM_F32 for vectors and ROPE
-   - rows and cols are those of its role, see LLM__ROLES; cols at most 2^18
+   - rows and cols are those of its role, see LLM__ROLES; cols at most 2^18. EMBEDDING and HEAD may
+     be cut into parts of at least one row, so that tokens differ in type: all but the last of them
+     have a multiple of 16 rows, and together they have the rows of the role
    - rotation is 0 (none) or 16, 32, 64, and 0 for vectors, ROPE, f32 and bf16
    - row_rotation is the same, 0 for all but V, and divides value_size
    - offset is a multiple of 64; offset and offset + size lie within DATA, and so does in the file
      what is left of the last 64-byte line (readers load vectors by whole lines; zeros stand there)
    - size is that of the panels, see >>formats; 4 cols for a vector, 8 cols for ROPE
    There must be EMBEDDING, OUT_NORM, every ROPE below `ropes`, and in every layer ATTN_NORM, Q, K,
-   V, ATTN_OUT, FFN_NORM, GATE_UP and DOWN. Of Q, K and V in a layer, those that are neither f32
-   nor bf16 have the same rotation. Without HEAD the embedding is the head.
+   V, ATTN_OUT, FFN_NORM, GATE_UP and DOWN. Of Q, K and V in a layer, and of the parts of HEAD and
+   EMBEDDING, those that are neither f32 nor bf16 have the same rotation. Without HEAD the embedding
+   is the head.
 
    TOKN, if there is one, is as >>tokenizer-section says. TMPL, META and SMTH are not looked at.
    With `verify` the checksums of all sections (of a size above 0) must be right.
@@ -1462,6 +1466,7 @@ typedef struct llm__file_layer { /* 16 bytes */
 } llm__file_layer;
 
 #define LLM__NONE 0xffffffffu
+#define LLM__VOCAB_PARTS 8u /* at most, of EMBEDDING and of HEAD */
 
 /* Roles of tensors. X(NAME, "name", shape): `V` a plain f32 vector [cols], `M` a matrix in
    panels [rows][cols], `R` rope frequencies: u64 [cols], turns per position times 2^64. Roles are
@@ -1519,7 +1524,7 @@ typedef enum llm__role {
 typedef struct llm__file_tensor { /* 64 bytes */
     uint32_t role;     /* llm__role; unknown ones are refused: without them it is another model */
     uint32_t layer;    /* or LLM__NONE; for ROPE its number */
-    uint32_t expert;   /* or LLM__NONE */
+    uint32_t expert;   /* LLM__NONE; of EMBEDDING and HEAD: or the number of the part, from 1 on */
     uint32_t type;     /* llm_type */
     uint32_t rows;     /* outputs; panels hold them rounded up to 16. GATE_UP: 2 * (ffn rounded up),
                           panel 2i = 16 rows of gate, panel 2i + 1 the same rows of up */
@@ -3169,13 +3174,14 @@ struct llm_model {
     uint32_t tensors;
     llm__tensor *tensor; /* [1 + layers][LLM__ROLE_COUNT], the first row for those without layer */
     llm__tensor rope[8];
+    llm__tensor vocab[2][LLM__VOCAB_PARTS]; /* EMBEDDING and HEAD in parts, those without rows last */
     llm_tokenizer tokenizer;
     bool has_tokenizer;
     llm_text chat_template, meta;
     uint64_t weights, weight_size;
 };
 
-/* Row 0 of the table is for tensors of no layer. */
+/* Row 0 of the table is for tensors of no layer, but those that may be cut. */
 LLM__INLINE llm__tensor *llm__tensor_at(const llm_model *m, uint32_t layer, uint32_t role) {
     return &m->tensor[(size_t)(layer == LLM__NONE ? 0 : layer + 1) * LLM__ROLE_COUNT + role];
 }
@@ -3197,6 +3203,18 @@ static const char *llm__tensor_name(char text[64], uint32_t role, uint32_t layer
         (void)snprintf(text, 64, "%s", llm__role_names[role]);
     else
         (void)snprintf(text, 64, "blk.%u.%s", (unsigned)layer, llm__role_names[role]);
+    return text;
+}
+
+LLM__INLINE bool llm__is_cut(uint32_t role) {
+    return role == LLM__EMBEDDING || role == LLM__HEAD;
+}
+
+/* "embedding.1" as well. */
+static const char *llm__entry_name(char text[64], const llm__file_tensor *t) {
+    if (t->expert == LLM__NONE || !llm__is_cut(t->role))
+        return llm__tensor_name(text, t->role, t->layer);
+    (void)snprintf(text, 64, "%s.%u", llm__role_names[t->role], (unsigned)t->expert);
     return text;
 }
 
@@ -3634,6 +3652,7 @@ static llm_result llm__check_shape(const llm_model *m, const llm__file_tensor *t
         LLM__REFUSE("tensor %s: shape %u x %u, not in 1 .. 4194304 x 1 .. 262144", name,
                     (unsigned)t->rows, (unsigned)t->cols);
     llm__role_shape(m->desc, t->role, &rows, &cols);
+    if (llm__is_cut(t->role) && t->rows < rows) rows = t->rows; /* see llm__check_parts */
     if (t->rows != rows || (cols && t->cols != cols))
         LLM__REFUSE("tensor %s: shape %u x %u, the description asks for %u x %u", name,
                     (unsigned)t->rows, (unsigned)t->cols, (unsigned)rows,
@@ -3691,16 +3710,17 @@ static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
                          "directory: a tensor has role %u, not in 0 .. %d", (unsigned)t->role,
                          LLM__ROLE_COUNT - 1);
-    llm__tensor_name(name, t->role, t->layer);
+    llm__entry_name(name, t);
     if (llm__role_unused(t->role))
         return llm__fail(error, LLM_ERROR_UNSUPPORTED, "tensor %s: not in this version", name);
     if (!llm__layer_fits(m->desc, t->role, t->layer))
         LLM__REFUSE("tensor %s: has no place among %u layers and %u ropes", name,
                     (unsigned)m->desc->layers, (unsigned)m->desc->ropes);
-    if (t->expert != LLM__NONE)
+    if (t->expert != LLM__NONE &&
+        !(llm__is_cut(t->role) && t->expert >= 1 && t->expert < LLM__VOCAB_PARTS))
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
-                         "tensor %s: expert %u, this version supports none (4294967295)", name,
-                         (unsigned)t->expert);
+                         "tensor %s: expert %u, this version supports none (4294967295)%s", name,
+                         (unsigned)t->expert, llm__is_cut(t->role) ? " and 1 .. 7" : "");
     types = llm__role_shapes[t->role] == 'M' ? LLM_TYPE_COUNT : 1; /* vectors are f32 */
     if (t->type >= types)
         LLM__REFUSE("tensor %s: type is %u, not in 0 .. %u", name, (unsigned)t->type,
@@ -3708,6 +3728,13 @@ static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *
     if ((r = llm__check_shape(m, t, name, error)) != LLM_OK) return r;
     if ((r = llm__check_rotations(m, t, name, error)) != LLM_OK) return r;
     return llm__check_place(m, t, name, error);
+}
+
+/* Where a tensor of the directory goes. */
+static llm__tensor *llm__place_of(llm_model *m, const llm__file_tensor *t) {
+    if (t->role == LLM__ROPE) return &m->rope[t->layer];
+    if (!llm__is_cut(t->role)) return llm__tensor_at(m, t->layer, t->role);
+    return &m->vocab[t->role == LLM__HEAD][t->expert == LLM__NONE ? 0 : t->expert];
 }
 
 /* Fills the table of tensors. */
@@ -3719,10 +3746,9 @@ static llm_result llm__load_directory(llm_model *m, llm_error *error) {
         llm__tensor *to;
         llm_result r = llm__check_tensor(m, t, error);
         if (r) return r;
-        to = t->role == LLM__ROPE ? &m->rope[t->layer] : llm__tensor_at(m, t->layer, t->role);
+        to = llm__place_of(m, t);
         if (to->data)
-            LLM__REFUSE("tensor %s: stands twice in the directory",
-                        llm__tensor_name(name, t->role, t->layer));
+            LLM__REFUSE("tensor %s: stands twice in the directory", llm__entry_name(name, t));
         to->data = m->file + t->offset;
         to->type = t->type, to->rows = t->rows, to->cols = t->cols;
         to->rotation = t->rotation, to->row_rotation = t->row_rotation;
@@ -3734,14 +3760,39 @@ static llm_result llm__load_directory(llm_model *m, llm_error *error) {
     return LLM_OK;
 }
 
+/* Parts follow each other at whole panels, and eat one input. */
+static llm_result llm__check_parts(const llm_model *m, uint32_t role, llm_error *error) {
+    const llm__tensor *part = m->vocab[role == LLM__HEAD];
+    const char *name = llm__role_names[role];
+    uint32_t rows = 0, first = LLM__VOCAB_PARTS, i;
+    for (i = 0; i < LLM__VOCAB_PARTS; rows += part[i++].rows) { /* 2^25 at most */
+        if (!part[i].data) continue;
+        if (i && !part[i - 1].data)
+            LLM__REFUSE("tensor %s.%u: there is no part before it", name, (unsigned)i);
+        if (rows % 16)
+            LLM__REFUSE("tensor %s.%u: begins at row %u, not at a multiple of 16", name,
+                        (unsigned)i, (unsigned)rows);
+        if (llm__formats[part[i].type].size) continue;
+        if (first == LLM__VOCAB_PARTS) first = i;
+        if (part[i].rotation != part[first].rotation)
+            LLM__REFUSE("tensor %s.%u: rotation %u, but a part before it has %u", name, (unsigned)i,
+                        (unsigned)part[i].rotation, (unsigned)part[first].rotation);
+    }
+    if (rows && rows != m->desc->vocab)
+        LLM__REFUSE("tensor %s: %u rows in all parts, the description asks for %u", name,
+                    (unsigned)rows, (unsigned)m->desc->vocab);
+    return LLM_OK;
+}
+
 /* What every model must have, and what must agree. */
 static llm_result llm__check_model(const llm_model *m, llm_error *error) {
     static const uint32_t needed[] = {LLM__ATTN_NORM, LLM__Q,        LLM__K,       LLM__V,
                                       LLM__ATTN_OUT,  LLM__FFN_NORM, LLM__GATE_UP, LLM__DOWN};
     char name[64];
     uint32_t layer, i, first;
-    if (!llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING)->data)
-        LLM__REFUSE("tensor embedding is missing");
+    if (!m->vocab[0]->rows) LLM__REFUSE("tensor embedding is missing");
+    if (llm__check_parts(m, LLM__EMBEDDING, error) || llm__check_parts(m, LLM__HEAD, error))
+        return LLM_ERROR_FORMAT;
     if (!llm__tensor_at(m, LLM__NONE, LLM__OUT_NORM)->data)
         LLM__REFUSE("tensor out_norm is missing");
     for (i = 0; i < m->desc->ropes; i++)
@@ -3776,7 +3827,7 @@ static llm_result llm__blame_tensor(const llm_model *m, llm_error *error) {
     for (i = 0; i < m->tensors && !r; i++) {
         const llm__file_tensor *t = &m->directory[i];
         r = llm__compare_sum(m, m->file + t->offset, (size_t)t->size, t->checksum, "tensor ",
-                             llm__tensor_name(name, t->role, t->layer), error);
+                             llm__entry_name(name, t), error);
     }
     return r ? r : LLM_ERROR_CHECKSUM;
 }
@@ -4899,7 +4950,7 @@ typedef struct llm__step {
     float *next;                   /* and where it is finished (post_gain) */
     uint32_t width;                /* input: values per row */
     uint32_t unrotate, rotate;     /* input: blocks to rotate by, in this order; 0 = not */
-    llm__part part[3];
+    const llm__part *part;
     uint32_t parts, panels; /* matmul: panels in all, */
     uint32_t planned;       /* per item of few rows, */
     uint32_t per_item;      /* and as the rows at hand want it */
@@ -4993,7 +5044,8 @@ struct llm_batch {
     llm__run run;
     llm__step *step; /* [steps] */
     uint32_t *count; /* [steps] items */
-    uint32_t steps;
+    llm__part *matrix; /* [matrices] of all matmuls, in order */
+    uint32_t steps, matrices;
     llm__adapted *adapted; /* [rows] of which there are */
     uint32_t adapteds, low_panels; /* the most panels of A that one has for a matrix */
     /* activations */
@@ -5173,24 +5225,32 @@ static bool llm__claim_pages(llm_session *s, uint32_t from, uint32_t to) {
 
 /* ---- what the steps do with an item ---- */
 
+/* The part of the embedding that holds a token, whose row in it takes the token's place. */
+static const llm__tensor *llm__embedding_of(const llm_model *m, uint32_t *token) {
+    const llm__tensor *t = m->vocab[0];
+    while (*token >= t->rows) *token -= t++->rows;
+    return t;
+}
+
+/* The weight of row r, column k of a panel. */
+LLM__INLINE float llm__weight_at(uint32_t type, const uint8_t *panel, uint32_t padded, unsigned r,
+                            uint32_t k) {
+    const uint32_t s = llm__super_block(padded);
+    if (type == LLM_F32) return llm__float(llm__u32(panel + ((size_t)k * 16 + r) * 4));
+    if (type == LLM_BF16) return llm__bf16(llm__u16(panel + ((size_t)k * 16 + r) * 2));
+    return llm__mulf((float)llm__value(type, panel, padded, r, k),
+                     llm__bf16(llm__u16(panel + (k / s * 16 + r) * 2)));
+}
+
 /* Row `token` of the embedding matrix, back in the stream's basis. */
 static void llm__embed(const llm_batch *b, uint32_t row) {
     const llm_model *m = b->model;
-    const llm__tensor *t = llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING);
-    const uint32_t token = (uint32_t)b->row[row].token, r = token % 16,
-                   padded = llm__padded(t->cols);
+    uint32_t token = (uint32_t)b->row[row].token, k, i;
+    const llm__tensor *t = llm__embedding_of(m, &token);
+    const uint32_t padded = llm__padded(t->cols);
     const uint8_t *panel = t->data + token / 16 * llm__panel_size(t->type, padded);
     float *x = b->x + (size_t)row * b->shape.stream;
-    uint32_t k, i, s = llm__super_block(padded);
-    for (k = 0; k < padded; k++) {
-        if (t->type == LLM_F32)
-            x[k] = llm__float(llm__u32(panel + ((size_t)k * 16 + r) * 4));
-        else if (t->type == LLM_BF16)
-            x[k] = llm__bf16(llm__u16(panel + ((size_t)k * 16 + r) * 2));
-        else
-            x[k] = llm__mulf((float)llm__value(t->type, panel, padded, r, k),
-                             llm__bf16(llm__u16(panel + (k / s * 16 + r) * 2)));
-    }
+    for (k = 0; k < padded; k++) x[k] = llm__weight_at(t->type, panel, padded, token % 16, k);
     if (t->rotation) b->kernels.rotate(x, padded, t->rotation);
     for (k = 0; k < padded; k++)
         x[k] = k < t->cols ? llm__mulf(x[k], m->desc->embedding_scale) : 0.0f;
@@ -6044,16 +6104,18 @@ static llm_result llm__need_gains(const llm_batch *b, const llm__step *input, ll
 static llm_result llm__need_item(const llm_batch *b, const llm__step *step, uint32_t item,
                                  llm_error *error) {
     const llm_model *m = b->model;
-    const llm__tensor *t = llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING);
+    const llm__tensor *t;
     size_t size;
-    uint32_t i;
+    uint32_t token, i;
     switch (step->op) {
     case LLM__OP_EMBED:
+        token = (uint32_t)b->row[item].token;
+        t = llm__embedding_of(m, &token);
         size = llm__panel_size(t->type, llm__padded(t->cols));
         for (i = 0; i < m->desc->ropes; i++)
             if (llm__need(m, m->rope[i].data, (size_t)m->rope[i].cols * 8, error))
                 return LLM_ERROR_IO;
-        return llm__need(m, t->data + (uint32_t)b->row[item].token / 16 * size, size, error);
+        return llm__need(m, t->data + token / 16 * size, size, error);
     case LLM__OP_INPUT: return llm__need_gains(b, step, error);
     case LLM__OP_LOW:
     case LLM__OP_MATMUL: /* which may make the input of a step before */
@@ -6131,10 +6193,11 @@ static void llm__fetch_ahead(void *user, uint32_t number, uint32_t item) {
 /* ---- compiling the plan ---- */
 LLM__SMALL
 
-#define LLM__STEPS_PER_LAYER 10u
-#define LLM__LOW_STEPS       4u /* more where there may be adapters */
-#define LLM__ITEM_BYTES      8192u  /* least weight bytes of a matmul item for several lanes, */
-#define LLM__MANY_ROWS       16u    /* with fewer rows than this */
+#define LLM__STEPS_PER_LAYER    10u
+#define LLM__MATRICES_PER_LAYER 6u
+#define LLM__LOW_STEPS          4u /* more where there may be adapters */
+#define LLM__ITEM_BYTES         8192u /* least weight bytes of a matmul item for several lanes, */
+#define LLM__MANY_ROWS          16u   /* with fewer rows than this */
 
 static llm__step *llm__new_step(llm_batch *b, uint32_t op, uint32_t layer) {
     llm__step *step = &b->step[b->steps++];
@@ -6185,11 +6248,12 @@ static llm__step *llm__plan_matmul(llm_batch *b, uint32_t layer, uint32_t to, fl
     return step;
 }
 
-static void llm__plan_part(const llm_batch *b, llm__step *input, llm__step *step,
+static void llm__plan_part(llm_batch *b, llm__step *input, llm__step *step,
                            const llm__tensor *weight, const float *bias, uint32_t column) {
-    llm__part *part = &step->part[step->parts++];
+    llm__part *part = &b->matrix[b->matrices++];
     const uint32_t size = (uint32_t)llm__panel_size(weight->type, llm__padded(weight->cols));
     uint32_t least = (b->lanes > 1 ? LLM__ITEM_BYTES : 2 * LLM__ITEM_BYTES) / size + 1;
+    if (!step->parts++) step->part = part;
     part->weight = weight;
     part->bias = bias;
     part->column = column;
@@ -6253,11 +6317,11 @@ static void llm__plan_layer(llm_batch *b, uint32_t layer) {
 static void llm__plan(llm_batch *b) {
     const llm_model *m = b->model;
     const llm__file_desc *d = m->desc;
-    const llm__tensor *head = llm__tensor_at(m, LLM__NONE, LLM__HEAD);
+    const llm__tensor *head = m->vocab[m->vocab[1]->rows > 0];
+    const float *bias = llm__vector(m, LLM__NONE, LLM__HEAD_BIAS);
     llm__step *input, *step;
-    uint32_t layer, i;
-    if (!head->data) head = llm__tensor_at(m, LLM__NONE, LLM__EMBEDDING);
-    b->steps = 0;
+    uint32_t layer, i, row = 0;
+    b->steps = b->matrices = 0;
     b->stream = b->x;
     llm__new_step(b, LLM__OP_EMBED, 0);
     for (layer = 0; layer < d->layers; layer++) llm__plan_layer(b, layer);
@@ -6266,14 +6330,15 @@ static void llm__plan(llm_batch *b) {
     llm__plan_post_norm(b, input, llm__vector(m, d->layers - 1, LLM__FFN_POST_NORM));
     input->last = true;
     step = llm__plan_matmul(b, d->layers, LLM__TO_STORE, b->logits, b->shape.vocab);
-    llm__plan_part(b, input, step, head, llm__vector(m, LLM__NONE, LLM__HEAD_BIAS), 0);
+    for (i = 0; i < LLM__VOCAB_PARTS && head[i].rows; row += head[i++].rows)
+        llm__plan_part(b, input, step, &head[i], bias ? bias + row : NULL, row);
     step->last = true;
     if (d->logit_softcap > 0 || llm__bits(d->logit_scale) != llm__bits(1.0f))
         llm__new_step(b, LLM__OP_CAP, d->layers)->last = true;
     for (i = 0; m->read && i < b->steps; i++) { /* as large as a read, but some eight per lane */
-        const llm__tensor *w = b->step[i].part[0].weight;
+        const llm__tensor *w = b->step[i].parts ? b->step[i].part->weight : NULL;
         uint32_t groups = b->step[i].panels / (8 * b->lanes);
-        if (b->step[i].op != LLM__OP_MATMUL) continue;
+        if (!w) continue;
         groups = llm__least(groups, (uint32_t)(LLM_READ_MOST /
                                                llm__panel_size(w->type, llm__padded(w->cols))));
         if (groups > b->step[i].planned) b->step[i].planned = llm__up(groups, 2);
@@ -6424,6 +6489,8 @@ static void llm__lay_out_batch(llm_batch *b, llm__arena *arena) {
     b->wanted = LLM__TAKE(uint32_t, b->most_logits);
     b->step = LLM__TAKE(llm__step, steps);
     b->count = LLM__TAKE(uint32_t, steps);
+    b->matrix =
+        LLM__TAKE(llm__part, LLM__VOCAB_PARTS + (size_t)d->layers * LLM__MATRICES_PER_LAYER);
     b->adapted = LLM__TAKE(llm__adapted, low ? rows : 0);
     b->low = LLM__TAKE(float, rows * low);
     b->x = LLM__TAKE(float, rows * s->stream);

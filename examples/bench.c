@@ -68,17 +68,18 @@ typedef struct costs {
 
 /* An embedding that is not the head too is looked up, not read. */
 static costs count_costs(const llm_model *model) {
-    const llm__tensor *head = llm__tensor_at(model, LLM__NONE, LLM__HEAD);
-    const llm__tensor *embedding = llm__tensor_at(model, LLM__NONE, LLM__EMBEDDING);
+    const llm__tensor *embedding = model->vocab[0];
+    const bool untied = model->vocab[1]->rows > 0;
     llm_model_info info;
+    uint32_t i;
     costs c;
     llm_model_get_info(model, &info);
     c.head_weights = (double)info.vocab * info.width;
-    c.block_weights = (double)info.weights - c.head_weights * (head->data ? 2 : 1);
+    c.block_weights = (double)info.weights - c.head_weights * (untied ? 2 : 1);
     c.bytes = (double)info.weight_size;
-    if (head->data)
-        c.bytes -= (double)((embedding->rows + 15) / 16 *
-                            llm__panel_size(embedding->type, llm__padded(embedding->cols)));
+    for (i = 0; untied && i < LLM__VOCAB_PARTS; i++)
+        c.bytes -= (double)((embedding[i].rows + 15) / 16 *
+                            llm__panel_size(embedding[i].type, llm__padded(embedding[i].cols)));
     return c;
 }
 

@@ -26,7 +26,8 @@ MODELS = os.path.join(BUILD, "models")
 LIMIT = 95.0
 # name: (tags, C tests, whether LIMIT holds)
 SECTIONS = {
-    "file": (["file", "formats", "model", "adapter"], ["test_model*", "test_file*", "test_read*", "test_adapter"], True),
+    "file": (["file", "formats", "model", "adapter"],
+             ["test_model*", "test_parts", "test_file*", "test_read*", "test_adapter"], True),
     "tokenizer": (["tokenizer-section", "tokenizer-unicode", "unicode-table", "tokenizer-pre", "tokenizer-merge",
                    "tokenizer-calls"], ["test_tokenizer*"], True),
     "template": (["template"], ["test_template*"], True),

@@ -14,8 +14,8 @@ VALGRIND = ["valgrind", "-q", "--error-exitcode=99", "--leak-check=full", "--sho
             "--errors-for-leak-kinds=all", "--fair-sched=yes"]
 # Shorter than the rest of the tests, and together they call everything.
 UNDER_VALGRIND = ["once", "test_chat", "test_stream", "test_session", "test_read"]
-UNDER_MSAN = ["once", "test_adapter", "test_model", "test_mutants", "test_template", "test_forward", "test_sampler", "test_read",
-              "test_session", "test_threads", "test_tokenizer", "test_chat", "test_stream", "test_kernels",
+UNDER_MSAN = ["once", "test_adapter", "test_model", "test_parts", "test_mutants", "test_template", "test_forward",
+              "test_sampler", "test_read", "test_session", "test_threads", "test_tokenizer", "test_chat", "test_stream", "test_kernels",
               "convert/test_quantize"]
 MSAN = {**os.environ, "MSAN_OPTIONS": "allocator_may_return_null=1:exit_code=99"}
 

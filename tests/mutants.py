@@ -25,7 +25,7 @@ BATCH = 500
 FLAGS = ["-std=c11", "-O1", "-g", "-DMUTANTS_WHOLE", "-fsanitize=address,undefined", "-fsanitize=float-cast-overflow",
          "-fno-sanitize-recover=all"]
 MODELS = os.path.join(BUILD, "models")
-LLM = ["llama-tied.q8", "gemma-pattern.q4", "llama-untied.bf16", "llama-odd.q3", "bitnet.q2"]
+LLM = ["llama-tied.q8", "gemma-pattern.q4", "llama-untied.bf16", "llama-odd.q3", "llama-untied.mixed", "bitnet.q2"]
 GGUF = ["llama-tied", "gemma-pattern"]
 BORDERS = [0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023,
            1024, 1025, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, (1 << 20), (1 << 21),

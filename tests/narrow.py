@@ -9,8 +9,8 @@ from toolchain import BUILD, ROOT, Report, have, in_parallel, run
 
 FOLDER = os.path.join(BUILD, "narrow")
 SANITIZED = ["-O1", "-fsanitize=address,undefined", "-fsanitize=float-cast-overflow", "-fno-sanitize-recover=all"]
-TESTS = ["test_model", "test_adapter", "test_mutants", "test_hostile", "test_session", "test_tokenizer", "test_template", "test_chat",
-         "convert/test_quantize"]
+TESTS = ["test_model", "test_parts", "test_adapter", "test_mutants", "test_hostile", "test_session", "test_tokenizer",
+         "test_template", "test_chat", "convert/test_quantize"]
 WARNINGS = "-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Wcast-qual -Werror".split()
 BITS = ["gcc -O2", "gcc -Ofast -msse2 -mfpmath=sse", "clang -O2", "clang -Ofast -msse2"]
 MODELS = os.path.join(BUILD, "models")

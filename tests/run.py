@@ -22,7 +22,7 @@ from toolchain import BUILD, ROOT, in_parallel, run
 
 PYTHON = sys.executable
 MODELS = os.path.join(BUILD, "models")
-TYPES = "f32 bf16 q8 q6 q5 q4 q3 q2 auto".split()
+TYPES = {**{t: ["--type", t, "--fast"] for t in "f32 bf16 q8 q6 q5 q4 q3 q2 auto".split()}, "mixed": ["--bits", "5"]}
 WARNINGS = ["-Wall", "-Wextra"]
 LIBRARIES = ["-lm", "-lpthread"]
 
@@ -147,7 +147,7 @@ class Sanitizers:
 # ---- the tests -----------------------------------------------------------------------------------
 
 def convert_fixtures(compiler):
-    """The small models in every type. A converter that fails is a failed test."""
+    """The small models in every type, and in several at once. A converter that fails is a failed test."""
     began, problems = time.time(), ""
     program = os.path.join(BUILD, "llm-convert")
     os.makedirs(MODELS, exist_ok=True)
@@ -161,7 +161,7 @@ def convert_fixtures(compiler):
             problems = "FAIL tests/fixtures/models holds no GGUF file\n"
     for path, kind in jobs:
         name = os.path.basename(path)[:-5]
-        status, output = run([program, path, os.path.join(MODELS, f"{name}.{kind}.llm"), "--type", kind, "--fast", "--quiet"])
+        status, output = run([program, path, os.path.join(MODELS, f"{name}.{kind}.llm"), *TYPES[kind], "--quiet"])
         if status:
             problems += f"FAIL {name} {kind}: status {status} {output[-300:]}\n"
     failed = problems.count("FAIL")

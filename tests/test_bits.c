@@ -339,7 +339,7 @@ static void test_model(const char *name, const char *type, llm_kv kv, bool every
 }
 
 int main(int count, char **arguments) {
-    static const char *const types[] = {"q8", "q4", "auto", "f32", "bf16", "q6", "q5", "q3", "q2"};
+    static const char *const types[] = {"q8", "q4", "auto", "f32", "bf16", "q6", "q5", "q3", "q2", "mixed"};
     size_t i, t;
     fixture_arguments(count, arguments);
     for (i = 0; i < FIXTURES; i++)

@@ -215,29 +215,34 @@ static void embedding_row(const source_file *s, const source_tensor *t, uint64_t
     memcpy(out, (const float *)s->self + row * t->shape[0], (size_t)t->shape[0] * sizeof *out);
 }
 
-/* What the stream begins with is what the file's embedding holds, whoever a row shares a panel with. */
+/* What the stream begins with is what the file's embedding holds, in two parts, whoever a row shares a panel with. */
 static void test_look_up(crew *c, const quantizer *tables, uint32_t type, uint32_t rotation, bool fed) {
     enum { VOCAB = 48, TOKENS = 70, N = 96, PADDED = 128 };
     float *all = gaussian((size_t)VOCAB * PADDED), *x = gaussian((size_t)TOKENS * N), *h, *in, *panel64, d[PADDED];
     float *rows = (float *)calloc((size_t)c->threads * WRITER_UNIT, PADDED * sizeof *rows);
     float *space = gaussian(c->threads * feedback_floats(PADDED)), made[16 * PADDED];
-    uint8_t *panels = (uint8_t *)malloc(c->threads * llm__panel_size(type, PADDED));
-    uint8_t *panel = (uint8_t *)malloc(llm__panel_size(type, PADDED));
+    uint8_t *panels = (uint8_t *)malloc(c->threads * llm__panel_size(LLM_F32, PADDED));
+    uint8_t *panel = (uint8_t *)malloc(llm__panel_size(LLM_F32, PADDED));
+    const uint32_t firsts[2] = {0, 32};
     int32_t ids[TOKENS];
     quantize_sums sums = {0.0, 0.0};
     source_file from;
     source_tensor source;
-    plan_tensor tensor;
+    plan_tensor *tensor;
     plan p;
     writer w;
     calibration cal;
     uint32_t i, k, t, wrong = 0;
-    memset(&from, 0, sizeof from), memset(&source, 0, sizeof source), memset(&tensor, 0, sizeof tensor);
+    memset(&from, 0, sizeof from), memset(&source, 0, sizeof source);
     memset(&p, 0, sizeof p), memset(&w, 0, sizeof w), memset(&cal, 0, sizeof cal);
     from.self = all, from.row = embedding_row, source.shape[0] = N;
-    tensor.file.role = LLM__EMBEDDING, tensor.file.layer = LLM__NONE, tensor.file.type = type;
-    tensor.file.rows = VOCAB, tensor.file.cols = N, tensor.file.rotation = rotation, tensor.from[0] = &source;
-    p.tensors = &tensor, p.count = 1, p.desc.width = N, p.desc.embedding_scale = 3.0f;
+    (void)family_add(&p, LLM__OUT_NORM, LLM__NONE), tensor = family_add(&p, LLM__EMBEDDING, LLM__NONE);
+    (void)family_add(&p, LLM__ATTN_NORM, 0);
+    tensor->file.rows = VOCAB, tensor->file.cols = N, tensor->file.rotation = rotation, tensor->from[0] = &source;
+    tensor->file.type = type, p.desc.width = N, p.desc.embedding_scale = 3.0f;
+    CHECK(plan_cut(&p, LLM__EMBEDDING, firsts, 2) && p.count == 4 && p.tensors[3].file.role == LLM__ATTN_NORM,
+          "the plan is not cut");
+    p.tensors[2].file.type = type == LLM_Q8 ? LLM_Q3 : LLM_Q8;
     w.from = &from, w.plan = &p, w.tables = tables, w.rows = rows, w.panels = panels, w.widest = PADDED, w.space = space;
     cal.w = &w, cal.run.d = &p.desc, cal.run.length = TOKENS, cal.run.sequences = 1, cal.crew = *c, cal.x = x;
     cal.ids = ids;
@@ -247,25 +252,75 @@ static void test_look_up(crew *c, const quantizer *tables, uint32_t type, uint32
     moments(c, in, 3 * PADDED, PADDED, h);
     CHECK(moments_factor(c, h, PADDED, 1e-6f, panel64), "not positive");
     for (i = 0; i < PADDED; i++) d[i] = MOMENTS_AT(h, PADDED, i, i);
-    cal.head.tables = tables, cal.head.type = type, cal.head.n = PADDED, cal.head.tile = c->tile;
+    cal.head.tables = tables, cal.head.n = fed ? PADDED : 0, cal.head.tile = c->tile;
     cal.head.u = h, cal.head.d = d;
-    w.feedback = fed ? &cal.head : NULL;
-    crew_for(c, (TOKENS + 15) / 16, calibrate_look_up, &cal);
+    calibrate_look_up(&cal);
     for (i = 0; i < VOCAB; i += 16) {
+        tensor = &p.tensors[i < 32 ? 1 : 2], type = cal.head.type = tensor->file.type;
+        w.feedback = fed ? &cal.head : NULL;
         memset(made, 0, sizeof made);
         for (k = 0; k < 16; k++) memcpy(made + k * PADDED, all + (i + k) * N, N * sizeof *made);
         quantize_rotate(made, sizeof made / sizeof *made, 1, rotation);
-        writer_quantize(&w, &tensor, 0, made, panel, &sums);
+        writer_quantize(&w, tensor, 0, made, panel, &sums);
         for (t = 0; t < TOKENS; t++) {
             if (ids[t] / 16 != (int32_t)(i / 16)) continue;
-            for (k = 0; k < PADDED; k++) made[k] = quantize_value(type, panel, PADDED, (uint32_t)ids[t] % 16, k);
+            for (k = 0; k < PADDED; k++) made[k] = llm__weight_at(type, panel, PADDED, (uint32_t)ids[t] % 16, k);
             quantize_rotate(made, PADDED, 1, rotation);
             for (k = 0; k < N; k++) wrong += made[k] * 3.0f != x[t * N + k];
         }
     }
-    CHECK(wrong == 0, "%s, rotation %u: %u values of the stream are not what the embedding holds", llm__type_names[type],
-          rotation, wrong);
+    CHECK(wrong == 0, "%s, rotation %u: %u values of the stream are not what the embedding holds",
+          llm__type_names[p.tensors[1].file.type], rotation, wrong);
+    plan_close(&p);
     free(all), free(x), free(h), free(in), free(panel64), free(rows), free(space), free(panels), free(panel);
+}
+
+/* ---- ranges of tokens ------------------------------------------------------- */
+
+enum { SLABS = LLM__VOCAB_PARTS + 2 };
+
+static double cost_of(const mixed_choice *choice, const uint32_t *format, double price, size_t *parts) {
+    double sum = 0.0;
+    size_t i;
+    for (i = 0, *parts = 1; i < SLABS; i++) {
+        sum += mixed_cost(&choice->piece[i], format[i], price);
+        *parts += i && format[i] != format[i - 1];
+    }
+    return sum;
+}
+
+/* The formats of a vocabulary's slabs are the best of all that there are in so many parts. */
+static void test_cut(double price) {
+    mixed_piece piece[SLABS];
+    mixed_run run = {0, SLABS, 0};
+    uint8_t from[SLABS * LLM__VOCAB_PARTS * MIXED_FORMATS];
+    mixed_choice choice;
+    uint32_t format[SLABS], f;
+    double least = 1e300, got;
+    size_t i, parts;
+    memset(&choice, 0, sizeof choice), memset(piece, 0, sizeof piece);
+    choice.piece = piece, choice.run = &run, choice.pieces = SLABS, choice.runs = 1, choice.from = from;
+    for (i = 0; i < SLABS; i++) { /* so that every slab by itself would be a part of its own */
+        piece[i].rows = i + 1 < SLABS ? 64 : 48, piece[i].cols = 64;
+        piece[i].sensitivity = 1e-3 * pow(4.0, i % 2 ? uniform() : 2.0 + 2.0 * uniform());
+        format[i] = MIXED_LEAST_CUT;
+    }
+    for (i = 0; i < SLABS;) {
+        got = cost_of(&choice, format, price, &parts);
+        if (parts <= LLM__VOCAB_PARTS && got < least) least = got;
+        for (i = 0; i < SLABS && ++format[i] == MIXED_FORMATS; i++) format[i] = MIXED_LEAST_CUT;
+    }
+    mixed_cut(&choice, &run, price);
+    for (i = 0; i < SLABS; i++) {
+        for (f = 0; mixed_formats[f].type != piece[i].type; f++) {}
+        format[i] = f;
+    }
+    got = cost_of(&choice, format, price, &parts);
+    CHECK(parts <= LLM__VOCAB_PARTS && got <= least * (1.0 + 1e-12), "price %g: %zu parts cost %g, there are some for %g",
+          price, parts, got, least);
+    mixed_join_pieces(&choice);
+    for (i = 0, f = 0; i < choice.pieces; i++) f += piece[i].rows;
+    CHECK(run.count == parts && choice.pieces == parts && f == SLABS * 64 - 16, "%zu pieces of %u rows", choice.pieces, f);
 }
 
 /* ---- whole conversions ---------------------------------------------------- */
@@ -585,7 +640,7 @@ static void test_refusals(void) {
     refused(source_of("gemma"), options, 1, "odd: the vocabulary has no words for 39999 of 39999 tokens, expected a text in a language that "
             "the model knows");
     refused("--random tiny", "--type q4 --calibrate", 1, "no tokenizer, expected one to calibrate");
-    refused(source_of("llama-odd"), "--bits 3.1", 1, "3.1 bits a weight are too few, expected at least 3.26");
+    refused(source_of("llama-odd"), "--bits 3.1", 1, "3.1 bits a weight are too few, expected at least 3.66");
     refused(source_of("gemma"), "--bits 2", 2, "--bits is \"2\", expected 3 .. 8");
     refused(source_of("gemma"), "--bits x", 2, "--bits is \"x\", expected 3 .. 8");
     refused(source_of("gemma"), "--calibrate --imatrix x.gguf", 2, "--imatrix and --calibrate exclude each other");
@@ -662,6 +717,7 @@ int main(int count, char **arguments) {
     test_feedback(&three, tables, LLM_Q5, 128);
     test_feedback(&three, tables, LLM_Q6, 320);
     test_feedback(&three, tables, LLM_Q8, 64);
+    test_cut(1e-6), test_cut(1e-5), test_cut(1e-3);
     test_look_up(&three, tables, LLM_Q4, 0, true);
     test_look_up(&three, tables, LLM_Q8, 64, true);
     test_look_up(&three, tables, LLM_Q3, 32, false);

@@ -20,6 +20,7 @@ ROLES = """EMBEDDING POSITIONS ROPE ATTN_NORM ATTN_NORM_BIAS Q K V Q_BIAS K_BIAS
 MATRICES = "EMBEDDING POSITIONS Q K V ATTN_OUT ROUTER GATE_UP DOWN HEAD".split()
 LATER = "POSITIONS ROUTER ATTN_NORM_BIAS FFN_NORM_BIAS OUT_NORM_BIAS".split()
 WITHOUT_LAYER = "EMBEDDING OUT_NORM HEAD HEAD_BIAS".split()
+IN_PARTS = "EMBEDDING HEAD".split()
 IN_EVERY_LAYER = "ATTN_NORM Q K V ATTN_OUT FFN_NORM GATE_UP DOWN".split()
 
 DESCRIPTION = "vocab width layers context heads kv_heads head_size value_size ffn norm activation flags".split()
@@ -179,7 +180,7 @@ def size_of(role, kind, rows, cols):
 
 
 def check_tensor(data, d, area, entry):
-    """(role, layer, type, rotation) of an entry of the directory"""
+    """(role, layer, part, type, rows, rotation) of an entry of the directory"""
     role, layer, expert, kind, rows, cols, rotation, row_rotation, offset, size, _, _ = entry
     want(role < len(ROLES), "role", role)
     role = ROLES[role]
@@ -188,10 +189,10 @@ def check_tensor(data, d, area, entry):
         want(layer == NONE, role, "in layer", layer)
     else:
         want(layer < d["ropes" if role == "ROPE" else "layers"], role, "in layer", layer)
-    want(expert == NONE, "expert", expert)
+    want(expert == NONE or (role in IN_PARTS and 1 <= expert <= 7), "expert", expert)
     want(kind <= Q2 if role in MATRICES else kind == F32, role, "of type", kind)
     want_rows, want_cols = shape_of(d, role)
-    want(rows == want_rows and cols <= 1 << 18, role, "has rows", rows)
+    want((1 <= rows <= want_rows if role in IN_PARTS else rows == want_rows) and cols <= 1 << 18, role, "has rows", rows)
     want(cols == want_cols if want_cols is not None else 1 <= cols <= d["head_size"] // 2, role, "has columns", cols)
     want(rotation == 0 or (rotation in (16, 32, 64) and role in MATRICES and kind in BITS), "rotation", rotation)
     want(row_rotation == 0 or (row_rotation in (16, 32, 64) and role == "V" and d["value_size"] % row_rotation == 0),
@@ -199,26 +200,34 @@ def check_tensor(data, d, area, entry):
     want(offset % 64 == 0 and area[0] <= offset and offset + size <= area[0] + area[1], role, "lies outside of DATA")
     want(offset + up(size, 64) <= len(data), role, "ends in a line that passes the end of the file")
     want(size == size_of(role, kind, rows, cols), role, "has bytes", size)
-    return role, layer, kind, rotation
+    return role, layer, 0 if expert == NONE else expert, kind, rows, rotation
 
 
 def check_tensors(data, d, sections):
     """The directory."""
     at, size, _ = sections.get(b"TDIR", (0, 0, 0))
     want(size % 64 == 0 and size <= 1 << 24, "TDIR of size", size)
-    found = {}
+    found, parts = {}, {}
     for entry in struct.iter_unpack("<8I4Q", data[at:at + size]):
-        role, layer, kind, rotation = check_tensor(data, d, sections.get(b"DATA", (0, 0, 0)), entry)
-        want((role, layer) not in found, role, "twice in layer", layer)
-        found[role, layer] = kind, rotation
+        role, layer, part, kind, rows, rotation = check_tensor(data, d, sections.get(b"DATA", (0, 0, 0)), entry)
+        want((role, layer, part) not in found, role, "twice in layer", layer)
+        found[role, layer, part] = kind, rotation
+        if role in IN_PARTS:
+            parts.setdefault(role, {})[part] = rows, kind, rotation
     for role in ("EMBEDDING", "OUT_NORM"):
-        want((role, NONE) in found, role, "is missing")
+        want((role, NONE, 0) in found, role, "is missing")
+    for role, those in parts.items():
+        want(sorted(those) == list(range(len(those))), role, "lacks a part")
+        sizes = [those[i][0] for i in range(len(those))]
+        want(all(size % 16 == 0 for size in sizes[:-1]), role, "has a part that ends within a panel")
+        want(sum(sizes) == d["vocab"], role, "has rows", sum(sizes))
+        want(len({rotation for _, kind, rotation in those.values() if kind in BITS}) <= 1, role, "has rotations")
     for rope in range(d["ropes"]):
-        want(("ROPE", rope) in found, "rope", rope, "is missing")
+        want(("ROPE", rope, 0) in found, "rope", rope, "is missing")
     for layer in range(d["layers"]):
         for role in IN_EVERY_LAYER:
-            want((role, layer) in found, role, "is missing in layer", layer)
-        rotations = {found[role, layer][1] for role in "QKV" if found[role, layer][0] in BITS}
+            want((role, layer, 0) in found, role, "is missing in layer", layer)
+        rotations = {found[role, layer, 0][1] for role in "QKV" if found[role, layer, 0][0] in BITS}
         want(len(rotations) <= 1, "layer", layer, "has rotations", rotations)
 
 

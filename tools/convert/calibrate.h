@@ -52,6 +52,7 @@ typedef struct calibration {
     float *h, *d, *panel, *space; /* second moments as matmul.h factors them; work */
     forward_layer layer;
     plan_tensor *tensor[LLM__ROLE_COUNT]; /* of this layer */
+    const plan_tensor *part; /* of the embedding, at hand */
     feedback head;      /* of the output matrix, once its input has been seen, and */
     float *head_u, *head_d; /* what it points to */
 } calibration;
@@ -754,7 +755,7 @@ static llm_result calibrate_head_moments(calibration *c, plan_tensor *t, bool no
     if (result != LLM_OK) return result;
     memcpy(c->head_u, c->h, (size_t)padded * padded * sizeof *c->h);
     memcpy(c->head_d, c->d, padded * sizeof *c->d);
-    c->head.tables = c->w->tables, c->head.type = t->file.type, c->head.n = padded;
+    c->head.tables = c->w->tables, c->head.n = padded;
     c->head.u = c->head_u, c->head.d = c->head_d, c->head.tile = c->crew.tile;
     return result;
 }
@@ -776,30 +777,48 @@ static llm_result calibrate_look_ahead(calibration *c, plan_tensor *t) {
     return result;
 }
 
-/* Sixteen tokens of the stream: rows of the embedding as the file will hold them. */
-static void calibrate_look_up(void *context, size_t index, unsigned worker) {
+/* Those of sixteen tokens of the stream whose rows are in the part at hand: as the file will hold them. */
+static void calibrate_look_up_rows(void *context, size_t index, unsigned worker) {
     calibration *c = (calibration *)context;
     const llm__file_desc *d = c->run.d;
     const writer *w = c->w;
-    const plan_tensor *t = plan_find(w->plan, LLM__EMBEDDING, LLM__NONE);
+    const plan_tensor *t = c->part;
     const uint32_t padded = llm__padded(d->width);
     const size_t first = index * 16, tokens = forward_tokens(&c->run);
     const size_t count = tokens - first < 16 ? tokens - first : 16;
     float *rows = w->rows + (size_t)worker * WRITER_UNIT * w->widest;
     uint8_t *panel = w->panels + worker * llm__panel_size(t->file.type, padded);
     quantize_sums sums = {0.0, 0.0};
-    uint32_t r, k;
+    uint32_t r, k, any = 0;
     memset(rows, 0, (size_t)16 * padded * sizeof *rows);
-    for (r = 0; r < count; r++)
+    for (r = 0; r < count; r++) {
+        if ((uint32_t)c->ids[first + r] - t->first >= t->file.rows) continue;
         w->from->row(w->from, t->from[0], (uint64_t)c->ids[first + r], rows + r * padded);
+        any |= (uint32_t)1 << r;
+    }
+    if (!any) return;
     quantize_rotate(rows, (size_t)16 * padded, 1, t->file.rotation);
     writer_quantize(w, t, worker, rows, panel, &sums);
     for (r = 0; r < count; r++) {
         float *x = c->x + (first + r) * d->width, *row = rows + r * padded;
-        for (k = 0; k < padded; k++) row[k] = quantize_value(t->file.type, panel, padded, r, k);
+        if (!(any >> r & 1)) continue;
+        for (k = 0; k < padded; k++) row[k] = llm__weight_at(t->file.type, panel, padded, r, k);
         quantize_rotate(row, padded, 1, t->file.rotation);
         for (k = 0; k < d->width; k++) x[k] = row[k] * d->embedding_scale;
     }
+}
+
+/* All tokens of the stream. */
+static void calibrate_look_up(calibration *c) {
+    const plan *p = c->w->plan;
+    const plan_tensor *t = plan_find(p, LLM__EMBEDDING, LLM__NONE);
+    c->w->feedback = c->head.n ? &c->head : NULL;
+    for (; t < p->tensors + p->count && t->file.role == LLM__EMBEDDING; t++) {
+        c->part = t;
+        c->head.type = t->file.type;
+        crew_for(&c->crew, (forward_tokens(&c->run) + 15) / 16, calibrate_look_up_rows, c);
+    }
+    c->w->feedback = NULL;
 }
 
 /* The stream at the first layer, once more, of the embedding as it will be: its error is made good by the
@@ -811,9 +830,7 @@ static llm_result calibrate_begin(calibration *c) {
     llm_result result = LLM_OK;
     if (tied && calibrate_quantised(t)) result = calibrate_look_ahead(c, t);
     if (result != LLM_OK && result != LLM_ERROR_NUMERIC) return result;
-    c->w->feedback = c->head.n ? &c->head : NULL;
-    crew_for(&c->crew, (forward_tokens(&c->run) + 15) / 16, calibrate_look_up, c);
-    c->w->feedback = NULL;
+    calibrate_look_up(c);
     return LLM_OK;
 }
 
@@ -957,7 +974,8 @@ static llm_result calibrate_tensor(void *user, plan_tensor *t) {
         return t->made ? LLM_OK : calibrate_layer(c, t->file.layer);
     c->w->feedback = NULL;
     if (t->file.role != head || !(c->collect || calibrate_quantised(t))) return LLM_OK;
-    result = calibrate_head_moments(c, t, true);
+    if (t->file.expert == LLM__NONE) result = calibrate_head_moments(c, t, true);
+    c->head.type = t->file.type;
     if (calibrate_quantised(t)) c->w->feedback = &c->head;
     return result;
 }

@@ -144,7 +144,7 @@ static llm_result calibration_arrange(void *user) {
                length * sizeof *ids);
     memset(&survey, 0, sizeof survey);
     survey.w = whole->w, survey.ids = ids, survey.length = length, survey.sequences = sequences;
-    result = mixed_arrange(&survey, whole->bits);
+    result = mixed_arrange(&survey, whole);
     calibrate_close(&survey);
     return result;
 }

@@ -15,6 +15,7 @@
 typedef struct plan_tensor {
     llm__file_tensor file;  /* place and checksum are filled in by the writer */
     source_tensor *from[2]; /* gate and up; otherwise one, or none for ROPE */
+    uint32_t first;         /* of a part of EMBEDDING or HEAD: the row of `from` that it begins with */
     uint32_t unit;          /* Q and K of an interleaved source: rows of a head; of these, */
     uint32_t turned;        /*   `turned` are pairs (2i, 2i + 1), to be (i, i + turned / 2) */
     uint32_t rotation;      /* of a vector: V's bias is turned as V's outputs are */
@@ -427,12 +428,32 @@ static llm_result family_layers(const source_file *s, const family *f, plan *p, 
 
 /* ---- the whole plan ---------------------------------------------------- */
 
+/* Of several parts, the first. */
 static plan_tensor *plan_find(const plan *p, uint32_t role, uint32_t layer) {
     size_t i;
     for (i = 0; i < p->count; i++)
         if (p->tensors[i].file.role == role && p->tensors[i].file.layer == layer)
             return &p->tensors[i];
     return NULL;
+}
+
+/* EMBEDDING or HEAD, whole and with nothing made of it yet, becomes parts that begin with the rows
+   first[0] = 0, first[1], …; false: no memory. Other tensors move. */
+static bool plan_cut(plan *p, uint32_t role, const uint32_t *first, uint32_t parts) {
+    const size_t at = (size_t)(plan_find(p, role, LLM__NONE) - p->tensors);
+    uint32_t rows = p->tensors[at].file.rows, i;
+    for (i = 1; i < parts; i++)
+        if (!family_add(p, role, LLM__NONE)) return false;
+    memmove(p->tensors + at + parts, p->tensors + at + 1,
+            (p->count - at - parts) * sizeof *p->tensors);
+    for (i = parts; i-- > 0; rows = first[i]) {
+        plan_tensor *t = &p->tensors[at + i];
+        *t = p->tensors[at];
+        t->first = first[i];
+        t->file.rows = rows - first[i];
+        t->file.expert = i ? i : LLM__NONE;
+    }
+    return true;
 }
 
 static void plan_close(plan *p) {

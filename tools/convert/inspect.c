@@ -95,9 +95,10 @@ static void print_tensors(const llm_model *f) {
            "rows", "offset", "bytes");
     for (i = 0; i < f->tensors; i++) {
         const llm__file_tensor *t = &f->directory[i];
-        char layer[16] = "-";
+        char layer[16] = "-", name[64] = "";
         if (t->layer != LLM__NONE) (void)snprintf(layer, sizeof layer, "%u", t->layer);
-        printf("%5s %-15s %-5s %8u x %6u %4u %4u %14llu %12llu\n", layer, llm__role_names[t->role],
+        printf("%5s %-15s %-5s %8u x %6u %4u %4u %14llu %12llu\n", layer,
+               t->layer == LLM__NONE ? llm__entry_name(name, t) : llm__role_names[t->role],
                type_name(t), t->rows, t->cols, t->rotation, t->row_rotation,
                (unsigned long long)t->offset, (unsigned long long)t->size);
     }

@@ -11,7 +11,13 @@
 
    The product is the matrix's sensitivity. A format's cost is that, times the noise that the format
    leaves behind (a constant, measured); costs add up. Minimising them under a sum of sizes is done
-   with a price of a bit: for each price every matrix chooses by itself (Shoham and Gersho 1988). */
+   with a price of a bit: for each price every matrix chooses by itself (Shoham and Gersho 1988).
+
+   Rows of the embedding and of the output matrix are tokens, of which some are met ten thousand times
+   as often as others, and vocabularies are sorted by that more or less. So these two are cut into a
+   few ranges of tokens with a format each. A range is as sensitive as the text has of its tokens, and
+   as its tokens are likely: noise e on the logits costs a divergence of half the variance of e under
+   the distribution, so sum p (1 - p) |row|^2 of it is a range's share. */
 #ifndef CONVERT_MIXED_H
 #define CONVERT_MIXED_H
 
@@ -19,6 +25,8 @@
 
 #define MIXED_NOISE   0.05f /* relative, on weights and on the embedding */
 #define MIXED_DEPTHS  8u    /* layers with noise on all matrices */
+#define MIXED_SLABS   64u   /* that a vocabulary is cut into, if slabs of */
+#define MIXED_SLAB    16u   /* WRITER_UNITs are not too large */
 #define MIXED_EVERY   4u    /* of so many positions, one is looked at behind the last layer */
 
 /* Error in a matmul's output that a format leaves, relative to q4: summed over the first three
@@ -26,6 +34,7 @@
 static const struct { uint32_t type; double noise; } mixed_formats[] = {
     {LLM_Q2, 16.0}, {LLM_Q3, 3.82}, {LLM_Q4, 1.0}, {LLM_Q5, 0.261}, {LLM_Q6, 0.069}, {LLM_Q8, 0.010}};
 enum { MIXED_FORMATS = sizeof mixed_formats / sizeof *mixed_formats };
+#define MIXED_LEAST_CUT 1u /* of mixed_formats: what rare tokens keep at least */
 
 typedef struct mixed {
     calibration *c;        /* a small one of its own */
@@ -35,6 +44,8 @@ typedef struct mixed {
     double far_off[MIXED_DEPTHS + 1];         /* divergence per unit of that */
     double *near_by;       /* [tensors of the plan] */
     double head;           /* divergence by noise on the output matrix */
+    uint32_t slab, slabs;  /* tokens that are looked at as one, a multiple of WRITER_UNIT; how many slabs */
+    double *told, *heard;  /* [slabs] share of each, as output and as input; sums of 1 */
 } mixed;
 
 /* A normal number that depends on the seed and the place alone (Box and Muller). */
@@ -140,25 +151,32 @@ static llm_result mixed_near(mixed *m, const float *before, double *squares[4]) 
 /* ---- far ------------------------------------------------------------------ */
 
 /* What is known of a position's distributions p and q while the vocabulary goes by: their largest
-   logits, sums of e^(z - largest), and sum of e^(zp - largest) (zp - zq). */
+   logits, sums of e^(z - largest), and sum of e^(zp - largest) (zp - zq); with |row|^2 as a factor,
+   sums of the first and of its square. */
 typedef struct mixed_position {
-    double most_p, sum_p, most_q, sum_q, apart;
+    double most_p, sum_p, most_q, sum_q, apart, once, twice;
 } mixed_position;
 
-static void mixed_add(mixed_position *p, double zp, double zq) {
+static void mixed_add(mixed_position *p, double zp, double zq, double square) {
+    double e;
     if (zp > p->most_p) {
         const double less = exp(p->most_p - zp);
         p->sum_p *= less;
         p->apart *= less;
+        p->once *= less;
+        p->twice *= less * less;
         p->most_p = zp;
     }
     if (zq > p->most_q) {
         p->sum_q *= exp(p->most_q - zq);
         p->most_q = zq;
     }
-    p->sum_p += exp(zp - p->most_p);
+    e = exp(zp - p->most_p);
+    p->sum_p += e;
     p->sum_q += exp(zq - p->most_q);
-    p->apart += exp(zp - p->most_p) * (zp - zq);
+    p->apart += e * (zp - zq);
+    p->once += e * square;
+    p->twice += e * e * square;
 }
 
 static double mixed_divergence(const mixed_position *p) {
@@ -181,9 +199,7 @@ static float mixed_logit(const llm__file_desc *d, float z) {
     return d->logit_softcap > 0.0f ? d->logit_softcap * tanhf(z / d->logit_softcap) : z;
 }
 
-enum { MIXED_SLAB = 16 }; /* units of rows of an item */
-
-/* Some rows of the output matrix against all positions of all streams. */
+/* A slab of the output matrix against all positions of all streams. */
 static void mixed_logits(void *context, size_t index, unsigned worker) {
     mixed_ends *e = (mixed_ends *)context;
     const calibration *c = e->m->c;
@@ -195,8 +211,8 @@ static void mixed_logits(void *context, size_t index, unsigned worker) {
     mixed_position *at = e->at + index * e->streams * e->positions;
     size_t p, s;
     uint32_t unit, r, k;
-    for (unit = 0; unit < MIXED_SLAB; unit++) {
-        const uint32_t first = ((uint32_t)index * MIXED_SLAB + unit) * WRITER_UNIT;
+    for (unit = 0; unit < e->m->slab / WRITER_UNIT; unit++) {
+        const uint32_t first = (uint32_t)index * e->m->slab + unit * WRITER_UNIT;
         if (first >= e->t->file.rows) return;
         writer_gather(c->w, e->t, first, rows, c->w->row + worker * c->w->widest, &e->units[index]);
         matmul(&c->crew, (int)worker, n, WRITER_UNIT, padded, matrix_of(e->in, padded, 1),
@@ -209,10 +225,11 @@ static void mixed_logits(void *context, size_t index, unsigned worker) {
                 const float clean = mixed_logit(d, z[p * WRITER_UNIT + r]);
                 for (s = 1; s < e->streams; s++)
                     mixed_add(&at[(s - 1) * e->positions + p], (double)clean,
-                              (double)mixed_logit(d, z[(s * e->positions + p) * WRITER_UNIT + r]));
+                              (double)mixed_logit(d, z[(s * e->positions + p) * WRITER_UNIT + r]), 0.0);
                 mixed_add(&at[(e->streams - 1) * e->positions + p], (double)clean,
                           (double)mixed_logit(d, z[p * WRITER_UNIT + r] +
-                                              size * e->size[p] * mixed_normal(first + r, p)));
+                                              size * e->size[p] * mixed_normal(first + r, p)),
+                          (double)size * (double)size);
             }
         }
     }
@@ -229,15 +246,36 @@ static void mixed_join(mixed_position *a, const mixed_position *b) {
     a->most_p = p, a->most_q = q;
 }
 
-/* Divergences of all streams, and of noise on the output matrix. */
-static void mixed_sum_up(mixed *m, mixed_ends *e, size_t items) {
+/* What slabs have of the divergence by noise on the output matrix; `all`: the vocabulary as a whole. */
+static void mixed_tell(mixed *m, const mixed_ends *e, const mixed_position *all) {
+    const size_t n = e->positions * e->streams, last = n - e->positions;
+    double sum = 0.0;
+    size_t p;
+    uint32_t i;
+    for (i = 0; i < m->slabs; i++) {
+        m->told[i] = 0.0;
+        for (p = 0; p < e->positions; p++) {
+            const mixed_position *at = &e->at[i * n + last + p];
+            const double part = exp(at->most_p - all[last + p].most_p) / all[last + p].sum_p;
+            const double size = (double)e->size[p] * (double)e->size[p];
+            m->told[i] += size * (at->once * part - at->twice * part * part);
+        }
+        sum += m->told[i];
+    }
+    for (i = 0; i < m->slabs; i++) m->told[i] = sum > 0.0 ? m->told[i] / sum : 1.0 / m->slabs;
+}
+
+/* Divergences of all streams, and of noise on the output matrix. `all`: [streams][positions] work. */
+static void mixed_sum_up(mixed *m, const mixed_ends *e, size_t items, mixed_position *all) {
     const size_t n = e->positions * e->streams;
     size_t i, s, p;
+    memcpy(all, e->at, n * sizeof *all);
     for (i = 1; i < items; i++)
-        for (p = 0; p < n; p++) mixed_join(&e->at[p], &e->at[i * n + p]);
+        for (p = 0; p < n; p++) mixed_join(&all[p], &e->at[i * n + p]);
+    mixed_tell(m, e, all);
     for (s = 0; s < e->streams; s++) {
         double sum = 0.0;
-        for (p = 0; p < e->positions; p++) sum += mixed_divergence(&e->at[s * e->positions + p]);
+        for (p = 0; p < e->positions; p++) sum += mixed_divergence(&all[s * e->positions + p]);
         sum /= (double)e->positions;
         sum = sum > 1e-12 ? sum : 1e-12;
         if (s + 1 < e->streams) m->far_off[s] = sum / m->moved[s];
@@ -259,11 +297,11 @@ static llm_result mixed_far(mixed *m) {
     e.m = m, e.positions = positions, e.streams = m->depths + 1;
     e.t = plan_find(c->w->plan, LLM__HEAD, LLM__NONE);
     if (!e.t) e.t = plan_find(c->w->plan, LLM__EMBEDDING, LLM__NONE);
-    items = (e.t->file.rows + WRITER_UNIT * MIXED_SLAB - 1) / (WRITER_UNIT * MIXED_SLAB);
+    items = m->slabs;
     in = (float *)calloc(e.streams * positions * padded, sizeof *in);
     e.in = in;
     e.size = (float *)malloc(positions * sizeof *e.size);
-    e.at = (mixed_position *)malloc(items * e.streams * positions * sizeof *e.at);
+    e.at = (mixed_position *)malloc((items + 1) * e.streams * positions * sizeof *e.at);
     e.units = (writer_unit *)calloc(items, sizeof *e.units);
     e.rows = (float *)malloc(c->crew.threads * (WRITER_UNIT * padded +
                              e.streams * positions * WRITER_UNIT) * sizeof *e.rows);
@@ -286,7 +324,7 @@ static llm_result mixed_far(mixed *m) {
         crew_for(&c->crew, items, mixed_logits, &e);
         for (i = 0; i < items && result == LLM_OK; i++)
             if (e.units[i].bad) result = writer_not_finite(c->w, e.t, &e.units[i]);
-        if (result == LLM_OK) mixed_sum_up(m, &e, items);
+        if (result == LLM_OK) mixed_sum_up(m, &e, items, e.at + items * e.streams * positions);
     }
     free(gain);
     free(in);
@@ -382,137 +420,274 @@ static llm_result mixed_survey(mixed *m) {
 
 /* ---- the choice ----------------------------------------------------------- */
 
-/* Sensitivity of a matrix; those of a layer act on the stream behind it. */
+/* How often the tokens of a slab stand in the text; sums of 1. */
+static void mixed_hear(mixed *m, const calibration *text) {
+    const size_t tokens = (size_t)text->length * text->sequences;
+    size_t i;
+    for (i = 0; i < tokens; i++) m->heard[(uint32_t)text->ids[i] / m->slab] += 1.0 / (double)tokens;
+}
+
+/* A matrix, or a range of tokens, that gets a format of its own. */
+typedef struct mixed_piece {
+    uint32_t rows, cols;
+    double sensitivity; /* divergence by its noise */
+    bool exact;         /* no format changes it */
+    uint32_t type;
+} mixed_piece;
+
+/* A matrix of the plan: one piece, or a run of slabs. */
+typedef struct mixed_run {
+    size_t first, count; /* in mixed_choice.piece */
+    size_t tensor;       /* of the plan */
+} mixed_run;
+
+typedef struct mixed_choice {
+    mixed_piece *piece;
+    mixed_run *run;
+    size_t pieces, runs;
+    uint8_t *from; /* [slabs][LLM__VOCAB_PARTS][MIXED_FORMATS] formats of the slab before, see mixed_cut */
+} mixed_choice;
+
 static double mixed_sensitivity(const mixed *m, const plan_tensor *t) {
-    const plan *p = m->c->w->plan;
-    const double noise = (double)MIXED_NOISE * (double)MIXED_NOISE;
-    const bool tied = !plan_find(p, LLM__HEAD, LLM__NONE);
-    if (t->file.role == LLM__HEAD) return m->head;
-    if (t->file.role == LLM__EMBEDDING)
-        return m->far_off[0] * noise + (tied ? m->head : 0.0);
-    return m->near_by[t - p->tensors] * mixed_far_at(m, (double)t->file.layer + 1.0);
+    return m->near_by[t - m->c->w->plan->tensors] * mixed_far_at(m, (double)t->file.layer + 1.0);
+}
+
+/* Of a slab of EMBEDDING or HEAD. */
+static double mixed_share(const mixed *m, const plan_tensor *t, uint32_t slab) {
+    const double input = m->far_off[0] * (double)MIXED_NOISE * (double)MIXED_NOISE * m->heard[slab];
+    const double output = m->head * m->told[slab];
+    const bool tied = !plan_find(m->c->w->plan, LLM__HEAD, LLM__NONE);
+    return t->file.role == LLM__HEAD ? output : tied ? input + output : input;
 }
 
 /* What is measured on a few hundred tokens, with noise instead of feedback's errors, is off by factors,
    and so is the belief that all weights matter alike. Their geometric mean serves better than either:
-   SmolLM2 at 4.4 bits has a KL of 0.099, 0.100 and 0.088. */
-static void mixed_temper(const plan *p, double *sensitive) {
+   SmolLM2 at 4.4 bits has a KL of 0.099, 0.100 and 0.088. What slabs have of a matrix is left as it is. */
+static void mixed_temper(mixed_choice *choice) {
     double sum = 0.0, size = 0.0;
+    size_t i, k;
+    for (i = 0; i < choice->pieces; i++) {
+        sum += choice->piece[i].sensitivity;
+        size += (double)choice->piece[i].rows * (double)choice->piece[i].cols;
+    }
+    for (i = 0; i < choice->runs; i++) {
+        mixed_piece *p = &choice->piece[choice->run[i].first];
+        double all = 0.0, weights = 0.0;
+        for (k = 0; k < choice->run[i].count; k++) {
+            all += p[k].sensitivity;
+            weights += (double)p[k].rows * (double)p[k].cols;
+        }
+        for (k = 0; k < choice->run[i].count; k++)
+            p[k].sensitivity *= all > 0.0 ? sqrt(sum / size * weights / all) : 0.0;
+    }
+}
+
+/* The pieces of all matrices. */
+static void mixed_list(const mixed *m, mixed_choice *choice) {
+    const plan *p = m->c->w->plan;
     size_t i;
+    uint32_t k;
     for (i = 0; i < p->count; i++) {
-        if (!family_is_matrix(p->tensors[i].file.role)) continue;
-        sum += sensitive[i];
-        size += (double)p->tensors[i].file.rows * (double)p->tensors[i].file.cols;
+        const plan_tensor *t = &p->tensors[i];
+        const uint32_t slabs = llm__is_cut(t->file.role) ? m->slabs : 1;
+        mixed_run *run = &choice->run[choice->runs];
+        if (!family_is_matrix(t->file.role)) continue;
+        run->first = choice->pieces, run->count = slabs, run->tensor = i;
+        choice->runs++;
+        for (k = 0; k < slabs; k++) {
+            mixed_piece *piece = &choice->piece[choice->pieces++];
+            piece->rows = slabs > 1 ? m->slab : t->file.rows;
+            if (k && k + 1 == slabs) piece->rows = t->file.rows - k * m->slab;
+            piece->cols = t->file.cols;
+            piece->exact = t->ternary;
+            piece->sensitivity = llm__is_cut(t->file.role) ? mixed_share(m, t, k) : mixed_sensitivity(m, t);
+        }
     }
-    for (i = 0; i < p->count; i++) {
-        const llm__file_tensor *t = &p->tensors[i].file;
-        if (family_is_matrix(t->role))
-            sensitive[i] = sqrt(sensitive[i] * sum / size * (double)t->rows * (double)t->cols);
-    }
+    mixed_temper(choice);
 }
 
-static double mixed_bytes(const plan_tensor *t, uint32_t type) {
-    return (double)((t->file.rows + 15) / 16) *
-           (double)llm__panel_size(type, llm__padded(t->file.cols));
+static double mixed_bytes(const mixed_piece *p, uint32_t type) {
+    return (double)((p->rows + 15) / 16) * (double)llm__panel_size(type, llm__padded(p->cols));
 }
 
-/* What format `f` does to a matrix. */
-static double mixed_noise(const plan_tensor *t, size_t f) { return t->ternary ? 0.0 : mixed_formats[f].noise; }
+/* What format `f` does to a piece, at a price of a byte. */
+static double mixed_noise(const mixed_piece *p, size_t f) { return p->exact ? 0.0 : mixed_formats[f].noise; }
+static double mixed_cost(const mixed_piece *p, size_t f, double price) {
+    return p->sensitivity * mixed_noise(p, f) + price * mixed_bytes(p, mixed_formats[f].type);
+}
+
+/* The cheapest formats of a run's slabs in at most LLM__VOCAB_PARTS ranges, by dynamic programming: `least`
+   of all ways to come to a slab in its range number `part` with a format. */
+static void mixed_cut(mixed_choice *choice, const mixed_run *run, double price) {
+    const double never = 1e300;
+    double least[LLM__VOCAB_PARTS][MIXED_FORMATS], next[LLM__VOCAB_PARTS][MIXED_FORMATS];
+    size_t s, part, f, g, at = 0, format = 0;
+    for (s = 0; s < run->count; s++) {
+        uint8_t *from = choice->from + s * LLM__VOCAB_PARTS * MIXED_FORMATS;
+        for (part = 0; part < LLM__VOCAB_PARTS; part++)
+            for (f = 0; f < MIXED_FORMATS; f++) {
+                double best = s ? least[part][f] : part ? never : 0.0;
+                from[part * MIXED_FORMATS + f] = (uint8_t)f;
+                for (g = MIXED_LEAST_CUT; s && part && g < MIXED_FORMATS; g++)
+                    if (g != f && least[part - 1][g] < best) {
+                        best = least[part - 1][g];
+                        from[part * MIXED_FORMATS + f] = (uint8_t)g;
+                    }
+                next[part][f] = best + mixed_cost(&choice->piece[run->first + s], f, price);
+            }
+        memcpy(least, next, sizeof least);
+    }
+    for (part = 0; part < LLM__VOCAB_PARTS; part++)
+        for (f = MIXED_LEAST_CUT; f < MIXED_FORMATS; f++)
+            if (least[part][f] < least[at][format] || format < MIXED_LEAST_CUT) at = part, format = f;
+    for (s = run->count; s-- > 0;) {
+        choice->piece[run->first + s].type = mixed_formats[format].type;
+        g = choice->from[(s * LLM__VOCAB_PARTS + at) * MIXED_FORMATS + format];
+        if (g != format) at--, format = g;
+    }
+}
 
 /* Formats at a price of a byte; their bytes. */
-static double mixed_at_price(const mixed *m, const double *sensitive, double price) {
-    plan *p = m->c->w->plan;
+static double mixed_at_price(mixed_choice *choice, double price) {
     double bytes = 0.0;
     size_t i, f;
-    for (i = 0; i < p->count; i++) {
-        plan_tensor *t = &p->tensors[i];
-        double least = 0.0;
-        size_t best = MIXED_FORMATS;
-        if (!family_is_matrix(t->file.role)) continue;
-        for (f = 0; f < MIXED_FORMATS; f++) {
-            const double cost = sensitive[i] * mixed_noise(t, f) +
-                                price * mixed_bytes(t, mixed_formats[f].type);
-            if (best < MIXED_FORMATS && cost >= least) continue;
-            least = cost;
-            best = f;
+    for (i = 0; i < choice->runs; i++) {
+        const mixed_run *run = &choice->run[i];
+        mixed_piece *p = &choice->piece[run->first];
+        size_t best = 0;
+        if (run->count > 1) {
+            mixed_cut(choice, run, price);
+        } else {
+            for (f = 1; f < MIXED_FORMATS; f++)
+                if (mixed_cost(p, f, price) < mixed_cost(p, best, price)) best = f;
+            p->type = mixed_formats[best].type;
         }
-        t->file.type = mixed_formats[best].type;
-        bytes += mixed_bytes(t, t->file.type);
     }
+    for (i = 0; i < choice->pieces; i++) bytes += mixed_bytes(&choice->piece[i], choice->piece[i].type);
     return bytes;
 }
 
-/* What is left of the budget goes to those matrices that gain the most by a byte. */
-static void mixed_spend(const mixed *m, const double *sensitive, double left) {
-    plan *p = m->c->w->plan;
+/* Neighbours of a format become one piece, from now on. */
+static void mixed_join_pieces(mixed_choice *choice) {
+    size_t i, k, to = 0;
+    for (i = 0; i < choice->runs; i++) {
+        mixed_run *run = &choice->run[i];
+        const size_t first = to;
+        for (k = run->first; k < run->first + run->count; k++) {
+            mixed_piece *last = &choice->piece[to - (to > first)];
+            if (to > first && last->type == choice->piece[k].type) {
+                last->rows += choice->piece[k].rows;
+                last->sensitivity += choice->piece[k].sensitivity;
+            } else {
+                choice->piece[to++] = choice->piece[k];
+            }
+        }
+        run->first = first, run->count = to - first;
+    }
+    choice->pieces = to;
+}
+
+/* What is left of the budget goes to those pieces that gain the most by a byte. */
+static void mixed_spend(mixed_choice *choice, double left) {
     for (;;) {
-        plan_tensor *best = NULL;
+        mixed_piece *best = NULL;
         double most = 0.0, price = 0.0;
         size_t i, f, to = 0;
-        for (i = 0; i < p->count; i++) {
-            plan_tensor *t = &p->tensors[i];
+        for (i = 0; i < choice->pieces; i++) {
+            mixed_piece *p = &choice->piece[i];
             double now = 0.0;
-            if (!family_is_matrix(t->file.role)) continue;
             for (f = 0; f < MIXED_FORMATS; f++) {
-                const double more = mixed_bytes(t, mixed_formats[f].type) -
-                                    mixed_bytes(t, t->file.type);
+                const double more = mixed_bytes(p, mixed_formats[f].type) - mixed_bytes(p, p->type);
                 double gain;
-                if (mixed_formats[f].type == t->file.type) now = mixed_noise(t, f);
+                if (mixed_formats[f].type == p->type) now = mixed_noise(p, f);
                 if (!(now > 0.0) || more <= 0.0 || more > left) continue;
-                gain = sensitive[i] * (now - mixed_noise(t, f)) / more;
-                if (gain > most) most = gain, best = t, to = f, price = more;
+                gain = p->sensitivity * (now - mixed_noise(p, f)) / more;
+                if (gain > most) most = gain, best = p, to = f, price = more;
             }
         }
         if (!best) return;
-        best->file.type = mixed_formats[to].type;
+        best->type = mixed_formats[to].type;
         left -= price;
     }
 }
 
-static llm_result mixed_choose(mixed *m, double bits) {
+/* To the plan. From the back, since a matrix that is cut moves those behind it. */
+static llm_result mixed_apply(const mixed *m, const mixed_choice *choice) {
     plan *p = m->c->w->plan;
-    double *sensitive = (double *)calloc(p->count, sizeof *sensitive);
-    double budget = 0.0, low = 1e-30, high = 1e6, bytes;
-    size_t i;
-    int turn;
-    if (!sensitive) return calibrate_memory(m->c, "the choice of formats");
-    for (i = 0; i < p->count; i++) {
-        const plan_tensor *t = &p->tensors[i];
-        if (!family_is_matrix(t->file.role)) continue;
-        sensitive[i] = mixed_sensitivity(m, t);
-        budget += (double)t->file.rows * (double)t->file.cols * bits / 8.0;
+    size_t i, k;
+    for (i = choice->runs; i-- > 0;) {
+        const mixed_run *run = &choice->run[i];
+        const mixed_piece *piece = &choice->piece[run->first];
+        uint32_t first[LLM__VOCAB_PARTS] = {0};
+        for (k = 1; k < run->count; k++) first[k] = first[k - 1] + piece[k - 1].rows;
+        if (run->count > 1 && !plan_cut(p, p->tensors[run->tensor].file.role, first, (uint32_t)run->count))
+            return calibrate_memory(m->c, "the choice of formats");
+        for (k = 0; k < run->count; k++) p->tensors[run->tensor + k].file.type = piece[k].type;
     }
-    mixed_temper(p, sensitive);
-    for (turn = 0; turn < 200; turn++) { /* the lowest price that keeps to the budget */
-        const double price = sqrt(low * high);
-        if (mixed_at_price(m, sensitive, price) > budget) low = price;
-        else high = price;
-    }
-    bytes = mixed_at_price(m, sensitive, high);
-    if (bytes > budget) {
-        free(sensitive);
-        return llm__fail(m->c->w->error, LLM_ERROR_ARGUMENT, "%g bits a weight are too few, expected "
-                         "at least %.3g", bits, bits * bytes / budget);
-    }
-    mixed_spend(m, sensitive, budget - bytes);
-    free(sensitive);
     return LLM_OK;
 }
 
-/* The plan's matrices get their formats. `c` is attached to the writer's source and plan, with a few
-   hundred tokens of its own. */
-static llm_result mixed_arrange(calibration *c, double bits) {
+/* Within the budget, in bytes. */
+static llm_result mixed_choose_in(const mixed *m, mixed_choice *choice, double bits) {
+    double budget = 0.0, low = 1e-30, high = 1e6, bytes;
+    size_t i;
+    int turn;
+    mixed_list(m, choice);
+    for (i = 0; i < choice->pieces; i++)
+        budget += (double)choice->piece[i].rows * (double)choice->piece[i].cols * bits / 8.0;
+    for (turn = 0; turn < 200; turn++) { /* the lowest price that keeps to the budget */
+        const double price = sqrt(low * high);
+        if (mixed_at_price(choice, price) > budget) low = price;
+        else high = price;
+    }
+    bytes = mixed_at_price(choice, high);
+    if (bytes > budget)
+        return llm__fail(m->c->w->error, LLM_ERROR_ARGUMENT, "%g bits a weight are too few, expected "
+                         "at least %.3g", bits, bits * bytes / budget);
+    mixed_join_pieces(choice);
+    mixed_spend(choice, budget - bytes);
+    return mixed_apply(m, choice);
+}
+
+static llm_result mixed_choose(const mixed *m, double bits) {
+    const size_t tensors = m->c->w->plan->count;
+    mixed_choice choice;
+    llm_result result;
+    memset(&choice, 0, sizeof choice);
+    choice.piece = (mixed_piece *)calloc(tensors + 2 * (size_t)m->slabs, sizeof *choice.piece);
+    choice.run = (mixed_run *)calloc(tensors, sizeof *choice.run);
+    choice.from = (uint8_t *)malloc((size_t)m->slabs * LLM__VOCAB_PARTS * MIXED_FORMATS);
+    result = choice.piece && choice.run && choice.from
+                 ? mixed_choose_in(m, &choice, bits)
+                 : calibrate_memory(m->c, "the choice of formats");
+    free(choice.piece);
+    free(choice.run);
+    free(choice.from);
+    return result;
+}
+
+/* The plan's matrices get their formats, by a look at a few hundred tokens: `c` is attached to the
+   writer's source and plan, with these; `text` has all there are, and the bits of a weight. */
+static llm_result mixed_arrange(calibration *c, const calibration *text) {
     mixed m;
     llm_result result;
     memset(&m, 0, sizeof m);
     m.c = c;
+    m.slab = c->w->plan->desc.vocab / MIXED_SLABS / WRITER_UNIT;
+    m.slab = (m.slab < 1 ? 1 : m.slab < MIXED_SLAB ? m.slab : MIXED_SLAB) * WRITER_UNIT;
+    m.slabs = (c->w->plan->desc.vocab + m.slab - 1) / m.slab;
     c->alone = (size_t)c->length * c->sequences / MIXED_EVERY * (MIXED_DEPTHS + 2) + WRITER_UNIT;
     m.near_by = (double *)calloc(c->w->plan->count, sizeof *m.near_by);
-    if (!m.near_by) return calibrate_memory(c, "the choice of formats");
-    result = calibrate_open(c);
+    m.told = (double *)calloc(m.slabs, sizeof *m.told);
+    m.heard = (double *)calloc(m.slabs, sizeof *m.heard);
+    result = m.near_by && m.told && m.heard ? calibrate_open(c)
+                                            : calibrate_memory(c, "the choice of formats");
     if (result == LLM_OK) result = mixed_survey(&m);
-    if (result == LLM_OK) result = mixed_choose(&m, bits);
+    if (result == LLM_OK) mixed_hear(&m, text);
+    if (result == LLM_OK) result = mixed_choose(&m, text->bits);
     free(m.near_by);
+    free(m.told);
+    free(m.heard);
     return result;
 }
 

@@ -379,13 +379,4 @@ static LLM__UNUSED void quantize_panel(const quantizer *q, uint32_t type, const 
     }
 }
 
-/* A weight of a panel. */
-static LLM__UNUSED float quantize_value(uint32_t type, const uint8_t *panel, uint32_t padded, uint32_t r,
-                                        uint32_t k) {
-    if (type == LLM_F32) return llm__float(llm__u32(panel + ((size_t)k * 16 + r) * 4));
-    if (type == LLM_BF16) return llm__bf16(llm__u16(panel + ((size_t)k * 16 + r) * 2));
-    return (float)llm__value(type, panel, padded, r, k) *
-           llm__bf16(llm__u16(panel + (k / llm__super_block(padded) * 16 + r) * 2));
-}
-
 #endif

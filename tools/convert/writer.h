@@ -101,8 +101,8 @@ typedef struct writer {
     uint64_t at;     /* bytes written so far */
     uint64_t size;   /* of the whole file */
     checksum tensor, data;
-    /* Called before places are given to tensors, unless it is NULL: may change their types, to types
-       that are no larger. */
+    /* Called before places are given to tensors, unless it is NULL: may cut them, and change their
+       types to types that are no larger. */
     llm_result (*arrange)(void *calibration);
     /* Called before a tensor is written, unless it is NULL: may set its `made`, or `feedback`. */
     llm_result (*prepare)(void *calibration, plan_tensor *t);
@@ -182,7 +182,7 @@ static llm_result writer_tensor_bytes(writer *w, const void *data, size_t size) 
 /* Which row of which source tensor a row of the result is; NULL for padding. */
 static const source_tensor *writer_source_row(const plan_tensor *t, uint32_t row, uint64_t *from) {
     uint32_t in_unit;
-    *from = row;
+    *from = t->first + (uint64_t)row;
     if (t->file.role == LLM__GATE_UP || t->file.role == LLM__GATE_UP_BIAS) {
         uint32_t panel = row / 16, rows = (uint32_t)(t->file.role == LLM__GATE_UP
                                                         ? t->from[0]->shape[1]
@@ -276,7 +276,7 @@ static void writer_work(void *context, size_t index, unsigned worker) {
     if (!made && !unit->bad) writer_rotate(t, rows);
     for (i = 0; i < WRITER_UNIT && first + i < t->file.rows && !unit->bad; i += 16, panel += size) {
         if (made)
-            w->from->panel(w->from, t->from[0], t->file.type, (first + i) / 16, panel);
+            w->from->panel(w->from, t->from[0], t->file.type, (t->first + first + i) / 16, panel);
         else
             writer_quantize(w, t, worker, rows + (size_t)i * padded, panel, &unit->sums);
     }
@@ -428,7 +428,7 @@ static llm_result writer_tensors(writer *w) {
 
 /* ---- the whole --------------------------------------------------------- */
 
-static bool writer_buffers(writer *w) {
+static llm_result writer_buffers(writer *w) {
     size_t i, largest = 0;
     for (i = 0; i < w->plan->count; i++) {
         const llm__file_tensor *t = &w->plan->tensors[i].file;
@@ -442,7 +442,9 @@ static bool writer_buffers(writer *w) {
     w->rows = (float *)calloc(w->threads, WRITER_UNIT * w->widest * sizeof *w->rows);
     w->row = (float *)calloc(w->threads, w->widest * sizeof *w->row);
     w->panels = (uint8_t *)calloc(w->slab, largest);
-    return w->rows && w->row && w->panels;
+    if (w->rows && w->row && w->panels) return LLM_OK;
+    return llm__fail(w->error, LLM_ERROR_MEMORY,
+                     "no memory for a slab of %zu units of %zu columns", w->slab, w->widest);
 }
 
 static llm__file_tensor *writer_directory(const plan *p) {
@@ -511,10 +513,14 @@ static llm_result writer_sections(writer *w, const writer_section *sections) {
 static llm_result writer_run(writer *w, const char *path, llm_text meta, llm_text chat_template,
                              llm_text tokenizer) {
     plan *p = w->plan;
-    llm__file_tensor *directory = writer_directory(p);
+    llm__file_tensor *directory = NULL;
     writer_section sections[WRITER_SECTIONS];
     uint32_t count = 0;
-    llm_result result;
+    llm_result result = writer_buffers(w);
+    if (result == LLM_OK && w->arrange) result = w->arrange(w->calibration);
+    if (result == LLM_OK && !(directory = writer_directory(p)))
+        result = llm__fail(w->error, LLM_ERROR_MEMORY,
+                           "no memory for a directory of %zu tensors", p->count);
 #define WRITER_ADD(name, bytes, length)               \
     do {                                              \
         sections[count].kind = LLM__SECTION_##name;   \
@@ -532,13 +538,9 @@ static llm_result writer_run(writer *w, const char *path, llm_text meta, llm_tex
 #undef WRITER_ADD
     w->section_count = count;
     w->at = 0;
-    if (!directory || !writer_buffers(w)) {
-        result = llm__fail(w->error, LLM_ERROR_MEMORY,
-                           "no memory for a slab of %zu units of %zu columns", w->slab, w->widest);
-    } else {
-        result = w->arrange ? w->arrange(w->calibration) : LLM_OK;
-        if (result == LLM_OK) writer_layout(w, sections);
-        if (result == LLM_OK) result = new_file_open(&w->file, path, w->error);
+    if (result == LLM_OK) {
+        writer_layout(w, sections);
+        result = new_file_open(&w->file, path, w->error);
         if (result == LLM_OK) result = writer_sections(w, sections);
         free(directory);
         directory = writer_directory(p);
