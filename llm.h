@@ -1472,7 +1472,7 @@ typedef struct llm__file_layer { /* 16 bytes */
    panels [rows][cols], `R` rope frequencies: u64 [cols], turns per position times 2^64. Roles are
    numbered from 0 in this order. rows x cols, where they are not 1 x width (vectors have 1 row):
 
-       EMBEDDING, HEAD   vocab x width                HEAD_BIAS     1 x vocab
+       EMBEDDING, HEAD   vocab x width, in parts      HEAD_BIAS     1 x vocab
        ROPE              1 x (1 .. head_size / 2)     Q_NORM, K_NORM     1 x head_size
        Q                 heads head_size x width      Q_BIAS        1 x heads head_size
        K                 kv_heads head_size x width   K_BIAS        1 x kv_heads head_size
