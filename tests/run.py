@@ -22,7 +22,8 @@ from toolchain import BUILD, ROOT, in_parallel, run
 
 PYTHON = sys.executable
 MODELS = os.path.join(BUILD, "models")
-TYPES = {**{t: ["--type", t, "--fast"] for t in "f32 bf16 q8 q6 q5 q4 q3 q2 auto".split()}, "mixed": ["--bits", "5"]}
+TYPES = {t: ["--type", t, "--fast"] for t in "f32 bf16 q8 q6 q5 q4 q3 q2 auto".split()}
+TYPES["mixed"] = ["--bits", "5", "--calibrate", "tests/data/README.md"]
 WARNINGS = ["-Wall", "-Wextra"]
 LIBRARIES = ["-lm", "-lpthread"]
 
