@@ -17,7 +17,7 @@
 #include <math.h>
 
 /* out[cols] = row `row` of 4 * quarter rows. */
-static void ternary_unpack(const uint8_t *data, uint64_t quarter, uint64_t cols, uint64_t row,
+static LLM__UNUSED void ternary_unpack(const uint8_t *data, uint64_t quarter, uint64_t cols, uint64_t row,
                            float size, float *out) {
     const uint8_t *p = data + row % quarter * cols;
     const unsigned shift = (unsigned)(row / quarter) * 2;
@@ -33,7 +33,7 @@ static uint64_t ternary_odd(const uint8_t *data, uint64_t size) {
 }
 
 /* The size that weights are rounded to, their mean: what is half as large or smaller becomes 0. */
-static float ternary_size(const safetensors_type *type, const uint8_t *data, uint64_t count) {
+static LLM__UNUSED float ternary_size(const safetensors_type *type, const uint8_t *data, uint64_t count) {
     double sum = 0.0, mean;
     uint64_t i;
     for (i = 0; i < count; i++) {
@@ -46,7 +46,7 @@ static float ternary_size(const safetensors_type *type, const uint8_t *data, uin
 }
 
 /* x[n] to -size, 0 and size; what is not finite stays. */
-static void ternary_round(float *x, uint64_t n, float size) {
+static LLM__UNUSED void ternary_round(float *x, uint64_t n, float size) {
     uint64_t i;
     for (i = 0; i < n; i++)
         if (llm__finite(x[i]))
