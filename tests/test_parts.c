@@ -225,6 +225,19 @@ static void test_refused(void) {
     REFUSED(f.data[t->offset] ^= 1, LLM_ERROR_CHECKSUM, "tensor embedding.1: its bytes sum to %016llx, not to %016llx",
             (unsigned long long)llm__xxh64(f.data + t->offset, (size_t)t->size), (unsigned long long)t->checksum);
     free(whole.data);
+    whole = read_model("llama-untied", "q8");
+    {
+        image f = cut(&whole, &whole, LLM__HEAD, firsts, 3, 0);
+        llm_error error;
+        llm_model *model;
+        llm__file_tensor *t = (llm__file_tensor *)(void *)(f.data + f.size) - 1; /* the last part */
+        t->expert = 3;
+        seal(&f);
+        CHECK(open_image(&f, &model, &error) == LLM_ERROR_FORMAT &&
+              !strcmp(error.text, "tensor head.3: there is no part before it"), "%s", error.text);
+        free(f.data);
+    }
+    free(whole.data);
 }
 
 int main(int count, char **arguments) {

@@ -279,14 +279,17 @@ static void test_look_up(crew *c, const quantizer *tables, uint32_t type, uint32
 
 enum { SLABS = LLM__VOCAB_PARTS + 2 };
 
-static double cost_of(const mixed_choice *choice, const uint32_t *format, double price, size_t *parts) {
-    double sum = 0.0;
-    size_t i;
-    for (i = 0, *parts = 1; i < SLABS; i++) {
-        sum += mixed_cost(&choice->piece[i], format[i], price);
-        *parts += i && format[i] != format[i - 1];
+/* The least that slabs from `at` on may cost, behind one of a format that is in part number `part`: all ways are tried. */
+static double least_of(double cost[SLABS][MIXED_FORMATS], size_t at, uint32_t before, unsigned part) {
+    double least = 1e300;
+    uint32_t f;
+    if (at == SLABS) return 0.0;
+    for (f = MIXED_LEAST_CUT; f < MIXED_FORMATS; f++) {
+        const unsigned here = part + (at && f != before);
+        const double sum = here < LLM__VOCAB_PARTS ? cost[at][f] + least_of(cost, at + 1, f, here) : 1e300;
+        least = sum < least ? sum : least;
     }
-    return sum;
+    return least;
 }
 
 /* The formats of a vocabulary's slabs are the best of all that there are in so many parts. */
@@ -295,27 +298,23 @@ static void test_cut(double price) {
     mixed_run run = {0, SLABS, 0};
     uint8_t from[SLABS * LLM__VOCAB_PARTS * MIXED_FORMATS];
     mixed_choice choice;
-    uint32_t format[SLABS], f;
-    double least = 1e300, got;
-    size_t i, parts;
+    double cost[SLABS][MIXED_FORMATS], least, got = 0.0;
+    size_t i, parts = 1;
+    uint32_t f;
     memset(&choice, 0, sizeof choice), memset(piece, 0, sizeof piece);
     choice.piece = piece, choice.run = &run, choice.pieces = SLABS, choice.runs = 1, choice.from = from;
     for (i = 0; i < SLABS; i++) { /* so that every slab by itself would be a part of its own */
         piece[i].rows = i + 1 < SLABS ? 64 : 48, piece[i].cols = 64;
         piece[i].sensitivity = 1e-3 * pow(4.0, i % 2 ? uniform() : 2.0 + 2.0 * uniform());
-        format[i] = MIXED_LEAST_CUT;
+        for (f = 0; f < MIXED_FORMATS; f++) cost[i][f] = mixed_cost(&piece[i], f, price);
     }
-    for (i = 0; i < SLABS;) {
-        got = cost_of(&choice, format, price, &parts);
-        if (parts <= LLM__VOCAB_PARTS && got < least) least = got;
-        for (i = 0; i < SLABS && ++format[i] == MIXED_FORMATS; i++) format[i] = MIXED_LEAST_CUT;
-    }
+    least = least_of(cost, 0, 0, 0);
     mixed_cut(&choice, &run, price);
     for (i = 0; i < SLABS; i++) {
         for (f = 0; mixed_formats[f].type != piece[i].type; f++) {}
-        format[i] = f;
+        got += cost[i][f];
+        parts += i && piece[i].type != piece[i - 1].type;
     }
-    got = cost_of(&choice, format, price, &parts);
     CHECK(parts <= LLM__VOCAB_PARTS && got <= least * (1.0 + 1e-12), "price %g: %zu parts cost %g, there are some for %g",
           price, parts, got, least);
     mixed_join_pieces(&choice);
