@@ -34,7 +34,7 @@ SCRIPTS = [
     ("messages", [PYTHON, "tests/messages.py"], [], 60),
     ("size", [PYTHON, "tests/size.py"], [], 1200),
     ("bits of compilers", [PYTHON, "tests/bits.py"], [], 1200),
-    ("bits of the sampler", ["env", "CFLAGS_EXTRA=-DLLM_NO_TEMPLATE", "sh", "tests/bits_sampler.sh"], [], 200),
+    ("bits of the sampler", ["env", "CFLAGS_EXTRA=-DLLM_NO_TEMPLATE", "sh", "tests/bits_sampler.sh"], [], 400),
     ("soak", [PYTHON, "tests/soak.py", "100000", "1"], [], 200),
     ("stack", [PYTHON, "tests/stack.py"], [], 300),
     ("fuzz corpus", [PYTHON, "tests/fuzz/run.py", "--replay"], [], 400),
@@ -68,7 +68,7 @@ REAL = ("real models", [PYTHON, "tests/real/run.py"], ["numpy", "gguf", "tokeniz
 
 # Longest first. Tests that are not named here come last; a time limit holds for all.
 LONG = ["test_bits", "test_template", "test_tokenizer", "test_kernels"]
-C_LIMIT = 300
+C_LIMIT = 500
 # These compile every instruction set's kernels; for the others, two sets less save a third of a compiler's time.
 EVERY_ISA = ["test_kernels", "test_bits", "test_isa", "test_hostile", "test_forward", "test_session", "test_switches"]
 FEWER_ISA = ["-DLLM_NO_AVX512", "-DLLM_NO_AVX_VNNI"]
