@@ -3206,13 +3206,13 @@ static const char *llm__tensor_name(char text[64], uint32_t role, uint32_t layer
     return text;
 }
 
-LLM__INLINE bool llm__is_cut(uint32_t role) {
+LLM__INLINE bool llm__may_be_cut(uint32_t role) {
     return role == LLM__EMBEDDING || role == LLM__HEAD;
 }
 
 /* "embedding.1" as well. */
 static const char *llm__entry_name(char text[64], const llm__file_tensor *t) {
-    if (t->expert == LLM__NONE || !llm__is_cut(t->role))
+    if (t->expert == LLM__NONE || !llm__may_be_cut(t->role))
         return llm__tensor_name(text, t->role, t->layer);
     (void)snprintf(text, 64, "%s.%u", llm__role_names[t->role], (unsigned)t->expert);
     return text;
@@ -3652,7 +3652,7 @@ static llm_result llm__check_shape(const llm_model *m, const llm__file_tensor *t
         LLM__REFUSE("tensor %s: shape %u x %u, not in 1 .. 4194304 x 1 .. 262144", name,
                     (unsigned)t->rows, (unsigned)t->cols);
     llm__role_shape(m->desc, t->role, &rows, &cols);
-    if (llm__is_cut(t->role) && t->rows < rows) rows = t->rows; /* see llm__check_parts */
+    if (llm__may_be_cut(t->role) && t->rows < rows) rows = t->rows; /* see llm__check_parts */
     if (t->rows != rows || (cols && t->cols != cols))
         LLM__REFUSE("tensor %s: shape %u x %u, the description asks for %u x %u", name,
                     (unsigned)t->rows, (unsigned)t->cols, (unsigned)rows,
@@ -3717,10 +3717,10 @@ static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *
         LLM__REFUSE("tensor %s: has no place among %u layers and %u ropes", name,
                     (unsigned)m->desc->layers, (unsigned)m->desc->ropes);
     if (t->expert != LLM__NONE &&
-        !(llm__is_cut(t->role) && t->expert >= 1 && t->expert < LLM__VOCAB_PARTS))
+        !(llm__may_be_cut(t->role) && t->expert >= 1 && t->expert < LLM__VOCAB_PARTS))
         return llm__fail(error, LLM_ERROR_UNSUPPORTED,
                          "tensor %s: expert %u, this version supports none (4294967295)%s", name,
-                         (unsigned)t->expert, llm__is_cut(t->role) ? " and 1 .. 7" : "");
+                         (unsigned)t->expert, llm__may_be_cut(t->role) ? " and 1 .. 7" : "");
     types = llm__role_shapes[t->role] == 'M' ? LLM_TYPE_COUNT : 1; /* vectors are f32 */
     if (t->type >= types)
         LLM__REFUSE("tensor %s: type is %u, not in 0 .. %u", name, (unsigned)t->type,
@@ -3733,7 +3733,7 @@ static llm_result llm__check_tensor(const llm_model *m, const llm__file_tensor *
 /* Where a tensor of the directory goes. */
 static llm__tensor *llm__place_of(llm_model *m, const llm__file_tensor *t) {
     if (t->role == LLM__ROPE) return &m->rope[t->layer];
-    if (!llm__is_cut(t->role)) return llm__tensor_at(m, t->layer, t->role);
+    if (!llm__may_be_cut(t->role)) return llm__tensor_at(m, t->layer, t->role);
     return &m->vocab[t->role == LLM__HEAD][t->expert == LLM__NONE ? 0 : t->expert];
 }
 

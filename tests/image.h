@@ -49,12 +49,18 @@ static LLM__UNUSED llm__file_layer *layers_of(const image *f) {
     return (llm__file_layer *)(void *)(f->data + section_of(f, LLM__SECTION_LAYR)->offset);
 }
 
-static LLM__UNUSED llm__file_tensor *tensor_of(const image *f, uint32_t role, uint32_t layer) {
+static LLM__UNUSED llm__file_tensor *find_tensor(const image *f, uint32_t role, uint32_t layer) {
     llm__file_section *s = section_of(f, LLM__SECTION_TDIR);
     llm__file_tensor *t = (llm__file_tensor *)(void *)(f->data + s->offset);
     size_t i;
     for (i = 0; i < s->size / sizeof *t; i++)
         if (t[i].role == role && t[i].layer == layer) return &t[i];
+    return NULL;
+}
+
+static LLM__UNUSED llm__file_tensor *tensor_of(const image *f, uint32_t role, uint32_t layer) {
+    llm__file_tensor *t = find_tensor(f, role, layer);
+    if (t) return t;
     printf("FAIL the fixture has no tensor of role %u\n", (unsigned)role);
     exit(1);
 }

@@ -295,7 +295,7 @@ static double least_of(double cost[SLABS][MIXED_FORMATS], size_t at, uint32_t be
 /* The formats of a vocabulary's slabs are the best of all that there are in so many parts. */
 static void test_cut(double price) {
     mixed_piece piece[SLABS];
-    mixed_run run = {0, SLABS, 0};
+    mixed_run run = {0, SLABS, 0, MIXED_LEAST_CUT};
     uint8_t from[SLABS * LLM__VOCAB_PARTS * MIXED_FORMATS];
     mixed_choice choice;
     double cost[SLABS][MIXED_FORMATS], least, got = 0.0;

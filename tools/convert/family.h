@@ -428,7 +428,7 @@ static llm_result family_layers(const source_file *s, const family *f, plan *p, 
 
 /* ---- the whole plan ---------------------------------------------------- */
 
-/* Of several parts, the first. */
+/* Of several parts, the first; the others stand behind it. */
 static plan_tensor *plan_find(const plan *p, uint32_t role, uint32_t layer) {
     size_t i;
     for (i = 0; i < p->count; i++)

@@ -26,8 +26,8 @@
 
 #define MIXED_NOISE   0.05f /* relative, on weights and on the embedding */
 #define MIXED_DEPTHS  8u    /* layers with noise on all matrices */
-#define MIXED_SLABS   64u   /* that a vocabulary is cut into, if slabs of */
-#define MIXED_SLAB    16u   /* WRITER_UNITs are not too large */
+#define MIXED_SLABS   64u   /* of a vocabulary, or more, so that a slab is at most */
+#define MIXED_UNITS   16u   /* so many WRITER_UNITs */
 #define MIXED_EVERY   4u    /* of so many positions, one is looked at behind the last layer */
 
 /* Error in a matmul's output that a format leaves, relative to q4: summed over the first three
@@ -35,7 +35,7 @@
 static const struct { uint32_t type; double noise; } mixed_formats[] = {
     {LLM_Q2, 16.0}, {LLM_Q3, 3.82}, {LLM_Q4, 1.0}, {LLM_Q5, 0.261}, {LLM_Q6, 0.069}, {LLM_Q8, 0.010}};
 enum { MIXED_FORMATS = sizeof mixed_formats / sizeof *mixed_formats };
-#define MIXED_LEAST_CUT 1u /* of mixed_formats: what rare tokens keep at least (q2: a KL of 0.0359, not 0.0314) */
+#define MIXED_LEAST_CUT 1u /* of mixed_formats: what rare tokens keep at least; with q2 Gemma loses more */
 #define MIXED_EVEN      0.1 /* of the sensitivity of a vocabulary, spread evenly */
 
 typedef struct mixed {
@@ -441,6 +441,7 @@ typedef struct mixed_piece {
 typedef struct mixed_run {
     size_t first, count; /* in mixed_choice.piece */
     size_t tensor;       /* of the plan */
+    uint32_t least;      /* of mixed_formats */
 } mixed_run;
 
 typedef struct mixed_choice {
@@ -492,10 +493,11 @@ static void mixed_list(const mixed *m, mixed_choice *choice) {
     uint32_t k;
     for (i = 0; i < p->count; i++) {
         const plan_tensor *t = &p->tensors[i];
-        const uint32_t slabs = llm__is_cut(t->file.role) ? m->slabs : 1;
+        const uint32_t slabs = llm__may_be_cut(t->file.role) ? m->slabs : 1;
         mixed_run *run = &choice->run[choice->runs];
         if (!family_is_matrix(t->file.role)) continue;
         run->first = choice->pieces, run->count = slabs, run->tensor = i;
+        run->least = llm__may_be_cut(t->file.role) ? MIXED_LEAST_CUT : 0;
         choice->runs++;
         for (k = 0; k < slabs; k++) {
             mixed_piece *piece = &choice->piece[choice->pieces++];
@@ -503,7 +505,7 @@ static void mixed_list(const mixed *m, mixed_choice *choice) {
             if (k && k + 1 == slabs) piece->rows = t->file.rows - k * m->slab;
             piece->cols = t->file.cols;
             piece->exact = t->ternary;
-            piece->sensitivity = llm__is_cut(t->file.role) ? mixed_share(m, t, k) : mixed_sensitivity(m, t);
+            piece->sensitivity = llm__may_be_cut(t->file.role) ? mixed_share(m, t, k) : mixed_sensitivity(m, t);
         }
     }
     mixed_temper(choice);
@@ -524,14 +526,14 @@ static double mixed_cost(const mixed_piece *p, size_t f, double price) {
 static void mixed_cut(mixed_choice *choice, const mixed_run *run, double price) {
     const double never = 1e300;
     double least[LLM__VOCAB_PARTS][MIXED_FORMATS], next[LLM__VOCAB_PARTS][MIXED_FORMATS];
-    size_t s, part, f, g, at = 0, format = 0;
+    size_t s, part, f, g, at = 0, format = run->least;
     for (s = 0; s < run->count; s++) {
         uint8_t *from = choice->from + s * LLM__VOCAB_PARTS * MIXED_FORMATS;
         for (part = 0; part < LLM__VOCAB_PARTS; part++)
             for (f = 0; f < MIXED_FORMATS; f++) {
                 double best = s ? least[part][f] : part ? never : 0.0;
                 from[part * MIXED_FORMATS + f] = (uint8_t)f;
-                for (g = MIXED_LEAST_CUT; s && part && g < MIXED_FORMATS; g++)
+                for (g = run->least; s && part && g < MIXED_FORMATS; g++)
                     if (g != f && least[part - 1][g] < best) {
                         best = least[part - 1][g];
                         from[part * MIXED_FORMATS + f] = (uint8_t)g;
@@ -541,8 +543,8 @@ static void mixed_cut(mixed_choice *choice, const mixed_run *run, double price) 
         memcpy(least, next, sizeof least);
     }
     for (part = 0; part < LLM__VOCAB_PARTS; part++)
-        for (f = MIXED_LEAST_CUT; f < MIXED_FORMATS; f++)
-            if (least[part][f] < least[at][format] || format < MIXED_LEAST_CUT) at = part, format = f;
+        for (f = run->least; f < MIXED_FORMATS; f++)
+            if (least[part][f] < least[at][format]) at = part, format = f;
     for (s = run->count; s-- > 0;) {
         choice->piece[run->first + s].type = mixed_formats[format].type;
         g = choice->from[(s * LLM__VOCAB_PARTS + at) * MIXED_FORMATS + format];
@@ -553,19 +555,8 @@ static void mixed_cut(mixed_choice *choice, const mixed_run *run, double price) 
 /* Formats at a price of a byte; their bytes. */
 static double mixed_at_price(mixed_choice *choice, double price) {
     double bytes = 0.0;
-    size_t i, f;
-    for (i = 0; i < choice->runs; i++) {
-        const mixed_run *run = &choice->run[i];
-        mixed_piece *p = &choice->piece[run->first];
-        size_t best = 0;
-        if (run->count > 1) {
-            mixed_cut(choice, run, price);
-        } else {
-            for (f = 1; f < MIXED_FORMATS; f++)
-                if (mixed_cost(p, f, price) < mixed_cost(p, best, price)) best = f;
-            p->type = mixed_formats[best].type;
-        }
-    }
+    size_t i;
+    for (i = 0; i < choice->runs; i++) mixed_cut(choice, &choice->run[i], price);
     for (i = 0; i < choice->pieces; i++) bytes += mixed_bytes(&choice->piece[i], choice->piece[i].type);
     return bytes;
 }
@@ -677,7 +668,7 @@ static llm_result mixed_arrange(calibration *c, const calibration *text) {
     memset(&m, 0, sizeof m);
     m.c = c;
     m.slab = c->w->plan->desc.vocab / MIXED_SLABS / WRITER_UNIT;
-    m.slab = (m.slab < 1 ? 1 : m.slab < MIXED_SLAB ? m.slab : MIXED_SLAB) * WRITER_UNIT;
+    m.slab = (m.slab < 1 ? 1 : m.slab < MIXED_UNITS ? m.slab : MIXED_UNITS) * WRITER_UNIT;
     m.slabs = (c->w->plan->desc.vocab + m.slab - 1) / m.slab;
     c->alone = (size_t)c->length * c->sequences / MIXED_EVERY * (MIXED_DEPTHS + 2) + WRITER_UNIT;
     m.near_by = (double *)calloc(c->w->plan->count, sizeof *m.near_by);
