@@ -4428,15 +4428,20 @@ typedef struct llm__input {
     uint32_t stride; /* the largest K of the model, padded */
 } llm__input;
 
+typedef struct llm__weights llm__weights; /* of a page: >>forward */
+
 typedef struct llm__kernels {
     const char *name;
     bool (*allowed)(void); /* asks the system whether it may be used; NULL: it may */
+    void (*enter)(void);   /* before a thread uses what follows, and after it; NULL: nothing to do */
+    void (*leave)(void);
     /* y = x * rsqrt(mean(x^2) + epsilon) * gain; f32 [n] */
     void (*norm)(float *y, const float *x, const float *gain, uint32_t n, float inverse_n,
                  float epsilon);
     /* Normalised Walsh-Hadamard transform of each `block` (16, 32, 64) of x, in place. */
     void (*rotate)(float *x, uint32_t n, uint32_t block);
-    /* Row x to int8 with a scale per super-block s; sums over 16; wide = q as 16 bits. */
+    /* Row x to int8 with a scale per super-block s; sums over 16; wide = q as 16 bits, which only
+       the panels of AVX2 want and those that have no others write. */
     void (*quantize)(const float *x, uint32_t n, uint32_t s, int8_t *q, int16_t *wide, float *scale,
                      int16_t *sums);
     /* x[n] to integers in -limit .. limit with one scale, which it returns. */
@@ -4460,6 +4465,12 @@ typedef struct llm__kernels {
     /* e * scale, 0 where e is 0, over 64 positions to integers in -LLM__INT16_MOST ..
        LLM__INT16_MOST with one scale, which it returns */
     float (*weigh)(int16_t *p, const float *e, const float *scale);
+    /* The last three in one, for queries from .. end - 1 of a page; NULL: one by one */
+    void (*attend)(llm__weights *w, uint32_t from, uint32_t end, const float *k_scale,
+                   const float *v_scale);
+    /* to [rows][stride], 16 columns, = or += from [rows][16] * scale */
+    void (*put)(float *to, size_t stride, const float *from, uint32_t rows);
+    void (*put_add)(float *to, size_t stride, const float *from, uint32_t rows, float scale);
     /* dot [count][64] = q [count][n] . k for the 64 positions of a page, int8 or f16, in the cache's
        layout; count is 1 .. LLM__QUERIES; the next page lies `ahead` bytes further, 0 = none */
     void (*scores_q8)(float *dot, const int16_t *q, const int8_t *k, uint32_t n, uint32_t count,
@@ -4730,6 +4741,8 @@ typedef struct llm__run {
     uint32_t steps;
     uint32_t *cancel;  /* set from outside */
     uint64_t deadline; /* in llm__now's time, 0 = none */
+    void (*enter)(void);   /* a lane's first and last call; NULL: none */
+    void (*leave)(void);
     bool (*item)(void *user, uint32_t step, uint32_t item, uint32_t lane); /* false: failed */
     void (*ahead)(void *user, uint32_t step, uint32_t item); /* a lane will begin there */
     void *user;
@@ -4877,6 +4890,7 @@ static void llm__run_lane(void *context, uint32_t lane) {
     llm__run *run = LLM__CAST(llm__run *, context);
     uint32_t saved = llm__float_environment(true, 0), item;
     llm__walk w;
+    if (run->enter) run->enter();
     memset(&w, 0, sizeof w);
     w.run = run, w.lane = lane, w.step = llm__load32(&run->step);
     if (run->lanes > 1) w.interruptions = llm__interruptions();
@@ -4898,6 +4912,7 @@ static void llm__run_lane(void *context, uint32_t lane) {
     }
     llm__count_done(&w);
     if (w.leaves) llm__pool_rest(run->pool, lane);
+    if (run->leave) run->leave();
     (void)llm__float_environment(false, saved);
 }
 
@@ -5440,24 +5455,17 @@ static void llm__put_logits(float *to, const float *from, uint32_t n) {
     }
 }
 
-#define LLM__ROWS_AHEAD 24u
-
 /* Sixteen columns of `rows` rows to where the step wants them. */
 static void llm__put(const llm_batch *b, const llm__step *step, const llm__part *part,
                      uint32_t panel, const float *out, uint32_t row, uint32_t rows) {
-    uint32_t i, column = part->column + 16 * panel;
-    for (i = 0; i < rows; i++) {
-        float *to = step->out + (size_t)(row + i) * step->out_stride + column;
-        if (step->to == LLM__TO_ADD) { /* a line of each row, which no prefetcher foresees */
-            if (i + LLM__ROWS_AHEAD < rows)
-                llm__prefetch(to + LLM__ROWS_AHEAD * (size_t)step->out_stride);
-            b->kernels.add(to, out + 16 * i, b->model->desc->residual_scale, 16);
-        } else if (step->last) {
-            llm__put_logits(to, out + 16 * i, 16);
-        } else {
-            memcpy(to, out + 16 * i, 16 * sizeof(float));
-        }
-    }
+    float *to = step->out + (size_t)row * step->out_stride + part->column + 16 * panel;
+    uint32_t i;
+    if (step->to == LLM__TO_ADD)
+        b->kernels.put_add(to, step->out_stride, out, rows, b->model->desc->residual_scale);
+    else if (step->last)
+        for (i = 0; i < rows; i++) llm__put_logits(to + (size_t)i * step->out_stride, out + 16 * i, 16);
+    else
+        b->kernels.put(to, step->out_stride, out, rows);
 }
 
 /* ---- adapters: y += weight * scale * B (A x) ---- */
@@ -5751,13 +5759,16 @@ typedef struct llm__tile {
 } llm__tile;
 
 /* What a tile does with a page. */
-typedef struct llm__weights {
+struct llm__weights {
     float score[LLM__QUERIES][LLM__PAGE_POSITIONS]; /* scores, then e^(score - most) */
     int16_t p[LLM__QUERIES][LLM__PAGE_POSITIONS];   /* the same as integers, for an integer cache */
+    float factor[LLM__QUERIES];                     /* of the scores */
+    float most[LLM__QUERIES], weight[LLM__QUERIES]; /* the largest score, the sum of the weights */
+    float v_factor[LLM__QUERIES];                   /* of the integers */
     float keep[LLM__QUERIES], take[LLM__QUERIES];   /* factors of the sum so far, and of the page's */
     uint32_t first[LLM__QUERIES], last[LLM__QUERIES]; /* positions that a query sees */
     bool finite[LLM__QUERIES];                        /* its scores are numbers */
-} llm__weights;
+};
 
 /* Positions that query `i` of a tile sees. */
 LLM__INLINE uint32_t llm__last_seen(const llm_batch *b, const llm__tile *tile, uint32_t i) {
@@ -5809,6 +5820,13 @@ static void llm__soft_cap(const llm_batch *b, float *score, uint32_t first, uint
     *most = llm__mulf(cap, llm__tanh(llm__mulf(*most, llm__recip(cap))));
 }
 
+/* Query i, one of whose scores is not a number. */
+static void llm__no_score(llm__weights *w, uint32_t i) {
+    memset(w->score[i], 0, sizeof w->score[i]);
+    w->most[i] = LLM__MASKED;
+    w->weight[i] = 0;
+}
+
 /* The scores of queries from .. end - 1 of a tile to weights. Each step is done for all queries before
    the next, as steps of one query wait for each other and those of several do not. */
 static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm__unit *u,
@@ -5816,30 +5834,33 @@ static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm
                             llm__running *run) {
     const llm__kernels *kernels = &b->kernels;
     const bool integer = llm__integer_kv(b->kv);
-    float most[LLM__QUERIES], weight[LLM__QUERIES], factor;
+    const bool soft_cap = b->model->desc->attention_softcap > 0;
     uint32_t i;
     for (i = from; i < end; i++) {
         const uint32_t least = llm__first_seen(b, tile, i), last = llm__last_seen(b, tile, i);
+        const size_t at = llm__query_at(b, tile->kv_head, tile->first + i);
         w->first[i] = least > start ? least - start : 0;
         w->last[i] = llm__least(last - start, LLM__PAGE_POSITIONS - 1);
-        factor = b->model->desc->query_scale;
-        if (integer)
-            factor =
-                llm__mulf(factor, b->q_scale[llm__query_at(b, tile->kv_head, tile->first + i)]);
-        w->finite[i] = kernels->mask(w->score[i], integer ? u->k_scale : NULL, factor, w->first[i],
-                                     w->last[i], &most[i]);
-        if (w->finite[i]) continue;
-        memset(w->score[i], 0, sizeof w->score[i]);
-        most[i] = LLM__MASKED;
+        w->factor[i] = b->model->desc->query_scale;
+        if (integer) w->factor[i] = llm__mulf(w->factor[i], b->q_scale[at]);
     }
-    for (i = from; i < end && b->model->desc->attention_softcap > 0; i++)
-        if (w->finite[i]) llm__soft_cap(b, w->score[i], w->first[i], w->last[i], &most[i]);
-    for (i = from; i < end; i++)
-        weight[i] = w->finite[i] ? kernels->softmax(w->score[i], most[i]) : 0.0f;
-    for (i = from; i < end; i++) llm__merge(&run[i], most[i], weight[i], &w->keep[i], &w->take[i]);
-    for (i = from; i < end && integer; i++) {
-        factor = kernels->weigh(w->p[i], w->score[i], u->v_scale);
-        w->take[i] = llm__mulf(w->take[i], factor);
+    if (kernels->attend && integer && !soft_cap) {
+        kernels->attend(w, from, end, u->k_scale, u->v_scale);
+    } else {
+        for (i = from; i < end; i++)
+            w->finite[i] = kernels->mask(w->score[i], integer ? u->k_scale : NULL, w->factor[i],
+                                         w->first[i], w->last[i], &w->most[i]);
+        for (i = from; i < end && soft_cap; i++)
+            if (w->finite[i]) llm__soft_cap(b, w->score[i], w->first[i], w->last[i], &w->most[i]);
+        for (i = from; i < end; i++)
+            if (w->finite[i]) w->weight[i] = kernels->softmax(w->score[i], w->most[i]);
+            else llm__no_score(w, i);
+        for (i = from; i < end && integer; i++)
+            w->v_factor[i] = kernels->weigh(w->p[i], w->score[i], u->v_scale);
+    }
+    for (i = from; i < end; i++) {
+        llm__merge(&run[i], w->most[i], w->weight[i], &w->keep[i], &w->take[i]);
+        if (integer) w->take[i] = llm__mulf(w->take[i], w->v_factor[i]);
     }
     for (i = from; i < end; i++) /* NaN: a comparison would lose it in one place or another */
         if (!w->finite[i]) memset(&w->take[i], 0xff, sizeof w->take[i]);
@@ -6725,6 +6746,8 @@ static void llm__begin(llm_batch *b) {
     run->lanes = b->lanes;
     run->count = b->count;
     run->steps = b->steps;
+    run->enter = b->kernels.enter;
+    run->leave = b->kernels.leave;
     run->item = llm__run_item;
     run->ahead = llm__fetch_ahead;
     run->user = b;
@@ -14448,6 +14471,22 @@ static void llm__gate_scalar(float *y, const float *gate, const float *up, uint3
     for (i = 0; i < n; i++) y[i] = llm__mulf(llm__activate(gate[i], activation), up[i]);
 }
 
+/* A line of each row, which no prefetcher foresees. */
+#define LLM__ROWS_AHEAD 24u
+#define LLM__PUT(isa, target)                                                                 \
+    target static void llm__put_##isa(float *to, size_t stride, const float *from,            \
+                                      uint32_t rows) {                                        \
+        for (; rows; rows--, to += stride, from += 16) memcpy(to, from, 16 * sizeof *to);     \
+    }                                                                                         \
+    target static void llm__put_add_##isa(float *to, size_t stride, const float *from,        \
+                                          uint32_t rows, float scale) {                       \
+        for (; rows; rows--, to += stride, from += 16) {                                      \
+            if (rows > LLM__ROWS_AHEAD) llm__prefetch(to + LLM__ROWS_AHEAD * stride);         \
+            llm__add_##isa(to, from, scale, 16);                                              \
+        }                                                                                     \
+    }
+LLM__PUT(scalar, )
+
 static void llm__cap_scalar(float *x, uint32_t n, float scale, float cap) {
     const float inverse = cap > 0 ? llm__recip(cap) : 0;
     uint32_t i;
@@ -14649,6 +14688,8 @@ static void llm__kernels_scalar(llm__kernels *k) {
     k->rope = llm__rope_scalar;
     k->add = llm__add_scalar;
     k->blend = llm__blend_scalar;
+    k->put = llm__put_scalar;
+    k->put_add = llm__put_add_scalar;
     k->gate = llm__gate_scalar;
     k->cap = llm__cap_scalar;
     k->softmax = llm__softmax_scalar;
@@ -14977,6 +15018,7 @@ LLM__AVX2 static void llm__add_avx2(float *y, const float *x, float scale, uint3
         _mm256_storeu_ps(
             y + i, llm__add8(_mm256_loadu_ps(y + i), llm__mul8(_mm256_loadu_ps(x + i), f)));
 }
+LLM__PUT(avx2, LLM__AVX2)
 
 LLM__AVX2 static void llm__blend_avx2(float *y, float a, const float *x, float b, uint32_t n) {
     const __m256 f = _mm256_set1_ps(a), g = _mm256_set1_ps(b);
@@ -15809,6 +15851,8 @@ static void llm__kernels_avx2(llm__kernels *k) {
     k->rope = llm__rope_avx2;
     k->add = llm__add_avx2;
     k->blend = llm__blend_avx2;
+    k->put = llm__put_avx2;
+    k->put_add = llm__put_add_avx2;
     k->gate = llm__gate_avx2;
     k->cap = llm__cap_avx2;
     k->softmax = llm__softmax_avx2;
@@ -16071,8 +16115,8 @@ LLM__AVX512_INLINE __m512 llm__exp16(__m512 x) {
     p = llm__add16(llm__mul16(p, r), _mm512_set1_ps(5.0000001201e-1f));
     p = llm__add16(llm__mul16(llm__mul16(p, r), r), r);
     p = llm__add16(p, _mm512_set1_ps(1.0f));
-    i = _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(127)), 23);
-    return llm__mul16(p, _mm512_castsi512_ps(i));
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(i, 23))); /* p 2^i is normal */
 }
 LLM__AVX512_INLINE __m512 llm__recip16(__m512 x) {
     const __m512 two = _mm512_set1_ps(2.0f);
@@ -16203,15 +16247,26 @@ LLM__AVX512_INLINE __m512i llm__round512(const float *x, float factor) {
 }
 LLM__AVX512 static void llm__quantize_avx512(const float *x, uint32_t n, uint32_t s, int8_t *q,
                                              int16_t *wide, float *scale, int16_t *sums) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i flip = _mm512_set1_epi8((char)-128), none = _mm512_setzero_si512();
+    const __m128i even = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1);
     uint32_t i, j;
+    (void)wide;
     for (i = 0; i < n; i += s) {
-        float factor = llm__scale_of(llm__most_avx512(x + i, s), LLM__INT8_MOST, LLM__INVERSE_127,
-                                     &scale[i / s]);
-        for (j = i; j < i + s; j += 16) {
-            __m512i v = llm__round512(x + j, factor);
-            _mm256_storeu_si256((__m256i *)(void *)(wide + j), _mm512_cvtepi32_epi16(v));
-            _mm_storeu_si128((__m128i *)(void *)(q + j), _mm512_cvtepi32_epi8(v));
-            sums[j / 16] = (int16_t)_mm512_reduce_add_epi32(v);
+        const float factor = llm__scale_of(llm__most_avx512(x + i, s), LLM__INT8_MOST,
+                                           LLM__INVERSE_127, &scale[i / s]);
+        for (j = i; j < i + s; j += 64) {
+            const __m512i a = _mm512_packs_epi32(llm__round512(x + j, factor),
+                                                 llm__round512(x + j + 16, factor));
+            const __m512i b = _mm512_packs_epi32(llm__round512(x + j + 32, factor),
+                                                 llm__round512(x + j + 48, factor));
+            const __m512i v = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(a, b));
+            __m512i sum = _mm512_sad_epu8(_mm512_xor_si512(v, flip), none); /* of 8 each */
+            sum = _mm512_add_epi64(sum, _mm512_shuffle_epi32(sum, (_MM_PERM_ENUM)0x4e));
+            sum = _mm512_sub_epi64(sum, _mm512_set1_epi64(16 * 128));
+            _mm512_storeu_si512(q + j, v);
+            _mm_storel_epi64((__m128i *)(void *)(sums + j / 16),
+                             _mm_shuffle_epi8(_mm512_cvtepi64_epi16(sum), even));
         }
     }
 }
@@ -16234,6 +16289,7 @@ LLM__AVX512 static void llm__add_avx512(float *y, const float *x, float scale, u
         _mm512_storeu_ps(
             y + i, llm__add16(_mm512_loadu_ps(y + i), llm__mul16(_mm512_loadu_ps(x + i), f)));
 }
+LLM__PUT(avx512, LLM__AVX512)
 LLM__AVX512 static void llm__blend_avx512(float *y, float a, const float *x, float b, uint32_t n) {
     const __m512 f = _mm512_set1_ps(a), g = _mm512_set1_ps(b);
     uint32_t i;
@@ -16245,7 +16301,6 @@ LLM__AVX512 static void llm__blend_avx512(float *y, float a, const float *x, flo
 LLM__AVX512 static bool llm__mask_avx512(float *s, const float *scale, float factor,
                                          uint32_t first, uint32_t last, float *most_of) {
     const uint64_t inside = ~(uint64_t)0 >> (63 - last) & ~(uint64_t)0 << first;
-    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
     const __m512 none = _mm512_set1_ps(LLM__MASKED), f = _mm512_set1_ps(factor);
     __m512 most = none;
     __mmask16 bad = 0;
@@ -16256,7 +16311,7 @@ LLM__AVX512 static bool llm__mask_avx512(float *s, const float *scale, float fac
         x = _mm512_mask_mov_ps(none, (__mmask16)(inside >> i), x);
         _mm512_storeu_ps(s + i, x);
         most = _mm512_max_ps(most, x);
-        bad |= _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(x), exponent), exponent);
+        bad |= _mm512_fpclass_ps_mask(x, 0x99); /* NaN, infinite */
     }
     *most_of = _mm512_reduce_max_ps(most);
     return !bad;
@@ -16272,6 +16327,63 @@ LLM__AVX512 static float llm__weigh_avx512(int16_t *p, const float *e, const flo
         _mm512_storeu_ps(y + i, _mm512_maskz_mov_ps(some, x));
     }
     return llm__quantize_head_avx512(y, 64, LLM__INT16_MOST, p);
+}
+
+/* llm__scale_of for sixteen, with LLM__INT16_MOST. */
+LLM__AVX512_INLINE void llm__scales_of16(__mmask16 which, __m512i most, float *scale,
+                                         float *factor) {
+    const __mmask16 large = _mm512_cmpge_epi32_mask(most, _mm512_set1_epi32(0x7e000000));
+    const __mmask16 some = _mm512_cmpge_epi32_mask(most, _mm512_set1_epi32(0x0da24260));
+    const __m512 x = _mm512_castsi512_ps(most);
+    __m512 y = llm__mul16(x, _mm512_set1_ps(LLM__INVERSE_16256));
+    y = _mm512_mask_mov_ps(y, large, _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
+    _mm512_mask_storeu_ps(scale, which, _mm512_maskz_mov_ps(some, y));
+    y = llm__mul16(_mm512_set1_ps(LLM__INT16_MOST), llm__recip16(x));
+    _mm512_storeu_ps(factor, _mm512_maskz_mov_ps(some & (__mmask16)~large, y));
+}
+/* softmax, times the values' scales: also the largest, by its bits. Only what is masked is 0. */
+LLM__AVX512_INLINE float llm__soften_avx512(float *s, const float *scale, float most_of,
+                                            int32_t *largest_of) {
+    const __m512 none = _mm512_set1_ps(LLM__MASKED), most = _mm512_set1_ps(most_of);
+    const __m512i sign = _mm512_set1_epi32(0x7fffffff);
+    __m512i largest = _mm512_setzero_si512();
+    __m512 sum = _mm512_setzero_ps();
+    uint32_t i;
+    for (i = 0; i < 64; i += 16) {
+        const __m512 x = _mm512_loadu_ps(s + i), e = llm__exp16(llm__sub16(x, most));
+        const __mmask16 some = _mm512_cmpneq_epi32_mask(_mm512_castps_si512(x),
+                                                        _mm512_castps_si512(none));
+        const __m512 y = _mm512_maskz_mul_ps(some, e, _mm512_loadu_ps(scale + i));
+        sum = _mm512_mask_add_ps(sum, some, sum, e);
+        LLM__PIN(sum);
+        _mm512_storeu_ps(s + i, y);
+        largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(y), sign));
+    }
+    *largest_of = _mm512_reduce_max_epi32(largest);
+    return llm__tree16(sum);
+}
+/* Steps of a query wait for each other, those of several do not: each is done for all. */
+LLM__AVX512 static void llm__attend_avx512(llm__weights *w, uint32_t from, uint32_t end,
+                                           const float *k_scale, const float *v_scale) {
+    int32_t largest[LLM__QUERIES];
+    float factor[LLM__QUERIES];
+    uint32_t i, t;
+    memset(largest, 0, sizeof largest);
+    for (i = from; i < end; i++)
+        w->finite[i] = llm__mask_avx512(w->score[i], k_scale, w->factor[i], w->first[i],
+                                        w->last[i], &w->most[i]);
+    for (i = from; i < end; i++)
+        if (w->finite[i])
+            w->weight[i] =
+                llm__soften_avx512(w->score[i], v_scale, w->most[i], &largest[i]);
+        else
+            llm__no_score(w, i);
+    llm__scales_of16((__mmask16)((1u << end) - (1u << from)), llm__load512(largest), w->v_factor,
+                     factor);
+    for (i = from; i < end; i++)
+        for (t = 0; t < 64; t += 16)
+            _mm256_storeu_si256((__m256i *)(void *)(w->p[i] + t),
+                                _mm512_cvtepi32_epi16(llm__round512(w->score[i] + t, factor[i])));
 }
 
 /* ---- the cache: 15-bit integers as two digits, q = 128 high + low ---- */
@@ -16699,9 +16811,12 @@ static void llm__kernels_avx512(llm__kernels *k) {
     k->quantize_head = llm__quantize_head_avx512;
     k->add = llm__add_avx512;
     k->blend = llm__blend_avx512;
+    k->put = llm__put_avx512;
+    k->put_add = llm__put_add_avx512;
     k->gate = llm__gate_avx512;
     k->mask = llm__mask_avx512;
     k->weigh = llm__weigh_avx512;
+    k->attend = llm__attend_avx512;
     k->cap = llm__cap_avx512;
     k->softmax = llm__softmax_avx512;
     k->scores_q8 = llm__scores_q8_avx512;
@@ -16729,18 +16844,25 @@ static void llm__kernels_avx512(llm__kernels *k) {
                           "avx512vnni")))
 #endif
 #define LLM__AMX_INLINE LLM__INLINE LLM__AMX
+#define LLM__BY_LINES   __attribute__((aligned(64))) /* a row of a tile is a line of the cache */
+#ifndef LLM__QUERIES_AMX
+#define LLM__QUERIES_AMX 4u
+#endif
 
 /* GCC's intrinsics do not say what memory they read. */
 #define LLM__MEMORY_IS_READ(p) __asm__ volatile("" : : "r"(p) : "memory")
 
 /* All tiles: 16 rows of 64 bytes. */
-LLM__AMX_INLINE void llm__configure_amx(void) {
+LLM__AMX static void llm__enter_amx(void) {
     uint8_t config[64] = {0}; /* palette, first row, …, two bytes of width each, rows each */
     uint32_t i;
     config[0] = 1;
     for (i = 0; i < 8; i++) config[16 + 2 * i] = 64, config[48 + i] = 16;
     LLM__MEMORY_IS_READ(config);
     _tile_loadconfig(config);
+}
+LLM__AMX static void llm__leave_amx(void) {
+    _tile_release();
 }
 
 /* Columns `from` to `end` of a super-block as values. */
@@ -16813,13 +16935,12 @@ LLM__AMX static void llm__many_rows_amx(uint32_t type, float *out, const uint8_t
     const size_t stride = in->stride, size = (size_t)s / 64 * llm__record_size(type);
     const uint8_t *parameters = panel + (size_t)padded / s * 32;
     const uint8_t *codes = panel + llm__panel_header(type, padded);
-    uint8_t value[2][256 / 4][64]; /* this super-block and the next */
-    int32_t dot[16][16];
+    LLM__BY_LINES uint8_t value[2][256 / 4][64]; /* this super-block and the next */
+    LLM__BY_LINES int32_t dot[16][16];
     llm__job_amx job, last;
     uint32_t b, i, done = 0;
     memset(out, 0, sizeof(float) * 16 * rows);
     memset(&last, 0, sizeof last);
-    llm__configure_amx();
     if (type != LLM_Q8) llm__unpack_amx(type, value[0], 0, s, parameters, codes);
     for (b = 0; b < padded / s; b++) {
         const bool more = type != LLM_Q8 && b + 1 < padded / s;
@@ -16841,7 +16962,6 @@ LLM__AMX static void llm__many_rows_amx(uint32_t type, float *out, const uint8_t
         _tile_stored(0, dot, 64);
     else
         _tile_stored(1, dot, 64);
-    _tile_release();
     llm__add_amx(&last, dot, stride);
 }
 
@@ -16861,10 +16981,133 @@ LLM__PANEL_AMX(q4, LLM_Q4)
 LLM__PANEL_AMX(q3, LLM_Q3)
 LLM__PANEL_AMX(q2, LLM_Q2)
 
+/* ---- the cache: digits of sixteen queries are a tile, sixteen lines of keys or values another ---- */
+
+LLM__AVX512_INLINE __m512i llm__bytes_amx(__m512i a, __m512i b) {
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7),
+                                    _mm512_packs_epi16(a, b));
+}
+/* As llm__digits_avx512, of `count` queries of n (a multiple of 64) integers. */
+LLM__AVX512 static void llm__digits_amx(const int16_t *q, uint32_t n, uint32_t count, int8_t *high,
+                                        int8_t *low) {
+    const __m512i half = _mm512_set1_epi16(64);
+    uint32_t i;
+    for (i = 0; i < n * count; i += 64) {
+        const __m512i u = llm__load512(q + i), v = llm__load512(q + i + 32);
+        const __m512i g = _mm512_srai_epi16(_mm512_add_epi16(u, half), 7);
+        const __m512i h = _mm512_srai_epi16(_mm512_add_epi16(v, half), 7);
+        const __m512i k = _mm512_sub_epi16(u, _mm512_slli_epi16(g, 7));
+        const __m512i l = _mm512_sub_epi16(v, _mm512_slli_epi16(h, 7));
+        _mm512_storeu_si512(high + i, llm__bytes_amx(g, h));
+        _mm512_storeu_si512(low + i, llm__bytes_amx(k, l));
+    }
+}
+/* Dots of sixteen queries, n integers as digits, with sixteen columns of n / 4 lines: those of the high
+   digits to tile c, of the low ones to tile d. */
+#define LLM__DOTS_AMX(c, d)                       \
+    do {                                          \
+        uint32_t at;                              \
+        _tile_zero(c);                            \
+        _tile_zero(d);                            \
+        for (at = 0; at < n; at += 64) {          \
+            _tile_loadd(2, high + at, n);         \
+            _tile_loadd(3, low + at, n);          \
+            _tile_loadd(4, w + 16 * at, 64);      \
+            _tile_dpbssd(c, 2, 4);                \
+            _tile_dpbssd(d, 3, 4);                \
+        }                                         \
+        _tile_stored(c, dot[c / 5], 64);          \
+        _tile_stored(d, dot[c / 5] + 16, 64);     \
+    } while (0)
+LLM__AMX_INLINE void llm__dots_amx(uint32_t number, int32_t (*dot)[32][16], const int8_t *high,
+                                   const int8_t *low, uint32_t n, const int8_t *w) {
+    if (number % 2)
+        LLM__DOTS_AMX(5, 6);
+    else
+        LLM__DOTS_AMX(0, 1);
+}
+LLM__AVX512_INLINE __m512 llm__joined_amx(int32_t (*dot)[16], uint32_t i) {
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(llm__load512(dot[i]), 7),
+                                               llm__load512(dot[16 + i])));
+}
+
+LLM__AMX static void llm__scores_q8_amx(float *out, const int16_t *q, const int8_t *k, uint32_t n,
+                                        uint32_t count, ptrdiff_t ahead) {
+    LLM__BY_LINES int8_t high[LLM__QUERIES * 512], low[LLM__QUERIES * 512];
+    LLM__BY_LINES int32_t dot[2][32][16];
+    uint32_t t, i, c;
+    if (count < LLM__QUERIES_AMX || n % 64) {
+        llm__scores_q8_avx512(out, q, k, n, count, ahead);
+        return;
+    }
+    llm__digits_amx(q, n, count, high, low);
+    LLM__MEMORY_IS_READ(high);
+    LLM__MEMORY_IS_READ(low);
+    for (t = 0; t <= 4; t++, k += 16 * n) {
+        if (t < 4) llm__dots_amx(t, dot, high, low, n, k);
+        if (t == 0) continue;
+        for (i = 0; i < count; i++)
+            _mm512_storeu_ps(out + 64 * i + 16 * (t - 1), llm__joined_amx(dot[(t - 1) % 2], i));
+        for (c = 0; c < 16 * n; c += 64) llm__prefetch(k - 16 * n + c + ahead);
+    }
+}
+LLM__AMX static void llm__values_q8_amx(float *out, const float *keep, const float *take,
+                                        const int16_t *p, const int8_t *v, uint32_t n,
+                                        uint32_t count, ptrdiff_t ahead) {
+    LLM__BY_LINES int8_t high[LLM__QUERIES * 64], low[LLM__QUERIES * 64];
+    LLM__BY_LINES int32_t dot[2][32][16];
+    uint32_t t, i;
+    if (count < LLM__QUERIES_AMX) {
+        llm__values_q8_avx512(out, keep, take, p, v, n, count, ahead);
+        return;
+    }
+    llm__digits_amx(p, 64, count, high, low);
+    LLM__MEMORY_IS_READ(high);
+    LLM__MEMORY_IS_READ(low);
+    for (t = 0; t <= n / 16; t++, v += 1024) {
+        if (t < n / 16) llm__dots_amx(t, dot, high, low, 64, v);
+        if (t == 0) continue;
+        for (i = 0; i < count; i++) {
+            float *to = out + i * n + 16 * (t - 1);
+            const __m512 d = llm__joined_amx(dot[(t - 1) % 2], i);
+            _mm512_storeu_ps(to, llm__add16(llm__mul16(_mm512_loadu_ps(to), _mm512_set1_ps(keep[i])),
+                                            llm__mul16(d, _mm512_set1_ps(take[i]))));
+            llm__prefetch(v - 1024 + 64 * i + ahead);
+        }
+    }
+}
+
+/* ---- between ---- */
+
+/* The unit that multiplies tiles sleeps when it had nothing to do for half a microsecond, and takes a
+   third of one to wake up: a product that nobody wants, now and then, keeps it awake. */
+#define LLM__STAY_AWAKE _tile_dpbssd(7, 2, 3)
+
+LLM__AMX static void llm__attend_amx(llm__weights *w, uint32_t from, uint32_t end,
+                                     const float *k_scale, const float *v_scale) {
+    for (; from < end; from += 8) {
+        LLM__STAY_AWAKE;
+        llm__attend_avx512(w, from, llm__least(end, from + 8), k_scale, v_scale);
+    }
+}
+LLM__AMX static void llm__put_amx(float *to, size_t stride, const float *from, uint32_t rows) {
+    for (; rows > 16; rows -= 16, to += 16 * stride, from += 256) {
+        LLM__STAY_AWAKE;
+        llm__put_avx512(to, stride, from, 16);
+    }
+    llm__put_avx512(to, stride, from, rows);
+}
+
 static void llm__kernels_amx(llm__kernels *k) {
     llm__kernels_avx512(k);
     k->name = "amx";
     k->allowed = llm__amx_allowed;
+    k->enter = llm__enter_amx;
+    k->leave = llm__leave_amx;
+    k->attend = llm__attend_amx;
+    k->put = llm__put_amx;
+    k->scores_q8 = llm__scores_q8_amx;
+    k->values_q8 = llm__values_q8_amx;
     k->panel[LLM_Q8] = llm__panel_q8_amx;
     k->panel[LLM_Q6] = llm__panel_q6_amx;
     k->panel[LLM_Q5] = llm__panel_q5_amx;
@@ -17302,6 +17545,7 @@ static void llm__add_simd128(float *y, const float *x, float scale, uint32_t n) 
         llm__f4_store(y + i,
                       llm__f4_add(llm__f4_load(y + i), llm__f4_mul(llm__f4_load(x + i), f)));
 }
+LLM__PUT(simd128, )
 static void llm__blend_simd128(float *y, float a, const float *x, float b, uint32_t n) {
     const llm__f4 f = llm__f4_all(a), g = llm__f4_all(b);
     uint32_t i;
@@ -17850,6 +18094,8 @@ static void llm__kernels_simd128(llm__kernels *k) {
     k->rope = llm__rope_simd128;
     k->add = llm__add_simd128;
     k->blend = llm__blend_simd128;
+    k->put = llm__put_simd128;
+    k->put_add = llm__put_add_simd128;
     k->gate = llm__gate_simd128;
     k->cap = llm__cap_simd128;
     k->softmax = llm__softmax_simd128;
@@ -17921,6 +18167,8 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
         index--;                                       \
     }
     kernels->allowed = NULL;
+    kernels->enter = kernels->leave = NULL;
+    kernels->attend = NULL;
 #ifdef LLM__HAVE_AMX
     LLM__OFFER(cpu & LLM__CPU_AMX, llm__kernels_amx)
 #endif

@@ -98,6 +98,40 @@ static void test_panels(const llm__kernels *isa) {
     }
 }
 
+/* The three in one against one by one. */
+static void test_attend(const llm__kernels *isa, const float *s, const float *k_scale, const float *v_scale,
+                        uint32_t round) {
+    static llm__weights a, b;
+    const uint32_t from = round % 5, end = LLM__QUERIES - round % 3;
+    uint32_t i, t;
+    if (!isa->attend) return;
+    for (i = from; i < end; i++) {
+        for (t = 0; t < 64; t++) a.score[i][t] = s[(i + t) % 64];
+        if (round % 13 == 12 && i % 5 == 1) memcpy(&a.score[i][(i + round) % 64], "\0\0\x80\x7f", 4);
+        a.first[i] = (round + i) % 64, a.last[i] = 63 - (63 - a.first[i]) / (i + 2), a.factor[i] = 0.9f;
+    }
+    b = a;
+    isa->attend(&a, from, end, k_scale, v_scale);
+    for (i = from; i < end; i++) {
+        b.finite[i] = llm__mask_scalar(b.score[i], k_scale, b.factor[i], b.first[i], b.last[i], &b.most[i]);
+        if (b.finite[i]) b.weight[i] = llm__softmax_scalar(b.score[i], b.most[i]);
+        else llm__no_score(&b, i);
+        b.v_factor[i] = llm__weigh_scalar(b.p[i], b.score[i], v_scale);
+        CHECK(a.finite[i] == b.finite[i] && a.most[i] == b.most[i] && !memcmp(&a.weight[i], &b.weight[i], 4) &&
+                  !memcmp(&a.v_factor[i], &b.v_factor[i], 4) && !memcmp(a.p[i], b.p[i], sizeof a.p[i]),
+              "attend, query %u", i);
+    }
+}
+
+static void test_put(const llm__kernels *isa, const float *x, uint32_t rows) {
+    static float y[64 * 1024], z[64 * 1024];
+    uint32_t i;
+    for (i = 0; i < 64 * 1024; i++) y[i] = z[i] = (float)i;
+    isa->put(y + 7, 1003, x, rows), llm__put_scalar(z + 7, 1003, x, rows);
+    isa->put_add(y + 100, 1003, x, rows, 0.3f), llm__put_add_scalar(z + 100, 1003, x, rows, 0.3f);
+    CHECK(!memcmp(y, z, sizeof y), "put, %u rows", rows);
+}
+
 static void test_rows(const llm__kernels *isa) {
     static float x[1024], y[1024], z[1024], gain[1024], turn[1024];
     static int16_t w1[1024], w2[1024], s1[64], s2[64];
@@ -113,6 +147,7 @@ static void test_rows(const llm__kernels *isa) {
                 x[i] = next_float() * most, gain[i] = next_float(), turn[i] = next_float();
                 if (round % 11 == 3 && i % 8 == 1) x[i] = 0;
             }
+            test_put(isa, x, round + 1);
             isa->norm(y, x, gain, n, 1.0f / 600.0f, 1e-6f);
             llm__norm_scalar(z, x, gain, n, 1.0f / 600.0f, 1e-6f);
             CHECK(most > 1e20f || !memcmp(y, z, n * 4), "norm %u", n);
@@ -121,7 +156,9 @@ static void test_rows(const llm__kernels *isa) {
                 isa->rotate(y, n, block), llm__rotate_scalar(z, n, block);
                 CHECK(!memcmp(y, z, n * 4), "rotate %u by %u", n, block);
             }
-            isa->quantize(x, n, 64, b1, w1, c1, s1), llm__quantize_scalar(x, n, 64, b2, w2, c2, s2);
+            llm__quantize_scalar(x, n, 64, b2, w2, c2, s2);
+            memcpy(w1, w2, n * 2); /* that some do not write */
+            isa->quantize(x, n, 64, b1, w1, c1, s1);
             CHECK(!memcmp(b1, b2, n) && !memcmp(w1, w2, n * 2) && !memcmp(c1, c2, n / 64 * 4) &&
                       !memcmp(s1, s2, n / 16 * 2), "quantize %u", n);
             c1[0] = isa->quantize_head(x, n, LLM__INT16_MOST, w1);
@@ -158,6 +195,7 @@ static void test_rows(const llm__kernels *isa) {
             for (i = round; i < 64; i += 5) y[i] = z[i] = LLM__MASKED;
             c1[0] = isa->softmax(y, most), c2[0] = llm__softmax_scalar(z, most);
             CHECK(!memcmp(y, z, 256) && !memcmp(c1, c2, 4), "softmax");
+            test_attend(isa, x, gain, turn, round);
         }
 }
 
@@ -212,10 +250,13 @@ int main(void) {
     uint32_t i;
     llm__kernels_scalar(&scalar);
     for (i = 0; llm__kernels_at(i, &isa); i++) {
-        if (!isa.allowed || isa.allowed())
-            test_isa(&isa);
-        else
+        if (isa.allowed && !isa.allowed()) {
             SKIP("the system does not allow %s", isa.name);
+            continue;
+        }
+        if (isa.enter) isa.enter();
+        test_isa(&isa);
+        if (isa.leave) isa.leave();
     }
     return check_report("kernels");
 }
