@@ -4426,6 +4426,7 @@ typedef struct llm__input {
     int32_t *total;  /* [rows][stride / 64], the same over a super-block */
     float *x;        /* [rows][stride] */
     uint32_t stride; /* the largest K of the model, padded */
+    bool distant;    /* weights are asked for from further away: see LLM__AHEAD */
 } llm__input;
 
 typedef struct llm__weights llm__weights; /* of a page: >>forward */
@@ -4490,6 +4491,11 @@ typedef struct llm__kernels {
     /* out f32 [rows][16] = one panel times `rows` (1 .. 256) rows of the input from `row` on */
     void (*panel[LLM_TYPE_COUNT])(float *out, const uint8_t *panel, uint32_t padded,
                                   const llm__input *in, uint32_t row, uint32_t rows);
+    /* The same for two panels, `size` bytes apart, out f32 [2][rows][16], rows 2 and more; NULL: one
+       after the other */
+    void (*two_panels[LLM_TYPE_COUNT])(float *out, const uint8_t *panel, size_t size,
+                                       uint32_t padded, const llm__input *in, uint32_t row,
+                                       uint32_t rows);
 } llm__kernels;
 
 #define LLM__ROWS_AT_ONCE 256u
@@ -4704,6 +4710,7 @@ static void llm__pool_run(llm_pool *pool, llm__lane work, void *context);
 static bool llm__pool_lost(llm_pool *pool, uint32_t lane, uint32_t us);
 static void llm__pool_rest(llm_pool *pool, uint32_t lane);
 static bool llm__kernels_by_name(const char *name, llm__kernels *kernels, llm_error *error);
+static bool llm__asks_from_afar(void); /* how this processor wants to be asked for weights */
 
 /* ======================================================================== */
 /* >>runner: a plan's items, taken by lanes                                  */
@@ -5463,7 +5470,8 @@ static void llm__put(const llm_batch *b, const llm__step *step, const llm__part 
     if (step->to == LLM__TO_ADD)
         b->kernels.put_add(to, step->out_stride, out, rows, b->model->desc->residual_scale);
     else if (step->last)
-        for (i = 0; i < rows; i++) llm__put_logits(to + (size_t)i * step->out_stride, out + 16 * i, 16);
+        for (i = 0; i < rows; i++)
+            llm__put_logits(to + (size_t)i * step->out_stride, out + 16 * i, 16);
     else
         b->kernels.put(to, step->out_stride, out, rows);
 }
@@ -5524,7 +5532,26 @@ LLM__NOINLINE static void llm__add_low(const llm_batch *b, const llm__step *step
     }
 }
 
-/* A few panels against up to 256 rows. Gate and up lie in turn: an odd panel ends a pair. */
+/* What is done to the product of panel p: bias, adapters, activation; and where it goes. Gate and
+   up lie in turn: an odd panel ends a pair, whose gate lies before it. */
+static void llm__finish_panel(const llm_batch *b, const llm__step *step, uint32_t number, uint32_t p,
+                              float *out, uint32_t row, uint32_t rows, float *buffer) {
+    const llm__part *part = &step->part[number];
+    const bool gated = step->to == LLM__TO_GATE;
+    uint32_t r;
+    for (r = 0; r < rows && part->bias; r++)
+        b->kernels.add(out + 16 * r, part->bias + 16 * p, 1.0f, 16);
+    if (b->adapteds && step->lows)
+        llm__add_low(b, step, gated ? p % 2 : number, gated ? p / 2 : p, row, rows, out, buffer);
+    if (gated && p % 2 == 0) return;
+    if (gated) {
+        b->kernels.gate(out, out - 16 * rows, out, 16 * rows, b->model->desc->activation);
+        p /= 2;
+    }
+    llm__put(b, step, part, p, out, row, rows);
+}
+
+/* A few panels against up to 256 rows. */
 static void llm__matmul(const llm_batch *b, const llm__step *step, const llm__input *in,
                         uint32_t item, uint32_t all_rows, uint32_t lane) {
     const uint32_t blocks = (all_rows + LLM__ROWS_AT_ONCE - 1) / LLM__ROWS_AT_ONCE;
@@ -5532,27 +5559,25 @@ static void llm__matmul(const llm_batch *b, const llm__step *step, const llm__in
     const uint32_t rows = llm__least(all_rows - row, LLM__ROWS_AT_ONCE);
     uint32_t at = item / blocks * step->per_item, i, p, first = 0;
     const uint32_t end = llm__least(at + step->per_item, step->panels);
-    float *out = b->own[lane].scratch, *gate = out + 16 * rows;
+    float *out = b->own[lane].scratch, *next = out + 16 * rows; /* and a buffer */
     for (i = 0; i < step->parts && at < end; first += step->part[i++].panels) {
         const llm__part *part = &step->part[i];
         const llm__tensor *w = part->weight;
         const uint32_t padded = llm__padded(w->cols);
         const size_t size = llm__panel_size(w->type, padded);
         for (p = at - first; at < end && p < part->panels; p++, at++) {
-            float *to = step->to == LLM__TO_GATE && p % 2 == 0 ? gate : out;
-            b->kernels.panel[w->type](to, w->data + p * size, padded, in, row, rows);
-            if (part->bias) {
-                uint32_t r;
-                for (r = 0; r < rows; r++)
-                    b->kernels.add(to + 16 * r, part->bias + 16 * p, 1.0f, 16);
-            }
-            if (b->adapteds && step->lows)
-                llm__add_low(b, step, step->to == LLM__TO_GATE ? p % 2 : i,
-                             step->to == LLM__TO_GATE ? p / 2 : p, row, rows, to, out + 32 * rows);
-            if (to == gate) continue;
-            if (step->to == LLM__TO_GATE)
-                b->kernels.gate(out, gate, out, 16 * rows, b->model->desc->activation);
-            llm__put(b, step, part, step->to == LLM__TO_GATE ? p / 2 : p, out, row, rows);
+            const bool two = b->kernels.two_panels[w->type] && rows > 1 && p % 2 == 0 &&
+                             p + 1 < part->panels && at + 1 < end;
+            const uint8_t *panel = w->data + p * size;
+            float *to = step->to == LLM__TO_GATE && p % 2 ? next : out;
+            if (two)
+                b->kernels.two_panels[w->type](out, panel, size, padded, in, row, rows);
+            else
+                b->kernels.panel[w->type](to, panel, padded, in, row, rows);
+            llm__finish_panel(b, step, i, p, to, row, rows, next + 16 * rows);
+            if (!two) continue;
+            p++, at++;
+            llm__finish_panel(b, step, i, p, next, row, rows, next + 16 * rows);
         }
     }
 }
@@ -6474,6 +6499,7 @@ static void *llm__take(llm__arena *arena, size_t count, size_t size) {
 static void llm__lay_out_input(const llm__shape *s, llm__input *in, size_t rows,
                                llm__arena *arena) {
     in->stride = s->input;
+    in->distant = llm__asks_from_afar();
     in->q = LLM__TAKE(int8_t, rows * s->input);
     in->wide = LLM__TAKE(int16_t, rows * s->input);
     in->sums = LLM__TAKE(int16_t, rows * (s->input / 16));
@@ -14796,8 +14822,21 @@ LLM__XSAVE static unsigned llm__cpu(void) {
 }
 
 /* How far ahead to ask for lines of a panel, each once and in order, parameters and codes alike: a
-   line asked for by no one costs a miss. Past the end of the map it is only a hint. */
-#define LLM__AHEAD 1280
+   line asked for by no one costs a miss. Past the end of the map it is only a hint. AMD's processors
+   want them in the first cache; Intel's, whose first cache waits for few lines at once, in the
+   second. */
+#define LLM__AHEAD         1280
+#define LLM__AHEAD_DISTANT 8192
+
+static bool llm__is_intel(void) {
+    uint32_t r[4];
+    llm__cpuid(0, 0, r);
+    return r[1] == 0x756e6547u; /* "Genu" */
+}
+LLM__INLINE void llm__ask_for(const llm__input *in, const uint8_t *weights) {
+    if (in->distant) llm__prefetch(weights + LLM__AHEAD_DISTANT);
+    else LLM__PREFETCH(weights + LLM__AHEAD);
+}
 
 LLM__AVX2_INLINE __m256 llm__mul8(__m256 a, __m256 b) {
     __m256 p = _mm256_mul_ps(a, b);
@@ -15361,7 +15400,7 @@ LLM__AVX2_INLINE void llm__panel_float_avx2(uint32_t type, float *out, const uin
             for (; k < end; k++, w += 2 * half) {
                 __m256 w0 = llm__weight8(type, w), w1 = llm__weight8(type, w + half);
                 __m256 u = _mm256_set1_ps(x[k]), v = _mm256_set1_ps(y[k]);
-                if (m == 0) LLM__PREFETCH(w + LLM__AHEAD);
+                if (m == 0) llm__ask_for(in, w);
                 c0 = llm__add8(c0, llm__mul8(w0, u));
                 c1 = llm__add8(c1, llm__mul8(w1, u));
                 d0 = llm__add8(d0, llm__mul8(w0, v));
@@ -15482,7 +15521,7 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
     c1 = llm__codes_avx2(type, codes, half, pair, blk, 1, u);  \
     c2 = llm__codes_avx2(type, codes, half, pair, blk, 2, u);  \
     c3 = llm__codes_avx2(type, codes, half, pair, blk, 3, u);
-#define LLM__NEXT_LINE LLM__PREFETCH(ahead), ahead += 64;
+#define LLM__NEXT_LINE llm__ask_for(in, ahead), ahead += 64;
 #define LLM__BLOCK(EACH, LOW, HIGH, blk)                                  \
     LLM__NEXT_LINE                                                        \
     m = _mm256_shuffle_epi8(m0, blk ? pairs1 : pairs0);                   \
@@ -15520,7 +15559,7 @@ LLM__AVX2_INLINE __m256i llm__block_avx2(uint32_t type, __m256i acc, __m256i c0,
         const uint32_t s = llm__super_block(padded);                                            \
         const uint8_t *scales = panel, *parameters = panel + (size_t)padded / s * 32;           \
         const uint8_t *codes = panel + llm__panel_header(type, padded);                         \
-        const uint8_t *ahead = panel + LLM__AHEAD;                                              \
+        const uint8_t *ahead = panel;                                                           \
         uint32_t b, r, at = 0, pair = 0;                                                        \
         __m256i p, q, b0, b1, m0, m1, m, c0, c1, c2, c3;                                        \
         __m256 w0, w1, f;                                                                       \
@@ -15563,7 +15602,7 @@ LLM__AVX2_INLINE __m256i llm__bytes_avx2(__m256i acc, __m256i v, __m256i x) {
         for (b = 0; b < padded / s; b++, scales += 32) {                                      \
             EACH(START)                                                                       \
             for (g = 0; g < s / 4; g++, codes += 64, at += 4) {                               \
-                LLM__PREFETCH(codes + LLM__AHEAD);                                            \
+                llm__ask_for(in, codes);                                                      \
                 c0 = llm__load256(codes);                                                     \
                 c1 = llm__load256(codes + 32);                                                \
                 v0 = POSITIVE(c0);                                                            \
@@ -15607,8 +15646,9 @@ LLM__AVX2_INLINE void llm__unpack_block(uint32_t type, llm__tile_avx2 *tile, uin
         llm__store256(to + 192, c3);
     }
 }
-LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint32_t s,
-                                       const uint8_t *parameters, const uint8_t *codes) {
+LLM__AVX2_INLINE void llm__unpack_avx2(const llm__input *in, uint32_t type, llm__tile_avx2 *tile,
+                                       uint32_t s, const uint8_t *parameters,
+                                       const uint8_t *codes) {
     const llm__format *format = &llm__formats[type];
     const __m256i nibble = _mm256_set1_epi8(15), u = llm__both128(format->u),
                   table_m = llm__both128(format->m), table_b = llm__both128(format->b),
@@ -15616,7 +15656,7 @@ LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint
     uint32_t k;
     for (k = 0; k < s; k += 32, parameters += 16) {
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
-        const uint8_t *ahead = record + LLM__AHEAD + k / 32 % 2 * format->bits * 64;
+        const uint8_t *ahead = record + k / 32 % 2 * format->bits * 64;
         __m256i p = llm__both128(parameters), q = _mm256_and_si256(_mm256_srli_epi16(p, 4), nibble);
         __m256i m0, m1;
         uint32_t line;
@@ -15636,10 +15676,11 @@ LLM__AVX2_INLINE void llm__unpack_avx2(uint32_t type, llm__tile_avx2 *tile, uint
         llm__unpack_block(type, tile, k / 4 + 4, record, k / 32 % 2, 1, u);
     }
 }
-LLM__AVX2_INLINE void llm__widen_avx2(llm__tile_avx2 *tile, uint32_t s, const uint8_t *codes) {
+LLM__AVX2_INLINE void llm__widen_avx2(const llm__input *in, llm__tile_avx2 *tile, uint32_t s,
+                                      const uint8_t *codes) {
     uint32_t i, line;
     for (line = 0; line < s / 4; line++) {
-        LLM__PREFETCH(codes + 64 * line + LLM__AHEAD);
+        llm__ask_for(in, codes + 64 * line);
         for (i = 0; i < 64; i += 16)
             llm__store256(tile->line.value[line] + i,
                           _mm256_cvtepi8_epi16(_mm_loadu_si128(
@@ -15806,8 +15847,8 @@ LLM__AVX2_INLINE void llm__many_rows_avx2(uint32_t type, float *out, const uint8
     memset(out, 0, sizeof(float) * 16 * rows);
     for (b = 0; b < padded / s; b++, k += s) {
         const uint8_t *block = codes + (size_t)k / 64 * llm__record_size(type);
-        if (type == LLM_Q8) llm__widen_avx2(tile, s, block);
-        else llm__unpack_avx2(type, tile, s, parameters + k / 2, block);
+        if (type == LLM_Q8) llm__widen_avx2(in, tile, s, block);
+        else llm__unpack_avx2(in, type, tile, s, parameters + k / 2, block);
         llm__tiles_avx2(out, tile, s, in, row, rows, k, b, panel + b * 32,
                         type == LLM_Q8 ? 0 : type == LLM_Q6 ? 2 : 4);
     }
@@ -15936,8 +15977,9 @@ LLM__FEW_BYTES_AVX2(LLM__AVX_VNNI_INLINE, llm__bytes1_vnni, LLM__ROWS_1, LLM__RO
 LLM__AVX2_INLINE __m256i llm__value_vnni(__m256i u, __m256i m, __m256i o) {
     return _mm256_add_epi8(_mm256_mullo_epi16(u, m), o);
 }
-LLM__AVX2_INLINE void llm__unpack_vnni(uint32_t type, uint8_t (*tile)[64], uint32_t s,
-                                       const uint8_t *parameters, const uint8_t *records) {
+LLM__AVX2_INLINE void llm__unpack_vnni(const llm__input *in, uint32_t type, uint8_t (*tile)[64],
+                                       uint32_t s, const uint8_t *parameters,
+                                       const uint8_t *records) {
     const llm__format *format = &llm__formats[type];
     const __m256i nibble = _mm256_set1_epi8(15), u = llm__both128(format->u),
                   table_m = llm__both128(format->m),
@@ -15945,7 +15987,7 @@ LLM__AVX2_INLINE void llm__unpack_vnni(uint32_t type, uint8_t (*tile)[64], uint3
     uint32_t k;
     for (k = 0; k < s; k += 16) {
         const uint8_t *codes = records + k / 64 * llm__record_size(type);
-        const uint8_t *ahead = records + LLM__AHEAD + (size_t)k * format->bits * 2;
+        const uint8_t *ahead = records + (size_t)k * format->bits * 2;
         const __m256i p = _mm256_set1_epi64x((int64_t)llm__u64(parameters + k / 2));
         const uint32_t pair = k / 32 % 2;
         uint32_t half;
@@ -16013,7 +16055,7 @@ LLM__AVX_VNNI_INLINE void llm__many_rows_vnni(uint32_t type, float *out, const u
             for (g = 0; g < s * 16; g += 32)
                 llm__store256(tile[0] + g, llm__positive(llm__load256(block + g)));
         else
-            llm__unpack_vnni(type, tile, s, parameters + k / 2, block);
+            llm__unpack_vnni(in, type, tile, s, parameters + k / 2, block);
         for (m = 0; m < rows; m += 4)
             llm__tile_vnni(out + 16 * m, tile, s, in, row + m, llm__least(rows - m, 4), b,
                            panel + b * 32);
@@ -16597,7 +16639,7 @@ LLM__AVX512_INLINE __m512i llm__block_avx512(__m512i acc, __m512i c0, __m512i c1
         const uint32_t s = llm__super_block(padded);                                             \
         const uint8_t *scales = panel, *parameters = panel + (size_t)padded / s * 32;            \
         const uint8_t *codes = panel + llm__panel_header(type, padded);                          \
-        const uint8_t *ahead = panel + LLM__AHEAD;                                               \
+        const uint8_t *ahead = panel;                                                            \
         uint32_t b, r, at = 0, pair = 0;                                                         \
         __m512i p, q, m, minus_b, c0, c1, c2, c3;                                                \
         __m512 w;                                                                                \
@@ -16643,7 +16685,7 @@ LLM__FEW_ROWS_AVX512(llm__packed1_avx512, LLM__ROWS_1)
         for (b = 0; b < padded / s; b++, scales += 32) {                                      \
             EACH(LLM__ROW512_TOTAL)                                                           \
             for (g = 0; g < s / 4; g++, codes += 64, at += 4) {                               \
-                LLM__PREFETCH(codes + LLM__AHEAD);                                            \
+                llm__ask_for(in, codes);                                                      \
                 c0 = _mm512_xor_si512(llm__load512(codes), flip);                             \
                 EACH(LLM__ROW512_BYTES)                                                       \
             }                                                                                 \
@@ -16665,8 +16707,9 @@ LLM__FEW_BYTES_AVX512(llm__bytes1_avx512, LLM__ROWS_1)
 #define LLM__VALUES512(b) \
     LLM__VALUE512(b, 0) LLM__VALUE512(b, 1) LLM__VALUE512(b, 2) LLM__VALUE512(b, 3)
 /* Columns `from` to `end` of a super-block as value + shift. */
-LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], uint32_t from,
-                                           uint32_t end, int32_t shift, const uint8_t *parameters,
+LLM__AVX512_INLINE void llm__unpack_avx512(const llm__input *in, uint32_t type,
+                                           uint8_t (*tile)[64], uint32_t from, uint32_t end,
+                                           int32_t shift, const uint8_t *parameters,
                                            const uint8_t *codes) {
     const llm__format *format = &llm__formats[type];
     const __m512i u =
@@ -16680,7 +16723,7 @@ LLM__AVX512_INLINE void llm__unpack_avx512(uint32_t type, uint8_t (*tile)[64], u
     uint32_t k, i;
     for (k = from; k < end; k += 16) {
         const uint8_t *record = codes + k / 64 * llm__record_size(type);
-        const uint8_t *ahead = codes + LLM__AHEAD + (size_t)k * format->bits * 2;
+        const uint8_t *ahead = codes + (size_t)k * format->bits * 2;
         const uint32_t pair = k / 32 % 2;
         const __m512i p = llm__parameters_avx512(parameters + k / 2);
         const __m512i m = _mm512_permutexvar_epi32(p, even);
@@ -16781,7 +16824,7 @@ LLM__AVX512_INLINE void llm__many_rows_avx512(uint32_t type, float *out, const u
             for (g = 0; g < s / 4; g++)
                 _mm512_storeu_si512(tile[g], _mm512_xor_si512(llm__load512(block + 64 * g), flip));
         else
-            llm__unpack_avx512(type, tile, 0, s, 128, parameters + k / 2, block);
+            llm__unpack_avx512(in, type, tile, 0, s, 128, parameters + k / 2, block);
         llm__tiles_avx512(out, tile, s, in, row, rows, b, k, panel + b * 32);
     }
 }
@@ -16830,12 +16873,13 @@ static void llm__kernels_avx512(llm__kernels *k) {
 }
 #endif /* AVX-512 */
 
-/* ---- >>amx: sixteen rows and more ---------------------------------------------- */
+/* ---- >>amx: many rows, and attention --------------------------------------------- */
 /* A record of 64 columns by the panel's 16 rows is a tile as it lies; sixteen rows of the input are
-   another, and their product is sixteen times sixteen dots. Tiles 0 and 1 take the dots in turn, 2
-   and 3 hold inputs, 4 to 7 a super-block of weights. A job is a super-block against 16 rows of the
-   input. While it runs, the dots of the job before are stored and added to the output, and a share
-   of the next super-block is unpacked. No tile holds anything between two calls.
+   another, and their product is sixteen times sixteen dots. A job is a super-block of one or two
+   panels against 32 rows: tiles 0 to 3 take the dots, 4 and 5 hold inputs, 6 and 7 weights. What it
+   leaves is added to the output bit by bit between the products of the next job, as a processor looks
+   no further ahead than some of these; a share of the next super-block is unpacked meanwhile.
+   Attention does the same with queries and pages. Tiles are configured while a thread evaluates.
    What is not here is AVX-512's. */
 #if defined(LLM__HAVE_AMX) && defined(LLM__HAVE_AVX512)
 #if !defined(LLM__AMX) /* else emulated: tests/emulate/x86.h */
@@ -16845,9 +16889,8 @@ static void llm__kernels_avx512(llm__kernels *k) {
 #endif
 #define LLM__AMX_INLINE LLM__INLINE LLM__AMX
 #define LLM__BY_LINES   __attribute__((aligned(64))) /* a row of a tile is a line of the cache */
-#ifndef LLM__QUERIES_AMX
-#define LLM__QUERIES_AMX 4u
-#endif
+#define LLM__ROWS_AMX    16u /* from which on it pays, */
+#define LLM__QUERIES_AMX 12u /* even after the unit slept: see LLM__STAY_AWAKE */
 
 /* GCC's intrinsics do not say what memory they read. */
 #define LLM__MEMORY_IS_READ(p) __asm__ volatile("" : : "r"(p) : "memory")
@@ -16866,113 +16909,183 @@ LLM__AMX static void llm__leave_amx(void) {
 }
 
 /* Columns `from` to `end` of a super-block as values. */
-LLM__AVX512 static void llm__unpack_amx(uint32_t type, uint8_t (*tile)[64], uint32_t from,
-                                        uint32_t end, const uint8_t *parameters,
+LLM__AVX512 static void llm__unpack_amx(const llm__input *in, uint32_t type, uint8_t (*tile)[64],
+                                        uint32_t from, uint32_t end, const uint8_t *parameters,
                                         const uint8_t *codes) {
+#define LLM__UNPACK(t) \
+    case t: llm__unpack_avx512(in, t, tile, from, end, 0, parameters, codes); break;
     switch (type) {
-    case LLM_Q6: llm__unpack_avx512(LLM_Q6, tile, from, end, 0, parameters, codes); break;
-    case LLM_Q5: llm__unpack_avx512(LLM_Q5, tile, from, end, 0, parameters, codes); break;
-    case LLM_Q4: llm__unpack_avx512(LLM_Q4, tile, from, end, 0, parameters, codes); break;
-    case LLM_Q3: llm__unpack_avx512(LLM_Q3, tile, from, end, 0, parameters, codes); break;
-    default: llm__unpack_avx512(LLM_Q2, tile, from, end, 0, parameters, codes); break;
+        LLM__UNPACK(LLM_Q6)
+        LLM__UNPACK(LLM_Q5)
+        LLM__UNPACK(LLM_Q4)
+        LLM__UNPACK(LLM_Q3)
+    default: llm__unpack_avx512(in, LLM_Q2, tile, from, end, 0, parameters, codes); break;
     }
+#undef LLM__UNPACK
 }
 
 typedef struct llm__job_amx {
-    const int8_t *q;       /* 16 rows of the input */
-    const float *a;        /* their scales, a row's stride / 64 apart */
-    const uint8_t *scales; /* of the weights */
-    float *out;            /* f32 [16][16] */
-    uint32_t first;        /* of the rows that no job before has added */
+    const int8_t *q[2];       /* 16 rows of the input each, */
+    const float *a[2];        /* their scales, `step` apart */
+    const uint8_t *scales[2]; /* of each panel's weights */
+    float *out[2];            /* f32 [rows][16], of each panel, from the first of the rows on */
+    uint32_t at, first[2];    /* the other sixteen lie `at` rows on; those that none before has */
 } llm__job_amx;
 
-/* Job `i` of a super-block: the last ends with the last row, and so may begin in the one before. */
-LLM__AMX_INLINE void llm__set_job_amx(llm__job_amx *job, uint32_t i, uint32_t block, uint32_t k,
-                                      float *out, const uint8_t *panel, const llm__input *in,
-                                      uint32_t row, uint32_t rows) {
-    const uint32_t at = llm__least(16 * i, rows - 16);
-    job->q = in->q + (size_t)(row + at) * in->stride + k;
-    job->a = in->scale + (size_t)(row + at) * (in->stride / 64) + block;
-    job->scales = panel + (size_t)block * 32;
-    job->out = out + 16 * at;
-    job->first = 16 * i - at;
-}
-/* Up to four records of weights, of a super-block of s columns. */
-LLM__AMX_INLINE void llm__load_weights_amx(const uint8_t *value, uint32_t s) {
-    LLM__MEMORY_IS_READ(value);
-    _tile_loadd(4, value, 64);
-    if (s > 64) _tile_loadd(5, value + 1024, 64);
-    if (s > 128) _tile_loadd(6, value + 2048, 64);
-    if (s > 192) _tile_loadd(7, value + 3072, 64);
-}
-/* A job's dots to tile `c`; meanwhile those of tile `before` are stored. */
-#define LLM__JOB_AMX(c, before)                                                          \
-    do {                                                                                 \
-        _tile_zero(c);                                                                   \
-        _tile_loadd(2, job.q, stride);                                                   \
-        _tile_dpbssd(c, 2, 4);                                                           \
-        if (done) _tile_stored(before, dot, 64);                                         \
-        if (s > 64) _tile_loadd(3, job.q + 64, stride);                                  \
-        if (s > 64) _tile_dpbssd(c, 3, 5);                                               \
-        if (s > 128) _tile_loadd(2, job.q + 128, stride);                                \
-        if (s > 128) _tile_dpbssd(c, 2, 6);                                              \
-        if (s > 192) _tile_loadd(3, job.q + 192, stride);                                \
-        if (s > 192) _tile_dpbssd(c, 3, 7);                                              \
-    } while (0)
-/* The stored dots of a job to the output. */
-LLM__AMX_INLINE void llm__add_amx(const llm__job_amx *job, int32_t (*dot)[16], size_t stride) {
-    const __m512 w = llm__scales16(job->scales);
-    uint32_t t;
-    for (t = job->first; t < 16; t++)
-        llm__scaled_add16(job->out + 16 * t, llm__load512(dot[t]), w, job->a[t * (stride / 64)]);
+/* What the jobs of a call share. */
+typedef struct llm__jobs_amx {
+    const llm__input *in;
+    const uint8_t *panel;
+    float *out;
+    size_t size, step; /* a panel's bytes; see above */
+    uint32_t panels, s, row, rows;
+} llm__jobs_amx;
+
+/* Job `i` of a super-block. Sixteen rows end with the last, and so may begin in those before. */
+LLM__AMX_INLINE void llm__set_job_amx(llm__job_amx *job, const llm__jobs_amx *of, uint32_t i,
+                                      uint32_t block) {
+    const llm__input *in = of->in;
+    const uint32_t start = llm__least(32 * i, of->rows - 16);
+    uint32_t h;
+    for (h = 0; h < 2; h++) {
+        const uint32_t from = 32 * i + 16 * h, at = llm__least(from, of->rows - 16);
+        job->q[h] = in->q + (size_t)(of->row + at) * in->stride + (size_t)block * of->s;
+        job->a[h] = in->scale + (size_t)(of->row + at) * of->step + block;
+        job->scales[h] = of->panel + of->size * h + (size_t)block * 32;
+        job->out[h] = of->out + 16 * ((size_t)of->rows * h + start);
+        job->first[h] = llm__least(from - at, 16);
+        job->at = at - start;
+    }
 }
 
-LLM__AMX static void llm__many_rows_amx(uint32_t type, float *out, const uint8_t *panel,
-                                        uint32_t padded, const llm__input *in, uint32_t row,
-                                        uint32_t rows) {
-    const uint32_t s = llm__super_block(padded), jobs = (rows + 15) / 16;
-    const uint32_t share = (s / 16 + jobs - 1) / jobs * 16; /* columns to unpack beside a job */
-    const size_t stride = in->stride, size = (size_t)s / 64 * llm__record_size(type);
+/* A row of stored dots to the output. */
+#define LLM__ROW_AMX(t) \
+    llm__scaled_add16(to + 16 * (t), llm__load512(dots[t]), w, a[(t) * step]);
+/* All dots of a job, [panel][32 rows], to the output. */
+LLM__AMX_INLINE void llm__add_amx(const llm__job_amx *job, int32_t (*dot)[16], uint32_t panels,
+                                  size_t step) {
+    uint32_t p, h, t;
+    for (p = 0; p < panels; p++)
+        for (h = 0; h < 2; h++) {
+            int32_t (*dots)[16] = dot + 32 * p + 16 * h;
+            const __m512 w = llm__scales16(job->scales[p]);
+            const float *a = job->a[h];
+            float *to = job->out[p] + 16 * h * job->at;
+            for (t = job->first[h]; t < 16; t++) LLM__ROW_AMX(t)
+        }
+}
+/* A product, and meanwhile up to `some` fours of rows of the job before. */
+#define LLM__PRODUCT_AMX(c, x, y)                                            \
+    do {                                                                     \
+        _tile_dpbssd(c, x, y);                                               \
+        for (k = 0; k < some && left; k++, left--) {                         \
+            LLM__ROW_AMX(0)                                                  \
+            LLM__ROW_AMX(1)                                                  \
+            LLM__ROW_AMX(2)                                                  \
+            LLM__ROW_AMX(3)                                                  \
+            dots += 4, to += 64, a += 4 * step;                              \
+            if (left == 9) { /* the second panel begins */                   \
+                w = llm__scales16(last->scales[1]);                          \
+                to = last->out[1], a = last->a[0];                           \
+            }                                                                \
+        }                                                                    \
+    } while (0)
+/* A job to `dot`; `last`, the one before or NULL, from last_dot to the output. Values of a second
+   panel lie `other` bytes behind the first's. */
+LLM__AMX LLM__NOINLINE static void llm__multiply_amx(const llm__jobs_amx *of,
+                                                     const llm__job_amx *job,
+                                                     const uint8_t *value, size_t other,
+                                                     int32_t (*dot)[16], const llm__job_amx *last,
+                                                     int32_t (*last_dot)[16]) {
+    const bool two = of->panels == 2, both = job->first[1] < 16;
+    const bool meanwhile = both && last && !last->first[0] && !last->first[1];
+    const uint32_t some = of->s > 192 ? 1 : of->s > 64 ? 2 : 4;
+    const size_t stride = of->in->stride, step = of->step;
+    const float *a = last ? last->a[0] : NULL;
+    float *to = last ? last->out[0] : NULL;
+    int32_t (*dots)[16] = last_dot;
+    __m512 w = llm__scales16((last ? last : job)->scales[0]);
+    const int8_t *q0 = job->q[0], *q1 = job->q[1];
+    uint32_t left = meanwhile ? 8 * of->panels : 0, i, k;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (i = 0; i < of->s; i += 64, q0 += 64, q1 += 64, value += 1024) {
+        _tile_loadd(6, value, 64); /* in turn: products for the same tile wait for each other */
+        _tile_loadd(4, q0, stride);
+        LLM__PRODUCT_AMX(0, 4, 6);
+        if (both) _tile_loadd(5, q1, stride);
+        if (both) LLM__PRODUCT_AMX(1, 5, 6);
+        if (two) _tile_loadd(7, value + other, 64);
+        if (two) LLM__PRODUCT_AMX(2, 4, 7);
+        if (two && both) LLM__PRODUCT_AMX(3, 5, 7);
+    }
+    _tile_stored(0, dot, 64);
+    if (both) _tile_stored(1, dot + 16, 64);
+    if (two) _tile_stored(2, dot + 32, 64);
+    if (two && both) _tile_stored(3, dot + 48, 64);
+    if (last && !meanwhile) llm__add_amx(last, last_dot, of->panels, step);
+}
+
+/* One panel or two, `size` bytes apart, to [panels][rows][16]. */
+LLM__AMX static void llm__many_rows_amx(uint32_t type, uint32_t panels, float *out,
+                                        const uint8_t *panel, size_t size, uint32_t padded,
+                                        const llm__input *in, uint32_t row, uint32_t rows) {
+    const uint32_t s = llm__super_block(padded), count = (rows + 31) / 32;
+    const uint32_t share = (s / 16 + count - 1) / count * 16; /* columns to unpack beside a job */
+    const size_t block_size = (size_t)s / 64 * llm__record_size(type);
     const uint8_t *parameters = panel + (size_t)padded / s * 32;
-    const uint8_t *codes = panel + llm__panel_header(type, padded);
-    LLM__BY_LINES uint8_t value[2][256 / 4][64]; /* this super-block and the next */
-    LLM__BY_LINES int32_t dot[16][16];
-    llm__job_amx job, last;
-    uint32_t b, i, done = 0;
-    memset(out, 0, sizeof(float) * 16 * rows);
-    memset(&last, 0, sizeof last);
-    if (type != LLM_Q8) llm__unpack_amx(type, value[0], 0, s, parameters, codes);
+    const uint8_t *codes = panel + llm__panel_header(type, padded), *value;
+    LLM__BY_LINES uint8_t values[2][2][256 / 4][64]; /* this super-block and the next */
+    LLM__BY_LINES int32_t dot[2][4 * 16][16];        /* of this job and the one before */
+    llm__jobs_amx jobs;
+    llm__job_amx job[2], *last = NULL;
+    uint32_t b, i, p, now = 0;
+    jobs.in = in, jobs.panel = panel, jobs.out = out, jobs.size = size, jobs.panels = panels;
+    jobs.s = s, jobs.row = row, jobs.rows = rows, jobs.step = in->stride / 64;
+    memset(out, 0, sizeof(float) * 16 * rows * panels);
+    for (p = 0; p < panels && type != LLM_Q8; p++)
+        llm__unpack_amx(in, type, values[0][p], 0, s, parameters + p * size, codes + p * size);
     for (b = 0; b < padded / s; b++) {
         const bool more = type != LLM_Q8 && b + 1 < padded / s;
-        llm__load_weights_amx(type == LLM_Q8 ? codes : value[b % 2][0], s);
-        codes += size, parameters += s / 2;
-        for (i = 0; i < jobs; i++, done++, last = job) {
-            llm__set_job_amx(&job, i, b, b * s, out, panel, in, row, rows);
-            if (done % 2)
-                LLM__JOB_AMX(1, 0);
-            else
-                LLM__JOB_AMX(0, 1);
-            if (more && i * share < s)
-                llm__unpack_amx(type, value[(b + 1) % 2], i * share, llm__least((i + 1) * share, s),
-                                parameters, codes);
-            if (done) llm__add_amx(&last, dot, stride);
+        value = type == LLM_Q8 ? codes : values[b % 2][0][0];
+        LLM__MEMORY_IS_READ(value);
+        codes += block_size, parameters += s / 2;
+        for (i = 0; i < count; i++) {
+            llm__set_job_amx(&job[now], &jobs, i, b);
+            llm__multiply_amx(&jobs, &job[now], value,
+                              type == LLM_Q8 ? size : sizeof values[0][0], dot[now], last,
+                              dot[!now]);
+            for (p = 0; p < panels && more && i * share < s; p++)
+                llm__unpack_amx(in, type, values[(b + 1) % 2][p], i * share,
+                                llm__least((i + 1) * share, s), parameters + p * size,
+                                codes + p * size);
+            last = &job[now];
+            now = !now;
         }
     }
-    if (done % 2)
-        _tile_stored(0, dot, 64);
-    else
-        _tile_stored(1, dot, 64);
-    llm__add_amx(&last, dot, stride);
+    llm__add_amx(last, dot[!now], panels, jobs.step);
 }
 
 #define LLM__PANEL_AMX(name, type)                                                             \
     LLM__AVX512 static void llm__panel_##name##_amx(float *out, const uint8_t *panel,           \
                                                     uint32_t padded, const llm__input *in,      \
                                                     uint32_t row, uint32_t rows) {              \
-        if (rows < 16)                                                                          \
+        if (rows < LLM__ROWS_AMX)                                                               \
             llm__panel_##name##_avx512(out, panel, padded, in, row, rows);                      \
         else                                                                                    \
-            llm__many_rows_amx(type, out, panel, padded, in, row, rows);                        \
+            llm__many_rows_amx(type, 1, out, panel, 0, padded, in, row, rows);                  \
+    }                                                                                           \
+    LLM__AVX512 static void llm__two_panels_##name##_amx(                                       \
+        float *out, const uint8_t *panel, size_t size, uint32_t padded, const llm__input *in,   \
+        uint32_t row, uint32_t rows) {                                                          \
+        if (rows >= LLM__ROWS_AMX) {                                                            \
+            llm__many_rows_amx(type, 2, out, panel, size, padded, in, row, rows);               \
+            return;                                                                             \
+        }                                                                                       \
+        llm__panel_##name##_avx512(out, panel, padded, in, row, rows);                          \
+        llm__panel_##name##_avx512(out + 16 * rows, panel + size, padded, in, row, rows);       \
     }
 LLM__PANEL_AMX(q8, LLM_Q8)
 LLM__PANEL_AMX(q6, LLM_Q6)
@@ -16981,7 +17094,7 @@ LLM__PANEL_AMX(q4, LLM_Q4)
 LLM__PANEL_AMX(q3, LLM_Q3)
 LLM__PANEL_AMX(q2, LLM_Q2)
 
-/* ---- the cache: digits of sixteen queries are a tile, sixteen lines of keys or values another ---- */
+/* ---- the cache: digits of 16 queries are a tile, 16 lines of keys or values another ---- */
 
 LLM__AVX512_INLINE __m512i llm__bytes_amx(__m512i a, __m512i b) {
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7),
@@ -17002,8 +17115,8 @@ LLM__AVX512 static void llm__digits_amx(const int16_t *q, uint32_t n, uint32_t c
         _mm512_storeu_si512(low + i, llm__bytes_amx(k, l));
     }
 }
-/* Dots of sixteen queries, n integers as digits, with sixteen columns of n / 4 lines: those of the high
-   digits to tile c, of the low ones to tile d. */
+/* Dots of sixteen queries, n integers as digits, with sixteen columns of n / 4 lines: those of the
+   high digits to tile c, of the low ones to tile d. */
 #define LLM__DOTS_AMX(c, d)                       \
     do {                                          \
         uint32_t at;                              \
@@ -17079,8 +17192,8 @@ LLM__AMX static void llm__values_q8_amx(float *out, const float *keep, const flo
 
 /* ---- between ---- */
 
-/* The unit that multiplies tiles sleeps when it had nothing to do for half a microsecond, and takes a
-   third of one to wake up: a product that nobody wants, now and then, keeps it awake. */
+/* The unit that multiplies tiles sleeps when it had nothing to do for half a microsecond, and takes
+   a third of one to wake up: a product that nobody wants, now and then, keeps it awake. */
 #define LLM__STAY_AWAKE _tile_dpbssd(7, 2, 3)
 
 LLM__AMX static void llm__attend_amx(llm__weights *w, uint32_t from, uint32_t end,
@@ -17109,11 +17222,17 @@ static void llm__kernels_amx(llm__kernels *k) {
     k->scores_q8 = llm__scores_q8_amx;
     k->values_q8 = llm__values_q8_amx;
     k->panel[LLM_Q8] = llm__panel_q8_amx;
+    k->two_panels[LLM_Q8] = llm__two_panels_q8_amx;
     k->panel[LLM_Q6] = llm__panel_q6_amx;
+    k->two_panels[LLM_Q6] = llm__two_panels_q6_amx;
     k->panel[LLM_Q5] = llm__panel_q5_amx;
+    k->two_panels[LLM_Q5] = llm__two_panels_q5_amx;
     k->panel[LLM_Q4] = llm__panel_q4_amx;
+    k->two_panels[LLM_Q4] = llm__two_panels_q4_amx;
     k->panel[LLM_Q3] = llm__panel_q3_amx;
+    k->two_panels[LLM_Q3] = llm__two_panels_q3_amx;
     k->panel[LLM_Q2] = llm__panel_q2_amx;
+    k->two_panels[LLM_Q2] = llm__two_panels_q2_amx;
 }
 #endif /* AMX */
 
@@ -18169,6 +18288,7 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
     kernels->allowed = NULL;
     kernels->enter = kernels->leave = NULL;
     kernels->attend = NULL;
+    memset(kernels->two_panels, 0, sizeof kernels->two_panels);
 #ifdef LLM__HAVE_AMX
     LLM__OFFER(cpu & LLM__CPU_AMX, llm__kernels_amx)
 #endif
@@ -18191,6 +18311,14 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
     LLM__OFFER(true, llm__kernels_scalar)
 #undef LLM__OFFER
     return false;
+}
+
+static bool llm__asks_from_afar(void) {
+#ifdef LLM__HAVE_AVX2
+    return llm__is_intel();
+#else
+    return false;
+#endif
 }
 
 /* NULL name: the best that is allowed. False and an error: not on this machine. */

@@ -74,10 +74,12 @@ static uint32_t next_rows(uint32_t rows) {
     return rows < 33 ? rows + 1 : rows < 64 ? 64 : rows < MOST_ROWS ? MOST_ROWS : MOST_ROWS + 1;
 }
 
+#define PANEL_SIZE (MOST_K * 16 * 4 + 64)
+
 static void test_panels(const llm__kernels *isa) {
     static const uint32_t shapes[] = {64, 128, 192, 256, 320, 448, 576, 640, 1536, 2048};
-    static uint8_t panel[MOST_K * 16 * 4 + 64];
-    static float want[MOST_ROWS * 16], got[MOST_ROWS * 16];
+    static uint8_t panel[2 * PANEL_SIZE];
+    static float want[MOST_ROWS * 16], second[MOST_ROWS * 16], got[2 * MOST_ROWS * 16];
     llm__input in;
     uint32_t type, shape, rows, k;
     in.q = q8, in.wide = q16, in.scale = scale, in.sums = sums, in.total = total, in.x = xf, in.stride = MOST_K;
@@ -87,12 +89,20 @@ static void test_panels(const llm__kernels *isa) {
         for (type = 0; type < LLM_TYPE_COUNT; type++) {
             fill_panel(panel, type, k);
             scalar.panel[type](want, panel, k, &in, 0, MOST_ROWS);
+            fill_panel(panel + PANEL_SIZE, type, k);
+            if (isa->two_panels[type]) scalar.panel[type](second, panel + PANEL_SIZE, k, &in, 0, MOST_ROWS);
             for (rows = 1; rows <= MOST_ROWS; rows = next_rows(rows)) {
                 uint32_t row = MOST_ROWS - rows; /* they end where the memory does */
                 memset(got, 0x55, sizeof got);
                 isa->panel[type](got, panel, k, &in, row, rows);
                 CHECK(!memcmp(want + 16 * row, got, sizeof(float) * 16 * rows), "%s %s k %u rows %u", isa->name,
                       llm__type_names[type], k, rows);
+                if (!isa->two_panels[type] || rows == 1) continue;
+                memset(got, 0x55, sizeof got);
+                isa->two_panels[type](got, panel, PANEL_SIZE, k, &in, row, rows);
+                CHECK(!memcmp(want + 16 * row, got, sizeof(float) * 16 * rows) &&
+                          !memcmp(second + 16 * row, got + 16 * rows, sizeof(float) * 16 * rows),
+                      "%s two panels, %s k %u rows %u", isa->name, llm__type_names[type], k, rows);
             }
         }
     }
