@@ -16397,7 +16397,7 @@ LLM__AVX512_INLINE float llm__soften_avx512(float *s, const float *scale, float 
                                                         _mm512_castps_si512(none));
         const __m512 y = _mm512_maskz_mul_ps(some, e, _mm512_loadu_ps(scale + i));
         sum = _mm512_mask_add_ps(sum, some, sum, e);
-        LLM__PIN(sum);
+        LLM__PIN512(sum);
         _mm512_storeu_ps(s + i, y);
         largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(y), sign));
     }

@@ -34,12 +34,15 @@ typedef EMULATED(float, 32) emulated_f32x8;
 typedef EMULATED(int32_t, 64) emulated_i32x16;
 typedef EMULATED(int16_t, 32) emulated_i16x16;
 typedef EMULATED(uint16_t, 32) emulated_u16x16;
+typedef EMULATED(int64_t, 64) emulated_i64x8;
+typedef EMULATED(int16_t, 16) emulated_i16x8;
 typedef EMULATED(int8_t, 16) emulated_i8x16;
 typedef EMULATED(uint8_t, 16) emulated_u8x16;
 #define EMULATED_CONVERT(result, x, from, to) ((result)__builtin_convertvector((from)(x), to))
 #define _mm512_cvtepi32_ps(x)    EMULATED_CONVERT(__m512, x, emulated_i32x16, emulated_f32x16)
 #define _mm512_cvtepi32_epi16(x) EMULATED_CONVERT(__m256i, x, emulated_i32x16, emulated_i16x16)
 #define _mm512_cvtepi32_epi8(x)  EMULATED_CONVERT(__m128i, x, emulated_i32x16, emulated_i8x16)
+#define _mm512_cvtepi64_epi16(x) EMULATED_CONVERT(__m128i, x, emulated_i64x8, emulated_i16x8)
 #define _mm512_cvtepu16_epi32(x) EMULATED_CONVERT(__m512i, x, emulated_u16x16, emulated_i32x16)
 #define _mm512_cvtepu8_epi32(x)  EMULATED_CONVERT(__m512i, x, emulated_u8x16, emulated_i32x16)
 
@@ -66,10 +69,29 @@ EMULATED_LANES(emulated_shuffle, __m512, __m512, int, emulated_f32x16, 16, x[4 *
 EMULATED_LANES(emulated_extract, __m256, __m512, int, emulated_f32x8, 8, x[8 * y + i])
 EMULATED_LANES(emulated_round, __m512i, __m512, int, emulated_i32x16, 16, (int32_t)nearbyintf(x[i]))
 #define _mm512_permute_ps(x, n)       emulated_permute(x, n)
+#define _mm512_shuffle_epi32(x, n)    ((__m512i)emulated_permute((__m512)(x), n))
 #define _mm512_extractf32x8_ps(x, n)  emulated_extract(x, n)
 #define _mm512_cvtps_epi32(x)         emulated_round(x, 0)
 /* llm.h shuffles a register with itself. */
 #define _mm512_shuffle_f32x4(x, y, n) emulated_shuffle(x, n)
+
+/* 0x99: which of them are NaN or infinite. */
+EMULATED_INLINE __mmask16 emulated_class(__m512 x, int classes) {
+    uint32_t bits[16], i, found = 0;
+    if (classes != 0x99) emulated_wrong("other classes of floats");
+    memcpy(bits, &x, sizeof bits);
+    for (i = 0; i < 16; i++) found |= (uint32_t)((bits[i] & 0x7f800000u) == 0x7f800000u) << i;
+    return (__mmask16)found;
+}
+EMULATED_INLINE void emulated_store_some(float *to, __mmask16 which, __m512 x) {
+    float from[16];
+    int i;
+    memcpy(from, &x, sizeof from);
+    for (i = 0; i < 16; i++)
+        if (which >> i & 1) to[i] = from[i];
+}
+#define _mm512_fpclass_ps_mask(x, classes) emulated_class(x, classes)
+#define _mm512_mask_storeu_ps(to, which, x) emulated_store_some(to, which, x)
 
 /* `best` of the lanes x[0] .. x[15], in a tree, as the compilers' own. */
 #define EMULATED_REDUCE(name, result, X, lanes, best)          \
@@ -154,10 +176,10 @@ static void emulated_dpbssd(int c, int a, int b) {
         emulated_wrong("tiles that cannot be multiplied");
     for (m = 0; m < emulated_tiles.rows[c]; m++)
         for (n = 0; n < emulated_tiles.bytes[c]; n += 4) {
-            int32_t sum;
+            uint32_t sum; /* which wraps */
             memcpy(&sum, emulated_tiles.data[c][m] + n, 4);
             for (k = 0; k < emulated_tiles.bytes[a]; k++)
-                sum += (int8_t)emulated_tiles.data[a][m][k] * (int8_t)emulated_tiles.data[b][k / 4][n + k % 4];
+                sum += (uint32_t)((int8_t)emulated_tiles.data[a][m][k] * (int8_t)emulated_tiles.data[b][k / 4][n + k % 4]);
             memcpy(emulated_tiles.data[c][m] + n, &sum, 4);
         }
 }
