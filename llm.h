@@ -14828,11 +14828,6 @@ LLM__XSAVE static unsigned llm__cpu(void) {
 #define LLM__AHEAD         1280
 #define LLM__AHEAD_DISTANT 8192
 
-static bool llm__is_intel(void) {
-    uint32_t r[4];
-    llm__cpuid(0, 0, r);
-    return r[1] == 0x756e6547u; /* "Genu" */
-}
 LLM__INLINE void llm__ask_for(const llm__input *in, const uint8_t *weights) {
     if (in->distant) llm__prefetch(weights + LLM__AHEAD_DISTANT);
     else LLM__PREFETCH(weights + LLM__AHEAD);
@@ -17117,7 +17112,7 @@ LLM__AVX512 static void llm__digits_amx(const int16_t *q, uint32_t n, uint32_t c
 }
 /* Dots of sixteen queries, n integers as digits, with sixteen columns of n / 4 lines: those of the
    high digits to tile c, of the low ones to tile d. */
-#define LLM__DOTS_AMX(c, d)                       \
+#define LLM__DOTS_AMX(c, d, to)                   \
     do {                                          \
         uint32_t at;                              \
         _tile_zero(c);                            \
@@ -17129,15 +17124,15 @@ LLM__AVX512 static void llm__digits_amx(const int16_t *q, uint32_t n, uint32_t c
             _tile_dpbssd(c, 2, 4);                \
             _tile_dpbssd(d, 3, 4);                \
         }                                         \
-        _tile_stored(c, dot[c / 5], 64);          \
-        _tile_stored(d, dot[c / 5] + 16, 64);     \
+        _tile_stored(c, to, 64);                  \
+        _tile_stored(d, to + 16, 64);             \
     } while (0)
 LLM__AMX_INLINE void llm__dots_amx(uint32_t number, int32_t (*dot)[32][16], const int8_t *high,
                                    const int8_t *low, uint32_t n, const int8_t *w) {
     if (number % 2)
-        LLM__DOTS_AMX(5, 6);
+        LLM__DOTS_AMX(5, 6, dot[1]);
     else
-        LLM__DOTS_AMX(0, 1);
+        LLM__DOTS_AMX(0, 1, dot[0]);
 }
 LLM__AVX512_INLINE __m512 llm__joined_amx(int32_t (*dot)[16], uint32_t i) {
     return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(llm__load512(dot[i]), 7),
@@ -17190,7 +17185,7 @@ LLM__AMX static void llm__values_q8_amx(float *out, const float *keep, const flo
     }
 }
 
-/* ---- between ---- */
+/* ---- between products ---- */
 
 /* The unit that multiplies tiles sleeps when it had nothing to do for half a microsecond, and takes
    a third of one to wake up: a product that nobody wants, now and then, keeps it awake. */
@@ -18315,7 +18310,9 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
 
 static bool llm__asks_from_afar(void) {
 #ifdef LLM__HAVE_AVX2
-    return llm__is_intel();
+    uint32_t r[4];
+    llm__cpuid(0, 0, r);
+    return r[1] == 0x756e6547u; /* GenuineIntel */
 #else
     return false;
 #endif

@@ -85,6 +85,7 @@ static void test_panels(const llm__kernels *isa) {
     in.q = q8, in.wide = q16, in.scale = scale, in.sums = sums, in.total = total, in.x = xf, in.stride = MOST_K;
     for (shape = 0; shape < sizeof shapes / sizeof *shapes; shape++) {
         k = shapes[shape];
+        in.distant = shape % 2;
         fill_rows(k);
         for (type = 0; type < LLM_TYPE_COUNT; type++) {
             fill_panel(panel, type, k);

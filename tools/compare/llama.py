@@ -21,6 +21,8 @@ CMAKE_ISA = {
     "avx2": ["-DGGML_NATIVE=OFF", "-DGGML_SSE42=ON", "-DGGML_AVX=ON", "-DGGML_AVX2=ON",
              "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON", "-DGGML_AVX512=OFF"],
     "native": ["-DGGML_NATIVE=ON"],
+    # clang 14 says __AMXINT8__ where ggml asks for __AMX_INT8__, as later compilers say
+    "amx": ["-DGGML_NATIVE=ON", "-DCMAKE_C_FLAGS=-D__AMX_INT8__", "-DCMAKE_CXX_FLAGS=-D__AMX_INT8__"],
 }
 
 
@@ -50,19 +52,21 @@ def unpack_source(folder):
     return source
 
 
-def only_avx2():
-    """This machine has AVX2 and nothing better, so that one build is both."""
+def best_build():
+    """Which of CMAKE_ISA is the best for this machine: with AVX2 and nothing better, one build is both."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
             flags = f.read().split()
     except OSError:
-        return False
-    return "avx2" in flags and "avx512f" not in flags and "avx_vnni" not in flags
+        return "native"
+    if "amx_int8" in flags:
+        return "amx"
+    return "avx2" if "avx2" in flags and "avx512f" not in flags and "avx_vnni" not in flags else "native"
 
 
 def build(isa, jobs):
     """The folder of its programs, built for AVX2 or for this machine."""
-    kind = "avx2" if isa == "avx2" or only_avx2() else "native"
+    kind = "avx2" if isa == "avx2" else best_build()
     folder = cache_folder(f"llama.cpp-{VERSION}")
     target = os.path.join(folder, "build-" + kind)
     programs = os.path.join(target, "bin")
