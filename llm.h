@@ -16299,7 +16299,7 @@ LLM__AVX512 static void llm__quantize_avx512(const float *x, uint32_t n, uint32_
                                                  llm__round512(x + j + 48, factor));
             const __m512i v = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(a, b));
             __m512i sum = _mm512_sad_epu8(_mm512_xor_si512(v, flip), none); /* of 8 each */
-            sum = _mm512_add_epi64(sum, _mm512_shuffle_epi32(sum, (_MM_PERM_ENUM)0x4e));
+            sum = _mm512_add_epi64(sum, _mm512_unpackhi_epi64(sum, sum)); /* every other one */
             sum = _mm512_sub_epi64(sum, _mm512_set1_epi64(16 * 128));
             _mm512_storeu_si512(q + j, v);
             _mm_storel_epi64((__m128i *)(void *)(sums + j / 16),

@@ -10,8 +10,8 @@ from toolchain import BUILD, C_COMPILERS, REQUIRED, ROOT, Report, have, run
 
 # What is built, its switches, and how many bytes of text it may have by each of C_COMPILERS: what it has, and 3 %.
 BUILDS = [
-    ("everything", [], (292000, 320000)),
-    ("everything but SIMD", ["LLM_NO_AVX2"], (199000, 224000)),
+    ("everything", [], (302000, 330000)),
+    ("everything but SIMD", ["LLM_NO_AVX2"], (201000, 224000)),
     ("one instruction set, no templates, no messages",
      ["LLM_NO_AVX_VNNI", "LLM_NO_AVX512", "LLM_NO_TEMPLATE", "LLM_NO_MESSAGES"], (144500, 162500)),
 ]

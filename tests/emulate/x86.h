@@ -69,7 +69,6 @@ EMULATED_LANES(emulated_shuffle, __m512, __m512, int, emulated_f32x16, 16, x[4 *
 EMULATED_LANES(emulated_extract, __m256, __m512, int, emulated_f32x8, 8, x[8 * y + i])
 EMULATED_LANES(emulated_round, __m512i, __m512, int, emulated_i32x16, 16, (int32_t)nearbyintf(x[i]))
 #define _mm512_permute_ps(x, n)       emulated_permute(x, n)
-#define _mm512_shuffle_epi32(x, n)    ((__m512i)emulated_permute((__m512)(x), n))
 #define _mm512_extractf32x8_ps(x, n)  emulated_extract(x, n)
 #define _mm512_cvtps_epi32(x)         emulated_round(x, 0)
 /* llm.h shuffles a register with itself. */
