@@ -6186,11 +6186,20 @@ static bool llm__read_for_item(llm_batch *b, const llm__step *step, uint32_t ite
     return false;
 }
 
+/* The host's function may use registers that kernels set up. */
+static bool llm__read_outside(llm_batch *b, const llm__step *step, uint32_t item) {
+    bool read;
+    if (b->kernels.leave) b->kernels.leave();
+    read = llm__read_for_item(b, step, item);
+    if (b->kernels.enter) b->kernels.enter();
+    return read;
+}
+
 static bool llm__run_item(void *user, uint32_t number, uint32_t item, uint32_t lane) {
     llm_batch *b = LLM__CAST(llm_batch *, user);
     const llm__step *step = &b->step[number];
     uint32_t at;
-    if (b->model->read && !llm__read_for_item(b, step, item)) return false;
+    if (b->model->read && !llm__read_outside(b, step, item)) return false;
     switch (step->op) {
     case LLM__OP_EMBED: llm__embed(b, item); break;
     case LLM__OP_INPUT: llm__shared_input(b, step, item, lane); break;
