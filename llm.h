@@ -5513,6 +5513,7 @@ LLM__NOINLINE static void llm__add_low(const llm_batch *b, const llm__step *step
     uint32_t i, k;
     memset(&in, 0, sizeof in);
     in.stride = LLM__LOW_INPUTS * b->adapter_rank;
+    in.distant = b->in.distant;
     for (k = 0; k < b->adapteds; k++) {
         const llm__adapted *of = &b->adapted[k];
         const llm_session *s = of->session;
