@@ -4467,8 +4467,8 @@ typedef struct llm__kernels {
        LLM__INT16_MOST with one scale, which it returns */
     float (*weigh)(int16_t *p, const float *e, const float *scale);
     /* The last three in one, for queries from .. end - 1 of a page; NULL: one by one */
-    void (*attend)(llm__weights *w, uint32_t from, uint32_t end, const float *k_scale,
-                   const float *v_scale);
+    void (*page_weights)(llm__weights *w, uint32_t from, uint32_t end, const float *k_scale,
+                         const float *v_scale);
     /* to [rows][stride], 16 columns, = or += from [rows][16] * scale */
     void (*put)(float *to, size_t stride, const float *from, uint32_t rows);
     void (*put_add)(float *to, size_t stride, const float *from, uint32_t rows, float scale);
@@ -4491,14 +4491,15 @@ typedef struct llm__kernels {
     /* out f32 [rows][16] = one panel times `rows` (1 .. 256) rows of the input from `row` on */
     void (*panel[LLM_TYPE_COUNT])(float *out, const uint8_t *panel, uint32_t padded,
                                   const llm__input *in, uint32_t row, uint32_t rows);
-    /* The same for two panels, `size` bytes apart, out f32 [2][rows][16], rows 2 and more; NULL: one
-       after the other */
+    /* The same for two panels, `size` bytes apart, out f32 [2][rows][16], LLM__TILE_ROWS rows and
+       more; NULL: one after the other */
     void (*two_panels[LLM_TYPE_COUNT])(float *out, const uint8_t *panel, size_t size,
                                        uint32_t padded, const llm__input *in, uint32_t row,
                                        uint32_t rows);
 } llm__kernels;
 
 #define LLM__ROWS_AT_ONCE 256u
+#define LLM__TILE_ROWS    16u /* of AMX; two_panels takes no fewer */
 #define LLM__LOW_INPUTS   3u /* matrices of a matmul that adapters may change */
 #define LLM__QUERIES      16u /* that go through a page of the cache together */
 #define LLM__MASKED       -1e30f /* finite: fast-math may assume that there are no infinities */
@@ -5567,8 +5568,8 @@ static void llm__matmul(const llm_batch *b, const llm__step *step, const llm__in
         const uint32_t padded = llm__padded(w->cols);
         const size_t size = llm__panel_size(w->type, padded);
         for (p = at - first; at < end && p < part->panels; p++, at++) {
-            const bool two = b->kernels.two_panels[w->type] && rows > 1 && p % 2 == 0 &&
-                             p + 1 < part->panels && at + 1 < end;
+            const bool two = b->kernels.two_panels[w->type] && rows >= LLM__TILE_ROWS &&
+                             p % 2 == 0 && p + 1 < part->panels && at + 1 < end;
             const uint8_t *panel = w->data + p * size;
             float *to = step->to == LLM__TO_GATE && p % 2 ? next : out;
             if (two)
@@ -5786,7 +5787,7 @@ typedef struct llm__tile {
 
 /* What a tile does with a page. */
 struct llm__weights {
-    float score[LLM__QUERIES][LLM__PAGE_POSITIONS]; /* scores, then e^(score - most) */
+    float score[LLM__QUERIES][LLM__PAGE_POSITIONS]; /* scores, then what became of them */
     int16_t p[LLM__QUERIES][LLM__PAGE_POSITIONS];   /* the same as integers, for an integer cache */
     float factor[LLM__QUERIES];                     /* of the scores */
     float most[LLM__QUERIES], weight[LLM__QUERIES]; /* the largest score, the sum of the weights */
@@ -5870,8 +5871,8 @@ static void llm__weigh_page(const llm_batch *b, const llm__tile *tile, const llm
         w->factor[i] = b->model->desc->query_scale;
         if (integer) w->factor[i] = llm__mulf(w->factor[i], b->q_scale[at]);
     }
-    if (kernels->attend && integer && !soft_cap) {
-        kernels->attend(w, from, end, u->k_scale, u->v_scale);
+    if (kernels->page_weights && integer && !soft_cap) {
+        kernels->page_weights(w, from, end, u->k_scale, u->v_scale);
     } else {
         for (i = from; i < end; i++)
             w->finite[i] = kernels->mask(w->score[i], integer ? u->k_scale : NULL, w->factor[i],
@@ -16410,8 +16411,8 @@ LLM__AVX512_INLINE float llm__soften_avx512(float *s, const float *scale, float 
     return llm__tree16(sum);
 }
 /* Steps of a query wait for each other, those of several do not: each is done for all. */
-LLM__AVX512 static void llm__attend_avx512(llm__weights *w, uint32_t from, uint32_t end,
-                                           const float *k_scale, const float *v_scale) {
+LLM__AVX512 static void llm__page_weights_avx512(llm__weights *w, uint32_t from, uint32_t end,
+                                                 const float *k_scale, const float *v_scale) {
     int32_t largest[LLM__QUERIES];
     float factor[LLM__QUERIES];
     uint32_t i, t;
@@ -16864,7 +16865,7 @@ static void llm__kernels_avx512(llm__kernels *k) {
     k->gate = llm__gate_avx512;
     k->mask = llm__mask_avx512;
     k->weigh = llm__weigh_avx512;
-    k->attend = llm__attend_avx512;
+    k->page_weights = llm__page_weights_avx512;
     k->cap = llm__cap_avx512;
     k->softmax = llm__softmax_avx512;
     k->scores_q8 = llm__scores_q8_avx512;
@@ -16894,8 +16895,7 @@ static void llm__kernels_avx512(llm__kernels *k) {
 #endif
 #define LLM__AMX_INLINE LLM__INLINE LLM__AMX
 #define LLM__BY_LINES   __attribute__((aligned(64))) /* a row of a tile is a line of the cache */
-#define LLM__ROWS_AMX    16u /* from which on it pays, */
-#define LLM__QUERIES_AMX 12u /* even after the unit slept: see LLM__STAY_AWAKE */
+#define LLM__QUERIES_AMX 12u /* from which on it pays, asleep or not: see LLM__STAY_AWAKE */
 
 /* GCC's intrinsics do not say what memory they read. */
 #define LLM__MEMORY_IS_READ(p) __asm__ volatile("" : : "r"(p) : "memory")
@@ -17077,7 +17077,7 @@ LLM__AMX static void llm__many_rows_amx(uint32_t type, uint32_t panels, float *o
     LLM__AVX512 static void llm__panel_##name##_amx(float *out, const uint8_t *panel,           \
                                                     uint32_t padded, const llm__input *in,      \
                                                     uint32_t row, uint32_t rows) {              \
-        if (rows < LLM__ROWS_AMX)                                                               \
+        if (rows < LLM__TILE_ROWS)                                                              \
             llm__panel_##name##_avx512(out, panel, padded, in, row, rows);                      \
         else                                                                                    \
             llm__many_rows_amx(type, 1, out, panel, 0, padded, in, row, rows);                  \
@@ -17085,12 +17085,7 @@ LLM__AMX static void llm__many_rows_amx(uint32_t type, uint32_t panels, float *o
     LLM__AVX512 static void llm__two_panels_##name##_amx(                                       \
         float *out, const uint8_t *panel, size_t size, uint32_t padded, const llm__input *in,   \
         uint32_t row, uint32_t rows) {                                                          \
-        if (rows >= LLM__ROWS_AMX) {                                                            \
-            llm__many_rows_amx(type, 2, out, panel, size, padded, in, row, rows);               \
-            return;                                                                             \
-        }                                                                                       \
-        llm__panel_##name##_avx512(out, panel, padded, in, row, rows);                          \
-        llm__panel_##name##_avx512(out + 16 * rows, panel + size, padded, in, row, rows);       \
+        llm__many_rows_amx(type, 2, out, panel, size, padded, in, row, rows);                   \
     }
 LLM__PANEL_AMX(q8, LLM_Q8)
 LLM__PANEL_AMX(q6, LLM_Q6)
@@ -17201,11 +17196,11 @@ LLM__AMX static void llm__values_q8_amx(float *out, const float *keep, const flo
    a third of one to wake up: a product that nobody wants, now and then, keeps it awake. */
 #define LLM__STAY_AWAKE _tile_dpbssd(7, 2, 3)
 
-LLM__AMX static void llm__attend_amx(llm__weights *w, uint32_t from, uint32_t end,
-                                     const float *k_scale, const float *v_scale) {
+LLM__AMX static void llm__page_weights_amx(llm__weights *w, uint32_t from, uint32_t end,
+                                           const float *k_scale, const float *v_scale) {
     for (; from < end; from += 8) {
         LLM__STAY_AWAKE;
-        llm__attend_avx512(w, from, llm__least(end, from + 8), k_scale, v_scale);
+        llm__page_weights_avx512(w, from, llm__least(end, from + 8), k_scale, v_scale);
     }
 }
 LLM__AMX static void llm__put_amx(float *to, size_t stride, const float *from, uint32_t rows) {
@@ -17222,7 +17217,7 @@ static void llm__kernels_amx(llm__kernels *k) {
     k->allowed = llm__amx_allowed;
     k->enter = llm__enter_amx;
     k->leave = llm__leave_amx;
-    k->attend = llm__attend_amx;
+    k->page_weights = llm__page_weights_amx;
     k->put = llm__put_amx;
     k->scores_q8 = llm__scores_q8_amx;
     k->values_q8 = llm__values_q8_amx;
@@ -18292,7 +18287,7 @@ static bool llm__kernels_at(uint32_t index, llm__kernels *kernels) {
     }
     kernels->allowed = NULL;
     kernels->enter = kernels->leave = NULL;
-    kernels->attend = NULL;
+    kernels->page_weights = NULL;
     memset(kernels->two_panels, 0, sizeof kernels->two_panels);
 #ifdef LLM__HAVE_AMX
     LLM__OFFER(cpu & LLM__CPU_AMX, llm__kernels_amx)

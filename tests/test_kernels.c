@@ -98,7 +98,7 @@ static void test_panels(const llm__kernels *isa) {
                 isa->panel[type](got, panel, k, &in, row, rows);
                 CHECK(!memcmp(want + 16 * row, got, sizeof(float) * 16 * rows), "%s %s k %u rows %u", isa->name,
                       llm__type_names[type], k, rows);
-                if (!isa->two_panels[type] || rows == 1) continue;
+                if (!isa->two_panels[type] || rows < LLM__TILE_ROWS) continue;
                 memset(got, 0x55, sizeof got);
                 isa->two_panels[type](got, panel, PANEL_SIZE, k, &in, row, rows);
                 CHECK(!memcmp(want + 16 * row, got, sizeof(float) * 16 * rows) &&
@@ -110,19 +110,19 @@ static void test_panels(const llm__kernels *isa) {
 }
 
 /* The three in one against one by one. */
-static void test_attend(const llm__kernels *isa, const float *s, const float *k_scale, const float *v_scale,
+static void test_page_weights(const llm__kernels *isa, const float *s, const float *k_scale, const float *v_scale,
                         uint32_t round) {
     static llm__weights a, b;
     const uint32_t from = round % 5, end = LLM__QUERIES - round % 3;
     uint32_t i, t;
-    if (!isa->attend) return;
+    if (!isa->page_weights) return;
     for (i = from; i < end; i++) {
         for (t = 0; t < 64; t++) a.score[i][t] = s[(i + t) % 64];
         if (round % 13 == 12 && i % 5 == 1) memcpy(&a.score[i][(i + round) % 64], "\0\0\x80\x7f", 4);
         a.first[i] = (round + i) % 64, a.last[i] = 63 - (63 - a.first[i]) / (i + 2), a.factor[i] = 0.9f;
     }
     b = a;
-    isa->attend(&a, from, end, k_scale, v_scale);
+    isa->page_weights(&a, from, end, k_scale, v_scale);
     for (i = from; i < end; i++) {
         b.finite[i] = llm__mask_scalar(b.score[i], k_scale, b.factor[i], b.first[i], b.last[i], &b.most[i]);
         if (b.finite[i]) b.weight[i] = llm__softmax_scalar(b.score[i], b.most[i]);
@@ -130,7 +130,7 @@ static void test_attend(const llm__kernels *isa, const float *s, const float *k_
         b.v_factor[i] = llm__weigh_scalar(b.p[i], b.score[i], v_scale);
         CHECK(a.finite[i] == b.finite[i] && a.most[i] == b.most[i] && !memcmp(&a.weight[i], &b.weight[i], 4) &&
                   !memcmp(&a.v_factor[i], &b.v_factor[i], 4) && !memcmp(a.p[i], b.p[i], sizeof a.p[i]),
-              "attend, query %u", i);
+              "page_weights, query %u", i);
     }
 }
 
@@ -168,7 +168,9 @@ static void test_rows(const llm__kernels *isa) {
                 CHECK(!memcmp(y, z, n * 4), "rotate %u by %u", n, block);
             }
             llm__quantize_scalar(x, n, 64, b2, w2, c2, s2);
-            memcpy(w1, w2, n * 2); /* that some do not write */
+            memset(w1, 0x55, sizeof w1);
+            if (!strcmp(isa->name, "avx512") || !strcmp(isa->name, "amx"))
+                memcpy(w1, w2, n * 2); /* no panel of theirs reads it, and they do not write it */
             isa->quantize(x, n, 64, b1, w1, c1, s1);
             CHECK(!memcmp(b1, b2, n) && !memcmp(w1, w2, n * 2) && !memcmp(c1, c2, n / 64 * 4) &&
                       !memcmp(s1, s2, n / 16 * 2), "quantize %u", n);
@@ -206,7 +208,7 @@ static void test_rows(const llm__kernels *isa) {
             for (i = round; i < 64; i += 5) y[i] = z[i] = LLM__MASKED;
             c1[0] = isa->softmax(y, most), c2[0] = llm__softmax_scalar(z, most);
             CHECK(!memcmp(y, z, 256) && !memcmp(c1, c2, 4), "softmax");
-            test_attend(isa, x, gain, turn, round);
+            test_page_weights(isa, x, gain, turn, round);
         }
 }
 
